@@ -1,0 +1,3 @@
+//! The Steadfast command line.
+
+fn main() {}

@@ -1,0 +1,1 @@
+//! AF_XDP sockets, UMEM, rings and the steering program.

@@ -1,0 +1,1 @@
+//! Raft: openraft, its log in redb, its network over QUIC.

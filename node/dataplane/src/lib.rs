@@ -1,0 +1,1 @@
+//! Services, schedulers, connections and forwarding decisions; pure.

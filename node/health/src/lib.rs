@@ -1,0 +1,1 @@
+//! Health checks: a pure state machine and the checkers.

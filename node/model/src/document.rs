@@ -1,0 +1,549 @@
+//! The desired state as an operator writes it: one YAML document.
+//!
+//! Guarantees: an unknown key, a wrong type or a value out of range is an error with line and
+//! column; nothing is guessed. Does not check how the parts fit together: that is
+//! [`crate::validate`].
+
+use std::{
+    fmt,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    str::FromStr,
+};
+
+use serde::{Deserialize, Serialize};
+use thiserror::Error;
+
+/// The only `apiVersion` this build reads.
+pub const API_VERSION: &str = "steadfast/v1";
+
+/// A document larger than this is refused before it is parsed.
+pub const DOCUMENT_BYTES_MAX: usize = 4 << 20;
+
+/// The whole desired state of a cluster.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct Document {
+    /// Format of the document: [`API_VERSION`].
+    #[serde(rename = "apiVersion")]
+    pub api_version: String,
+    /// Networks the nodes forward on. A node finds its interface by its own address there.
+    #[serde(default)]
+    pub segments: Vec<SegmentSpec>,
+    /// VIP groups.
+    #[serde(default)]
+    pub groups: Vec<GroupSpec>,
+    /// Virtual services.
+    #[serde(default)]
+    pub services: Vec<ServiceSpec>,
+    /// Settings of the whole cluster.
+    #[serde(default)]
+    pub settings: Settings,
+}
+
+/// A network, by name and prefix.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct SegmentSpec {
+    /// Name, as `clusterctl status` shows it.
+    pub name: String,
+    /// The prefix of the network, such as `198.18.0.0/24`.
+    pub prefix: Prefix,
+}
+
+/// Addresses that move together.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct GroupSpec {
+    /// Name of the group.
+    pub name: String,
+    /// Virtual IPs.
+    pub addresses: Vec<IpAddr>,
+    /// Addresses that the servers of NAT services use as their gateway.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub gateways: Vec<IpAddr>,
+}
+
+/// One virtual service.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServiceSpec {
+    /// Name, unique in the cluster.
+    pub name: String,
+    /// Name of the group its address belongs to.
+    pub group: String,
+    /// The VIP.
+    pub address: IpAddr,
+    /// The port on the VIP.
+    pub port: u16,
+    /// Transport protocol.
+    #[serde(default)]
+    pub protocol: Protocol,
+    /// How a server is chosen for a new connection.
+    #[serde(default)]
+    pub scheduler: Scheduler,
+    /// How packets reach the server.
+    #[serde(default)]
+    pub forwarding: Forwarding,
+    /// The real servers.
+    #[serde(default)]
+    pub servers: Vec<ServerSpec>,
+    /// The health check of each server; none: a server counts as up.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub check: Option<CheckSpec>,
+    /// Which packets of a connection cause it to be replicated.
+    #[serde(default)]
+    pub sync: SyncSpec,
+    /// Idle timeouts of its connections.
+    #[serde(default)]
+    pub timeouts: Timeouts,
+}
+
+/// A real server.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct ServerSpec {
+    /// Its own address.
+    pub address: IpAddr,
+    /// Its port; for DR it must be the port of the service.
+    pub port: u16,
+    /// Share of new connections; 0 drains.
+    #[serde(default = "weight_default")]
+    pub weight: u32,
+}
+
+fn weight_default() -> u32 {
+    1
+}
+
+/// Transport protocol of a service.
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum Protocol {
+    /// TCP, RFC 9293.
+    #[default]
+    Tcp,
+    /// UDP, RFC 768.
+    Udp,
+}
+
+impl Protocol {
+    /// The name as the document spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// Scheduler names are those of LVS.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scheduler {
+    /// Round robin.
+    Rr,
+    /// Weighted round robin.
+    Wrr,
+    /// Maglev hashing with port and fallback: the same on every node.
+    #[default]
+    Mh,
+}
+
+impl Scheduler {
+    /// The name as the document spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Rr => "rr",
+            Self::Wrr => "wrr",
+            Self::Mh => "mh",
+        }
+    }
+}
+
+/// Forwarding method.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Forwarding {
+    /// Direct routing: only the MAC address is rewritten; the server answers the client itself.
+    #[default]
+    Dr,
+    /// Destination NAT; the server's gateway is an address of the group.
+    Nat,
+}
+
+impl Forwarding {
+    /// The name as the document spells it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Dr => "dr",
+            Self::Nat => "nat",
+        }
+    }
+}
+
+/// A health check.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields)]
+pub struct CheckSpec {
+    /// How a server is checked.
+    #[serde(rename = "type", default)]
+    pub kind: CheckKind,
+    /// Port to check; default: the port of the server.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
+    /// Time between two checks, in milliseconds.
+    #[serde(default = "check_interval_default")]
+    pub interval_ms: u32,
+    /// A check that has no answer by then has failed, in milliseconds.
+    #[serde(default = "check_timeout_default")]
+    pub timeout_ms: u32,
+    /// Successes in a row that bring a server up.
+    #[serde(default = "check_rise_default")]
+    pub rise: u32,
+    /// Failures in a row that take it down.
+    #[serde(default = "check_fall_default")]
+    pub fall: u32,
+}
+
+fn check_interval_default() -> u32 {
+    2000
+}
+
+fn check_timeout_default() -> u32 {
+    1000
+}
+
+fn check_rise_default() -> u32 {
+    1
+}
+
+fn check_fall_default() -> u32 {
+    3
+}
+
+/// Kinds of health checks.
+#[derive(
+    Clone, Copy, Debug, Default, Deserialize, Eq, Hash, Ord, PartialEq, PartialOrd, Serialize,
+)]
+#[serde(rename_all = "lowercase")]
+pub enum CheckKind {
+    /// A TCP connection is accepted.
+    #[default]
+    Tcp,
+}
+
+/// IPVS's `sync_threshold` rules (net/netfilter/ipvs/ip_vs_sync.c) and what IPVS lacks.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct SyncSpec {
+    /// Packet number within a period on which a connection is replicated.
+    pub threshold: u32,
+    /// Period in packets; 0: once, on packet `threshold`.
+    pub period: u32,
+    /// Seconds within which an unchanged timer needs no new record; 0: off.
+    pub refresh_period_s: u32,
+    /// How often a record is repeated within a refresh period, 0 to 3.
+    pub retries: u32,
+    /// Replicate on the packet that establishes the connection.
+    pub on_established: bool,
+    /// Replicate on every packet, for the careful.
+    pub every_packet: bool,
+}
+
+impl Default for SyncSpec {
+    fn default() -> Self {
+        Self {
+            threshold: 3,
+            period: 50,
+            refresh_period_s: 0,
+            retries: 0,
+            on_established: true,
+            every_packet: false,
+        }
+    }
+}
+
+/// Idle timeouts in seconds; defaults of IPVS (ip_vs_proto_tcp.c, ip_vs_proto_udp.c).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// An established TCP connection.
+    pub tcp_s: u32,
+    /// A TCP connection that has seen a FIN.
+    pub tcp_fin_s: u32,
+    /// A UDP flow.
+    pub udp_s: u32,
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self { tcp_s: 900, tcp_fin_s: 120, udp_s: 300 }
+    }
+}
+
+/// Settings of the whole cluster.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Settings {
+    /// Size of each node's connection table, allocated at start.
+    pub connections_max: u32,
+    /// Whether connections are copied to the peers at all.
+    pub replication: Switch,
+    /// How nodes tell each other that they live.
+    pub beacon: BeaconSpec,
+    /// What a packet to a port of a VIP without a service gets.
+    pub unserved: Unserved,
+}
+
+impl Default for Settings {
+    fn default() -> Self {
+        Self {
+            connections_max: 262_144,
+            replication: Switch::On,
+            beacon: BeaconSpec::default(),
+            unserved: Unserved::Reject,
+        }
+    }
+}
+
+/// `on` or `off`.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Switch {
+    /// Switched on.
+    On,
+    /// Switched off.
+    Off,
+}
+
+/// What a packet to a port of a VIP without a service gets.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Unserved {
+    /// RST or port unreachable, rate-limited.
+    Reject,
+    /// Nothing.
+    Drop,
+}
+
+/// How nodes tell each other that they live.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct BeaconSpec {
+    /// Time between two beacons, in milliseconds.
+    pub interval_ms: u32,
+    /// Beacons that must be missing before a node counts as silent.
+    pub silent_after: u32,
+}
+
+impl Default for BeaconSpec {
+    fn default() -> Self {
+        Self { interval_ms: 25, silent_after: 4 }
+    }
+}
+
+/// An address prefix; host bits are zero.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Prefix {
+    address: IpAddr,
+    length: u8,
+}
+
+impl Prefix {
+    /// The prefix of `length` bits that `address` lies in; `None` when the family has fewer bits.
+    #[must_use]
+    pub fn new(address: IpAddr, length: u8) -> Option<Self> {
+        let address = match address {
+            IpAddr::V4(a) if length <= 32 => {
+                let mask = u32::MAX.checked_shl(32 - u32::from(length)).unwrap_or(0);
+                IpAddr::V4(Ipv4Addr::from(u32::from(a) & mask))
+            }
+            IpAddr::V6(a) if length <= 128 => {
+                let mask = u128::MAX.checked_shl(128 - u32::from(length)).unwrap_or(0);
+                IpAddr::V6(Ipv6Addr::from(u128::from(a) & mask))
+            }
+            _ => return None,
+        };
+        Some(Self { address, length })
+    }
+
+    /// The lowest address.
+    #[must_use]
+    pub fn address(&self) -> IpAddr {
+        self.address
+    }
+
+    /// Number of leading bits that are fixed.
+    #[must_use]
+    pub fn length(&self) -> u8 {
+        self.length
+    }
+
+    /// Whether `address` lies in this prefix.
+    #[must_use]
+    pub fn contains(&self, address: IpAddr) -> bool {
+        address.is_ipv4() == self.address.is_ipv4()
+            && Self::new(address, self.length).is_some_and(|p| p.address == self.address)
+    }
+}
+
+impl fmt::Display for Prefix {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}/{}", self.address, self.length)
+    }
+}
+
+impl FromStr for Prefix {
+    type Err = String;
+
+    fn from_str(s: &str) -> Result<Self, String> {
+        let bad = || format!("`{s}` is not a prefix: write it as 198.18.0.0/24 or 2001:db8::/64");
+        let (address, length) = s.split_once('/').ok_or_else(bad)?;
+        let address: IpAddr = address.parse().map_err(|_| bad())?;
+        let length: u8 = length.parse().map_err(|_| bad())?;
+        let prefix = Self::new(address, length).ok_or_else(bad)?;
+        if prefix.address != address {
+            return Err(format!("`{s}` has host bits set: did you mean {prefix}?"));
+        }
+        Ok(prefix)
+    }
+}
+
+impl Serialize for Prefix {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
+    }
+}
+
+impl<'de> Deserialize<'de> for Prefix {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+    }
+}
+
+/// Why a document could not be read.
+#[derive(Clone, Debug, Eq, Error, PartialEq)]
+pub enum DocumentError {
+    /// Larger than [`DOCUMENT_BYTES_MAX`].
+    #[error(
+        "the document has {bytes} bytes; at most {DOCUMENT_BYTES_MAX} are accepted: split off what is not configuration"
+    )]
+    TooLarge {
+        /// Its size.
+        bytes: usize,
+    },
+    /// Not the YAML that is expected; the message names line and column.
+    #[error("the document cannot be read: {message}")]
+    Syntax {
+        /// What the parser said, with the place.
+        message: String,
+    },
+    /// Another `apiVersion`.
+    #[error("apiVersion is `{found}`; this cluster reads `{API_VERSION}`")]
+    ApiVersion {
+        /// What the document says.
+        found: String,
+    },
+}
+
+impl Document {
+    /// Reads a document.
+    ///
+    /// # Errors
+    /// Where and why it is not a document of this version.
+    pub fn parse(text: &str) -> Result<Self, DocumentError> {
+        if text.len() > DOCUMENT_BYTES_MAX {
+            return Err(DocumentError::TooLarge { bytes: text.len() });
+        }
+        let document: Self = serde_saphyr::from_str(text)
+            .map_err(|e| DocumentError::Syntax { message: e.to_string() })?;
+        if document.api_version != API_VERSION {
+            return Err(DocumentError::ApiVersion { found: document.api_version });
+        }
+        Ok(document)
+    }
+
+    /// An empty document: what a new cluster starts with.
+    #[must_use]
+    pub fn empty() -> Self {
+        Self {
+            api_version: API_VERSION.to_owned(),
+            segments: Vec::new(),
+            groups: Vec::new(),
+            services: Vec::new(),
+            settings: Settings::default(),
+        }
+    }
+
+    /// The segment `address` lies in.
+    #[must_use]
+    pub fn segment_of(&self, address: IpAddr) -> Option<&SegmentSpec> {
+        self.segments
+            .iter()
+            .filter(|s| s.prefix.contains(address))
+            .max_by_key(|s| s.prefix.length())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const EXAMPLE: &str = "
+apiVersion: steadfast/v1
+segments: [{name: front, prefix: 198.18.0.0/24}]
+groups: [{name: web, addresses: [198.18.0.100]}]
+services:
+  - name: echo
+    group: web
+    address: 198.18.0.100
+    port: 7
+    scheduler: rr
+    forwarding: dr
+    servers: [{address: 198.18.0.11, port: 7}]
+    check: {type: tcp, interval_ms: 1000}
+settings: {replication: off, beacon: {interval_ms: 25}}
+";
+
+    #[test]
+    fn defaults_fill_what_is_left_out() {
+        let document = Document::parse(EXAMPLE).unwrap();
+        let service = &document.services[0];
+        assert_eq!(service.servers[0].weight, 1);
+        assert_eq!(service.sync, SyncSpec::default());
+        assert_eq!(service.check.as_ref().unwrap().fall, 3);
+        assert_eq!(document.settings.replication, Switch::Off);
+        assert_eq!(document.settings.beacon.silent_after, 4);
+    }
+
+    #[test]
+    fn an_unknown_key_is_named_with_its_line() {
+        let text = EXAMPLE.replace("scheduler: rr", "schedular: rr");
+        let error = Document::parse(&text).unwrap_err().to_string();
+        assert!(error.contains("schedular") && error.contains("line 10"), "{error}");
+    }
+
+    #[test]
+    fn another_api_version_is_refused() {
+        let text = EXAMPLE.replace("steadfast/v1", "steadfast/v9");
+        assert_eq!(
+            Document::parse(&text),
+            Err(DocumentError::ApiVersion { found: "steadfast/v9".to_owned() })
+        );
+    }
+
+    #[test]
+    fn prefixes_with_host_bits_are_refused_with_a_suggestion() {
+        let error = "198.18.0.7/24".parse::<Prefix>().unwrap_err();
+        assert!(error.contains("did you mean 198.18.0.0/24"), "{error}");
+        assert!("198.18.0.0/33".parse::<Prefix>().is_err());
+        assert!("0.0.0.0/0".parse::<Prefix>().unwrap().contains("1.2.3.4".parse().unwrap()));
+        assert!("::/0".parse::<Prefix>().unwrap().contains("2001:db8::1".parse().unwrap()));
+        assert!(!"::/0".parse::<Prefix>().unwrap().contains("1.2.3.4".parse().unwrap()));
+    }
+}

@@ -1,0 +1,22 @@
+//! The replicated state of a cluster: identifiers, epochs, the configuration document, and the
+//! commands that change them.
+//!
+//! Guarantees: everything here is a pure function of its input, so that every node that applies
+//! the same log holds the same state. No clock, no randomness, no I/O.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod command;
+pub mod document;
+mod epoch;
+mod ids;
+mod state;
+mod validate;
+
+pub use command::{Command, Initialise, NodeSpec, Rejection, Response};
+pub use epoch::Epoch;
+pub use ids::{BootId, GroupId, NodeId, ServerId, ServiceId};
+pub use state::{
+    Cluster, ClusterState, Config, Grant, Group, HISTORY_MAX, NODES_MAX, Node, Service, TOKENS_MAX,
+};
+pub use validate::{GROUPS_MAX, Problem, SERVERS_MAX, SERVICES_MAX, WEIGHT_MAX, validate};

@@ -1,0 +1,155 @@
+use super::*;
+
+fn spec(name: &str, n: u16) -> NodeSpec {
+    let at = |port: u16| SocketAddr::from(([198, 18, 2, 1], port + n));
+    NodeSpec { name: name.to_owned(), api: at(7000), control: at(8000), replication: at(9000) }
+}
+
+fn started() -> ClusterState {
+    let mut state = ClusterState::default();
+    let start = Initialise {
+        name: "test".to_owned(),
+        cluster: 7,
+        ca_cert_pem: String::new(),
+        ca_key_pem: String::new(),
+        beacon_key: vec![1; 32],
+        node: spec("n1", 1),
+    };
+    assert_eq!(
+        state.apply(1, Command::Initialise(Box::new(start.clone()))),
+        Response::Admitted(NodeId(1))
+    );
+    assert_eq!(
+        state.apply(2, Command::Initialise(Box::new(start))),
+        Response::Rejected(Rejection::AlreadyInitialised)
+    );
+    state
+}
+
+fn admit(state: &mut ClusterState, hash: &str, now_unix_s: u64, name: &str) -> Response {
+    let node = spec(name, 2);
+    state.apply(3, Command::AdmitNode { token_hash: hash.to_owned(), now_unix_s, node })
+}
+
+fn apply(state: &mut ClusterState, text: &str, expected_revision: Option<u64>) -> Response {
+    let command = Command::Apply {
+        text: text.to_owned(),
+        expected_revision,
+        source: "test".to_owned(),
+        now_unix_s: 0,
+    };
+    state.apply(4, command)
+}
+
+const TEXT: &str = "
+apiVersion: steadfast/v1
+segments: [{name: front, prefix: 198.18.0.0/24}]
+groups: [{name: web, addresses: [198.18.0.100]}]
+services:
+  - {name: echo, group: web, address: 198.18.0.100, port: 7,
+     servers: [{address: 198.18.0.11, port: 7}, {address: 198.18.0.12, port: 7}]}
+";
+
+#[test]
+fn a_token_is_good_once_and_not_for_ever() {
+    let mut state = started();
+    let token = Command::CreateToken { hash: "h".to_owned(), expires_unix_s: 100 };
+    state.apply(2, token.clone());
+    assert_eq!(admit(&mut state, "other", 50, "n2"), Response::Rejected(Rejection::Token));
+    assert_eq!(admit(&mut state, "h", 100, "n2"), Response::Rejected(Rejection::Token));
+    assert_eq!(admit(&mut state, "h", 50, "n2"), Response::Admitted(NodeId(2)));
+    assert_eq!(admit(&mut state, "h", 50, "n2"), Response::Rejected(Rejection::Token));
+}
+
+#[test]
+fn a_removed_nodes_id_is_never_used_again() {
+    let mut state = started();
+    for (i, hash) in ["a", "b"].iter().enumerate() {
+        let hash = (*hash).to_owned();
+        state.apply(2, Command::CreateToken { hash: hash.clone(), expires_unix_s: 100 });
+        let id = NodeId(2 + u32::try_from(i).unwrap());
+        assert_eq!(admit(&mut state, &hash, 1, "n2"), Response::Admitted(id));
+        assert_eq!(state.find_node("n2"), Ok(id));
+        assert_eq!(state.apply(9, Command::RemoveNode { node: id }), Response::Done);
+        assert_eq!(
+            state.apply(9, Command::RemoveNode { node: id }),
+            Response::Rejected(Rejection::NoSuchNode(id))
+        );
+    }
+}
+
+#[test]
+fn a_configuration_is_taken_whole_or_not_at_all() {
+    let mut state = started();
+    let before = state.clone();
+    let bad = TEXT.replace("198.18.0.12, port: 7", "198.18.0.12, port: 8");
+    assert!(matches!(
+        apply(&mut state, &bad, None),
+        Response::Rejected(Rejection::Document(problems)) if problems.len() == 1
+    ));
+    assert_eq!(state, before);
+    assert_eq!(apply(&mut state, TEXT, Some(0)), Response::Applied { revision: 1, changed: true });
+    assert_eq!(apply(&mut state, TEXT, None), Response::Applied { revision: 1, changed: false });
+    assert_eq!(
+        apply(&mut state, TEXT, Some(0)),
+        Response::Rejected(Rejection::Revision { expected: 0, current: 1 })
+    );
+}
+
+#[test]
+fn server_ids_stay_with_their_server_and_are_never_reused() {
+    let mut state = started();
+    apply(&mut state, TEXT, None);
+    let ids = |state: &ClusterState| state.services[&ServiceId(1)].servers.clone();
+    assert_eq!(ids(&state), [ServerId(1), ServerId(2)]);
+    apply(&mut state, &TEXT.replace("{address: 198.18.0.11, port: 7}, ", ""), None);
+    assert_eq!(ids(&state), [ServerId(2)]);
+    apply(&mut state, TEXT, None);
+    assert_eq!(ids(&state), [ServerId(3), ServerId(2)]);
+    assert_eq!(state.groups.keys().copied().collect::<Vec<_>>(), [GroupId(1)]);
+}
+
+#[test]
+fn a_grant_replaces_only_the_grant_its_sender_saw() {
+    let mut state = started();
+    apply(&mut state, TEXT, None);
+    let grant = |expected| Command::Grant {
+        group: GroupId(1),
+        expected,
+        holder: NodeId(1),
+        boot: BootId(5),
+        candidates: vec![NodeId(1), NodeId(99)],
+    };
+    let Response::Granted(first) = state.apply(10, grant(None)) else { panic!("not granted") };
+    assert_eq!(first, Epoch { generation: 1, grant_index: 10, claim: 0, node: NodeId(1) });
+    assert_eq!(state.groups[&GroupId(1)].grant.as_ref().unwrap().candidates, [NodeId(1)]);
+    assert_eq!(
+        state.apply(11, grant(None)),
+        Response::Rejected(Rejection::EpochConflict { current: Some(first) })
+    );
+    let claim = Epoch { claim: 1, node: NodeId(2), ..first };
+    let Response::Granted(second) = state.apply(12, grant(Some(claim))) else { panic!("refused") };
+    assert!(second > claim);
+    let text = TEXT.replace("port: 7,", "port: 9,").replace("port: 7}", "port: 9}");
+    apply(&mut state, &text, None);
+    assert_eq!(state.groups[&GroupId(1)].grant.as_ref().unwrap().epoch, second);
+}
+
+#[test]
+fn history_is_bounded() {
+    let mut state = started();
+    for i in 0..(HISTORY_MAX as u32 + 10) {
+        let text =
+            TEXT.replace("198.18.0.12, port: 7", &format!("198.18.0.12, port: 7, weight: {i}"));
+        apply(&mut state, &text, None);
+    }
+    assert_eq!(state.history.len(), HISTORY_MAX);
+}
+
+#[test]
+fn the_state_survives_its_snapshot() {
+    let mut state = started();
+    apply(&mut state, TEXT, None);
+    let bytes = serde_json::to_vec(&state).unwrap();
+    assert_eq!(serde_json::from_slice::<ClusterState>(&bytes).unwrap(), state);
+}

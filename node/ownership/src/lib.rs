@@ -1,0 +1,1 @@
+//! Grants, beacons, consent and claims: who announces a VIP group; pure.

@@ -1,0 +1,1 @@
+//! What to replicate and when, wire format, sender, receiver; pure, with a QUIC driver beside it.

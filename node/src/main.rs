@@ -1,0 +1,3 @@
+//! The Steadfast daemon.
+
+fn main() {}
