@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{
     BootId, Command, Epoch, GroupId, Initialise, NodeId, NodeSpec, Rejection, Response, ServerId,
     ServiceId,
-    document::{Document, GroupSpec, ServiceSpec, Settings},
+    document::{Document, GroupSpec, SegmentSpec, ServiceSpec, Settings},
     validate,
 };
 
@@ -37,6 +37,8 @@ pub struct ClusterState {
     pub config: Config,
     /// Configurations before it, oldest first.
     pub history: VecDeque<Config>,
+    /// Segments of the configuration by their committed number.
+    pub segments: BTreeMap<u16, SegmentSpec>,
     /// VIP groups of the configuration.
     pub groups: BTreeMap<GroupId, Group>,
     /// Services of the configuration.
@@ -112,8 +114,8 @@ pub struct Group {
     pub id: GroupId,
     /// What the document says.
     pub spec: GroupSpec,
-    /// Names of the segments its addresses lie in.
-    pub segments: Vec<String>,
+    /// Numbers of the segments its addresses lie in.
+    pub segments: Vec<u16>,
     /// Who holds it.
     pub grant: Option<Grant>,
 }
@@ -144,6 +146,7 @@ pub struct Service {
 
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
 struct Counters {
+    segment: u16,
     node: u32,
     group: u32,
     service: u32,
@@ -304,6 +307,7 @@ impl ClusterState {
         if document == self.config.document && current > 0 {
             return Ok(Response::Applied { revision: current, changed: false });
         }
+        self.resegment(&document);
         self.regroup(&document);
         self.reserve(&document);
         let config = Config { revision: current + 1, text, source, unix_s, document };
@@ -315,6 +319,20 @@ impl ClusterState {
         Ok(Response::Applied { revision: current + 1, changed: true })
     }
 
+    /// Segments keep their number as long as their name stays.
+    fn resegment(&mut self, document: &Document) {
+        let before: BTreeMap<String, u16> =
+            self.segments.iter().map(|(number, s)| (s.name.clone(), *number)).collect();
+        self.segments.clear();
+        for spec in &document.segments {
+            let number = before.get(&spec.name).copied().unwrap_or_else(|| {
+                self.counters.segment = self.counters.segment.saturating_add(1);
+                self.counters.segment
+            });
+            self.segments.insert(number, spec.clone());
+        }
+    }
+
     /// Groups keep their id and their grant as long as their name stays.
     fn regroup(&mut self, document: &Document) {
         let mut before: BTreeMap<String, Group> = std::mem::take(&mut self.groups)
@@ -322,13 +340,11 @@ impl ClusterState {
             .map(|g| (g.spec.name.clone(), g))
             .collect();
         for spec in &document.groups {
-            let segments: BTreeSet<String> = spec
-                .addresses
-                .iter()
-                .chain(&spec.gateways)
-                .filter_map(|a| document.segment_of(*a))
-                .map(|s| s.name.clone())
-                .collect();
+            let lies_in = |a: &IpAddr| document.segment_of(*a).map(|s| s.name.as_str());
+            let names: BTreeSet<&str> =
+                spec.addresses.iter().chain(&spec.gateways).filter_map(lies_in).collect();
+            let numbers = self.segments.iter().filter(|(_, s)| names.contains(s.name.as_str()));
+            let segments: Vec<u16> = numbers.map(|(number, _)| *number).collect();
             let (id, grant) = match before.remove(&spec.name) {
                 Some(group) => (group.id, group.grant),
                 None => {
@@ -336,7 +352,6 @@ impl ClusterState {
                     (GroupId(self.counters.group), None)
                 }
             };
-            let segments = segments.into_iter().collect();
             self.groups.insert(id, Group { id, spec: spec.clone(), segments, grant });
         }
     }

@@ -1,0 +1,316 @@
+//! The command line: what can be said, and the help that explains it.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand, ValueEnum};
+
+use crate::duration;
+
+const EXIT_CODES: &str = "\
+How the cluster is reached, the first that applies:
+  1. --socket
+  2. --server and --credentials
+  3. the variable STEADFAST_SOCKET
+  4. the variable STEADFAST_CREDENTIALS
+  5. /run/steadfast/clusterd.sock, if it exists
+  6. ~/.config/steadfast/credentials, if it exists
+
+Exit codes:
+  0  done
+  1  refused or failed: the message says why and what to do
+  2  the command line is wrong
+  3  a node answered, but cannot do it now (no quorum, or no outcome in time)
+  4  no node could be reached
+
+Data goes to stdout, messages to stderr. NO_COLOR turns colours off; so does a stdout that is no
+terminal. With -o json stdout is exactly one JSON document: the reply of the call with the field
+names of control.proto, enums by name in lower case, ages in ms.
+
+Example:
+  clusterctl status
+  clusterctl --credentials ops.json --server 198.18.255.2:7480 status -o json";
+
+/// Runs a Steadfast cluster: nodes, configuration, VIP groups, connections.
+#[derive(Debug, Parser)]
+#[command(name = "clusterctl", version, after_help = EXIT_CODES, disable_help_subcommand = true)]
+pub(crate) struct Cli {
+    #[command(flatten)]
+    pub(crate) global: Global,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// Options every command takes.
+#[derive(Args, Debug, Default)]
+pub(crate) struct Global {
+    /// Unix socket of the node to ask
+    #[arg(long, global = true, value_name = "PATH", help_heading = "Global options")]
+    pub(crate) socket: Option<PathBuf>,
+    /// API address of the node to ask, instead of the endpoints in the credentials
+    #[arg(
+        long,
+        global = true,
+        value_name = "HOST:PORT",
+        conflicts_with = "socket",
+        help_heading = "Global options"
+    )]
+    pub(crate) server: Option<String>,
+    /// Credentials file that `init` wrote; `init` writes it there
+    #[arg(long, global = true, value_name = "FILE", help_heading = "Global options")]
+    pub(crate) credentials: Option<PathBuf>,
+    /// Form of the data on stdout
+    #[arg(
+        short,
+        long,
+        global = true,
+        value_enum,
+        default_value_t,
+        value_name = "FORM",
+        help_heading = "Global options"
+    )]
+    pub(crate) output: Output,
+    /// How long to wait for the answer, such as 500ms or 5s [default: 10s; init and join: 60s]
+    #[arg(
+        long,
+        global = true,
+        value_name = "TIME",
+        value_parser = duration::parse,
+        help_heading = "Global options"
+    )]
+    pub(crate) timeout: Option<Duration>,
+}
+
+/// Form of the data on stdout.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq, ValueEnum)]
+pub(crate) enum Output {
+    /// For people
+    #[default]
+    Table,
+    /// For programs: one document
+    Json,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Create a cluster of this one node and write the administrator's credentials
+    ///
+    /// Runs on the node itself, over its Unix socket. Prints a token with which the next node
+    /// joins. The private key of the administrator is written to the credentials file (mode 0600)
+    /// and printed nowhere.
+    #[command(after_help = "Example:\n  clusterctl init --cluster-name web-fra")]
+    Init(InitArgs),
+    /// Make this node join the cluster of a token
+    ///
+    /// Runs on the joining node itself, over its Unix socket. The daemon checks the cluster's
+    /// authority against the fingerprint in the token, sends a signing request, and answers when
+    /// the node is a member and has the configuration.
+    #[command(after_help = "Example:\n  clusterctl join TOKEN")]
+    Join {
+        /// The token that `init` or `token create` printed
+        token: String,
+    },
+    /// Make tokens with which nodes join
+    #[command(subcommand)]
+    Token(TokenCommand),
+    /// List and change the members
+    #[command(subcommand)]
+    Node(NodeCommand),
+    /// Validate a configuration and make it the current one, on every node
+    ///
+    /// The document is the whole desired state: what it does not name is removed. A wrong
+    /// document is refused with line, column and what to write, and changes nothing.
+    #[command(after_help = "Example:\n  clusterctl apply -f cluster.yaml --dry-run\n  \
+        clusterctl apply -f cluster.yaml --revision 7\n  clusterctl apply -f -")]
+    Apply(ApplyArgs),
+    /// Print one kind of thing
+    #[command(subcommand)]
+    Get(GetCommand),
+    /// Show the cluster on one screen: what is wrong, nodes, groups, services, data plane
+    ///
+    /// Answered from the memory of the node asked, so it works without leader and quorum.
+    /// Counters are those of that node.
+    #[command(after_help = "Example:\n  clusterctl status\n  \
+        clusterctl status -o json")]
+    Status {
+        /// Show every worker and counter of the node asked
+        #[arg(short, long)]
+        verbose: bool,
+    },
+    /// Move VIP groups
+    #[command(subcommand)]
+    Vip(VipCommand),
+    /// Look at connections
+    #[command(subcommand)]
+    Conn(ConnCommand),
+    /// Unpin the steering program of the node asked, before uninstalling
+    ///
+    /// While the program is pinned, packets for the VIPs are dropped when no daemon runs. After
+    /// this the node's kernel sees them again. Refused while the node holds groups.
+    #[command(after_help = "Example:\n  clusterctl detach")]
+    Detach,
+}
+
+/// Arguments of `init`.
+#[derive(Args, Debug)]
+pub(crate) struct InitArgs {
+    /// Name of the cluster, for people
+    #[arg(long, value_name = "NAME", default_value = "steadfast")]
+    pub(crate) cluster_name: String,
+    /// Name of this node [default: the instance name in the node's local file]
+    #[arg(long, value_name = "NAME")]
+    pub(crate) node_name: Option<String>,
+    /// Replace a credentials file that exists
+    #[arg(long)]
+    pub(crate) force: bool,
+}
+
+/// `token ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum TokenCommand {
+    /// Make a token for one node
+    #[command(after_help = "Example:\n  clusterctl token create --ttl 15m")]
+    Create {
+        /// How long it is good [default: 1h]
+        #[arg(long, value_name = "TIME", value_parser = duration::parse)]
+        ttl: Option<Duration>,
+    },
+}
+
+/// `node ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum NodeCommand {
+    /// List the members
+    #[command(after_help = "Example:\n  clusterctl node list")]
+    List,
+    /// Remove a member for good
+    ///
+    /// Its id is never used again and its certificate is refused. A live node that holds groups
+    /// is refused: cordon it and move them first.
+    #[command(after_help = "Example:\n  clusterctl node remove n3")]
+    Remove(NodeArg),
+    /// Make a learner a voter
+    #[command(after_help = "Example:\n  clusterctl node promote n4")]
+    Promote(NodeArg),
+    /// Let a node claim no groups; it still votes, consents and forwards
+    #[command(after_help = "Example:\n  clusterctl node cordon n3")]
+    Cordon(NodeArg),
+    /// End a cordon
+    #[command(after_help = "Example:\n  clusterctl node uncordon n3")]
+    Uncordon(NodeArg),
+}
+
+/// Names a node.
+#[derive(Args, Debug)]
+pub(crate) struct NodeArg {
+    /// Name of the node if only one has it, or its id
+    pub(crate) node: String,
+}
+
+/// Arguments of `apply`.
+#[derive(Args, Debug)]
+pub(crate) struct ApplyArgs {
+    /// The document; - reads stdin
+    #[arg(short, long, value_name = "FILE")]
+    pub(crate) file: PathBuf,
+    /// Validate and show the difference, commit nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// Refuse unless this is the current revision
+    #[arg(long, value_name = "N")]
+    pub(crate) revision: Option<u64>,
+}
+
+/// `get ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum GetCommand {
+    /// Print the configuration document as it was applied
+    #[command(after_help = "Example:\n  clusterctl get config\n  \
+        clusterctl get config --revision 6")]
+    Config {
+        /// An earlier revision
+        #[arg(long, value_name = "N")]
+        revision: Option<u64>,
+    },
+    /// List services with their real servers
+    #[command(after_help = "Example:\n  clusterctl get services")]
+    Services,
+    /// List VIP groups with holder, epoch and copies
+    #[command(after_help = "Example:\n  clusterctl get groups")]
+    Groups,
+    /// List the members
+    #[command(after_help = "Example:\n  clusterctl get nodes")]
+    Nodes,
+}
+
+/// `vip ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum VipCommand {
+    /// Move a VIP group to another node without losing a session
+    ///
+    /// Refused with the reason when the target's copy is not complete or it is cordoned.
+    #[command(after_help = "Example:\n  clusterctl vip move web --to n2")]
+    Move(MoveArgs),
+}
+
+/// Arguments of `vip move`.
+#[derive(Args, Debug)]
+pub(crate) struct MoveArgs {
+    /// Name or id of the group
+    pub(crate) group: String,
+    /// Name or id of the node
+    #[arg(long, value_name = "NODE")]
+    pub(crate) to: String,
+    /// How long to wait until the target announces
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "5s")]
+    pub(crate) wait: Duration,
+}
+
+/// `conn ...`
+#[derive(Debug, Subcommand)]
+pub(crate) enum ConnCommand {
+    /// List the connections in the table of the node asked, its own and its copies
+    #[command(after_help = "Example:\n  clusterctl conn list --service http --origin replica\n  \
+        clusterctl --server n2.example.net:7480 conn list --limit 0 -o json")]
+    List(ConnArgs),
+}
+
+/// Arguments of `conn list`.
+#[derive(Args, Debug)]
+pub(crate) struct ConnArgs {
+    /// Only of this VIP group (name or id)
+    #[arg(long, value_name = "GROUP")]
+    pub(crate) group: Option<String>,
+    /// Only of this service (name or id)
+    #[arg(long, value_name = "SERVICE")]
+    pub(crate) service: Option<String>,
+    /// Only to the real server with this id
+    #[arg(long, value_name = "ID")]
+    pub(crate) server_id: Option<u32>,
+    /// Only from this client address
+    #[arg(long, value_name = "ADDRESS")]
+    pub(crate) client: Option<std::net::IpAddr>,
+    /// Only those made here, or only copies
+    #[arg(long, value_enum)]
+    pub(crate) origin: Option<OriginArg>,
+    /// Print at most this many; 0 prints all
+    #[arg(long, value_name = "N", default_value_t = CONNECTIONS_DEFAULT)]
+    pub(crate) limit: u64,
+}
+
+/// Where a connection came from.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub(crate) enum OriginArg {
+    /// Made by the node asked
+    Local,
+    /// Copied from a peer
+    Replica,
+}
+
+/// A table can hold a million connections; a screen cannot.
+const CONNECTIONS_DEFAULT: u64 = 10_000;
+
+#[cfg(test)]
+#[path = "cli_test.rs"]
+mod tests;

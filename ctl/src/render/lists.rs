@@ -1,0 +1,253 @@
+//! Tables of nodes, groups, services and connections.
+
+use steadfast_proto::json::NamedEnum;
+use steadfast_proto::v1::{
+    Connection, CopyState, Group, GroupCopy, ListConnectionsReply, Node, NodeRef, Server, Service,
+    StatusReply,
+};
+
+use super::paint::{Paint, Tone, printable};
+use super::table::{Cell, Table};
+use crate::duration::text_ms;
+
+/// The members.
+pub(crate) fn nodes(reply: &StatusReply, paint: Paint) -> String {
+    let mut table = Table::new(&[">ID", "NAME", "ROLE", "STATE", "HEARD", "API", "VERSION"]);
+    for node in &reply.nodes {
+        let here = reply.serving_node.as_ref().is_some_and(|serving| serving.id == node.id);
+        let api = node.addresses.as_ref().map_or("", |addresses| addresses.api.as_str());
+        table.row(vec![
+            node.id.to_string().into(),
+            node.name.as_str().into(),
+            node.role().json_name().into(),
+            node_state(node, here),
+            node_heard(node, here),
+            api.into(),
+            node.version.as_str().into(),
+        ]);
+    }
+    table.render(paint, 2)
+}
+
+/// The VIP groups.
+pub(crate) fn groups(reply: &StatusReply, paint: Paint) -> String {
+    let columns = [">ID", "NAME", "HOLDER", "EPOCH", "FOR", "ADDRESSES", "COPIES"];
+    let mut table = Table::new(&columns);
+    for group in &reply.groups {
+        table.row(vec![
+            group.id.to_string().into(),
+            group.name.as_str().into(),
+            group_holder(reply, group),
+            group.epoch.as_ref().map_or("-", |epoch| epoch.text.as_str()).into(),
+            group.since_ms.map_or_else(|| "-".to_owned(), text_ms).into(),
+            group.addresses.join(", ").into(),
+            group_copies(reply, group),
+        ]);
+    }
+    table.render(paint, 2)
+}
+
+/// The services, each with its real servers below it.
+pub(crate) fn services(reply: &StatusReply, paint: Paint) -> String {
+    let columns = [
+        "SERVICE",
+        "VIRTUAL / REAL SERVER",
+        "STATE",
+        ">WEIGHT",
+        ">ACTIVE",
+        ">INACTIVE",
+        ">CONNS",
+        ">IN PKTS",
+        ">OUT PKTS",
+    ];
+    let mut table = Table::new(&columns);
+    for service in &reply.services {
+        let virtual_server = format!(
+            "{} {} {} {} (group {})",
+            service.protocol().json_name(),
+            socket(&service.vip, service.port),
+            service.scheduler,
+            service.forwarding().json_name(),
+            service.group
+        );
+        table.row(vec![
+            service.name.as_str().into(),
+            virtual_server.into(),
+            service_state(service),
+        ]);
+        for server in &service.servers {
+            table.row(server_row(server));
+        }
+    }
+    table.render(paint, 2)
+}
+
+/// Connections with how many there are.
+pub(crate) fn connections(reply: &ListConnectionsReply, paint: Paint) -> String {
+    let columns = [
+        "PROTO",
+        "STATE",
+        "CLIENT",
+        "VIRTUAL",
+        "SERVER",
+        "SERVICE",
+        "ORIGIN",
+        ">IDLE",
+        ">TIMEOUT",
+        ">IN PKTS",
+        ">OUT PKTS",
+        "EPOCH",
+    ];
+    let mut table = Table::new(&columns);
+    for connection in &reply.connections {
+        table.row(connection_row(connection));
+    }
+    let shown = reply.connections.len();
+    format!("{}{shown} of {} connections\n", table.render(paint, 0), reply.total)
+}
+
+/// Numbers up to five digits as they are, then rounded down in thousands.
+pub(super) fn count(n: u64) -> String {
+    match n {
+        0..100_000 => n.to_string(),
+        100_000..100_000_000 => format!("{}K", n / 1_000),
+        100_000_000..100_000_000_000 => format!("{}M", n / 1_000_000),
+        _ => format!("{}G", n / 1_000_000_000),
+    }
+}
+
+/// The name, with the id when the name is empty.
+pub(super) fn node_name(node: &NodeRef) -> String {
+    if node.name.is_empty() { format!("node {}", node.id) } else { printable(&node.name) }
+}
+
+fn node_state(node: &Node, here: bool) -> Cell {
+    let mut cell = match node.alive {
+        true => Cell::new(Tone::Good, "up"),
+        false => Cell::new(Tone::Bad, "DOWN"),
+    };
+    if node.is_leader {
+        cell.push_listed(Tone::Plain, "leader");
+    }
+    if node.cordoned {
+        cell.push_listed(Tone::Warn, "cordoned");
+    }
+    if here {
+        cell.push_listed(Tone::Plain, "answers here");
+    }
+    cell
+}
+
+fn node_heard(node: &Node, here: bool) -> Cell {
+    let mut cell = Cell::default();
+    for path in &node.paths {
+        let tone = if path.alive { Tone::Plain } else { Tone::Bad };
+        let age = path.last_heard_ms.map_or_else(|| "never".to_owned(), text_ms);
+        cell.push_listed(tone, format!("{} {age}", path.name));
+    }
+    if node.paths.is_empty() {
+        cell.push(Tone::Plain, if here { "-" } else { "never" });
+    }
+    cell
+}
+
+fn group_holder(reply: &StatusReply, group: &Group) -> Cell {
+    let Some(holder) = &group.holder else { return Cell::new(Tone::Bad, "NO HOLDER") };
+    let silent = reply.nodes.iter().any(|node| node.id == holder.id && !node.alive);
+    let mut cell = Cell::from(node_name(holder));
+    if silent {
+        cell.push(Tone::Bad, " SILENT");
+    } else if group.announcing_here {
+        cell.push(Tone::Plain, " (here)");
+    }
+    cell
+}
+
+fn group_copies(reply: &StatusReply, group: &Group) -> Cell {
+    let mut cell = Cell::default();
+    for copy in group.copies.iter().filter(|copy| copy.state() != CopyState::Holder) {
+        let name = copy.node.as_ref().map_or_else(|| "?".to_owned(), node_name);
+        let id = copy.node.as_ref().map(|node| node.id);
+        let down = reply.nodes.iter().any(|node| Some(node.id) == id && !node.alive);
+        let (tone, state) = match copy.state() {
+            _ if down => (Tone::Bad, "DOWN"),
+            CopyState::Complete => (Tone::Good, "complete"),
+            CopyState::Stale => (Tone::Warn, "STALE"),
+            CopyState::Empty => (Tone::Bad, "EMPTY"),
+            CopyState::Unspecified | CopyState::Holder => (Tone::Warn, "unknown"),
+        };
+        cell.push_listed(Tone::Plain, format!("{name} "));
+        cell.push(tone, state);
+        cell.push(Tone::Plain, copy_lag(copy));
+    }
+    if group.copies.is_empty() {
+        cell.push(Tone::Plain, "-");
+    } else if group.copies.iter().all(|copy| copy.state() == CopyState::Holder) {
+        cell.push(Tone::Bad, "NONE");
+    }
+    cell
+}
+
+/// ` (420 ms behind, 12 unacked)`; nothing when there is nothing behind.
+fn copy_lag(copy: &GroupCopy) -> String {
+    let lag = copy.lag_ms.filter(|ms| *ms > 0).map(|ms| format!("{} behind", text_ms(ms)));
+    let unacked = copy.unacked.filter(|n| *n > 0).map(|n| format!("{} unacked", count(n)));
+    let parts: Vec<_> = lag.into_iter().chain(unacked).collect();
+    if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
+}
+
+fn service_state(service: &Service) -> Cell {
+    let of = service.servers.len();
+    let up = service.servers.iter().filter(|server| server.up).count();
+    let tone = match up {
+        0 => Tone::Bad,
+        _ if up < of => Tone::Warn,
+        _ => Tone::Good,
+    };
+    Cell::new(tone, format!("{up}/{of} up"))
+}
+
+fn server_row(server: &Server) -> Vec<Cell> {
+    let state = match (server.up, server.weight) {
+        (false, _) => Cell::new(Tone::Bad, "DOWN"),
+        (true, 0) => Cell::new(Tone::Warn, "draining"),
+        (true, _) => Cell::new(Tone::Good, "up"),
+    };
+    vec![
+        Cell::default(),
+        format!("-> {}", socket(&server.address, server.port)).into(),
+        state,
+        server.weight.to_string().into(),
+        count(server.active_conns).into(),
+        count(server.inactive_conns).into(),
+        count(server.conns_total).into(),
+        count(server.in_packets).into(),
+        count(server.out_packets).into(),
+    ]
+}
+
+fn connection_row(connection: &Connection) -> Vec<Cell> {
+    let server = match connection.server.as_str() {
+        "" => Cell::new(Tone::Warn, format!("unbound {}", connection.server_id)),
+        server => server.into(),
+    };
+    vec![
+        connection.protocol().json_name().into(),
+        connection.state.as_str().into(),
+        connection.client.as_str().into(),
+        connection.vip.as_str().into(),
+        server,
+        connection.service.as_str().into(),
+        connection.origin().json_name().into(),
+        text_ms(connection.idle_ms).into(),
+        text_ms(connection.timeout_ms).into(),
+        count(connection.in_packets).into(),
+        count(connection.out_packets).into(),
+        connection.epoch.as_str().into(),
+    ]
+}
+
+/// `ADDRESS:PORT`, IPv6 in brackets.
+fn socket(address: &str, port: u32) -> String {
+    if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}

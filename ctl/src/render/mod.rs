@@ -1,0 +1,20 @@
+//! What people see. Pure: replies in, text out.
+//!
+//! Guarantees: every state is told by a word, colour only repeats it; control characters in names
+//! from the network never reach the terminal; lines have no trailing blanks.
+
+mod lists;
+mod paint;
+mod problems;
+mod status;
+mod table;
+
+pub(crate) use lists::{connections, groups, nodes, services};
+pub(crate) use paint::{Paint, Tone, printable};
+pub(crate) use status::status;
+
+#[cfg(test)]
+pub(crate) mod samples;
+#[cfg(test)]
+#[path = "render_test.rs"]
+mod tests;

@@ -1,0 +1,142 @@
+use insta::assert_snapshot;
+use steadfast_proto::v1::{Connection, ListConnectionsReply, Origin, Protocol, StatusReply};
+
+use super::samples::{failing_over, healthy, no_quorum};
+use super::*;
+
+const PLAIN: fn() -> Paint = || Paint::new(false);
+
+#[test]
+fn status_of_a_healthy_cluster() {
+    assert_snapshot!(status(&healthy(), PLAIN(), false));
+}
+
+#[test]
+fn status_without_quorum() {
+    assert_snapshot!(status(&no_quorum(), PLAIN(), false));
+}
+
+#[test]
+fn status_while_failing_over() {
+    assert_snapshot!(status(&failing_over(), PLAIN(), false));
+}
+
+#[test]
+fn status_verbose() {
+    assert_snapshot!(status(&healthy(), PLAIN(), true));
+}
+
+#[test]
+fn status_of_a_node_that_knows_nothing() {
+    assert_snapshot!(status(&StatusReply::default(), PLAIN(), true));
+}
+
+#[test]
+fn connection_list() {
+    let connection = Connection {
+        protocol: Protocol::Tcp.into(),
+        client: "198.18.0.9:40001".to_owned(),
+        vip: "198.18.0.100:80".to_owned(),
+        server: "198.18.0.11:80".to_owned(),
+        server_id: 1,
+        service: "http".to_owned(),
+        state: "ESTABLISHED".to_owned(),
+        origin: Origin::Local.into(),
+        idle_ms: 80,
+        timeout_ms: 900_000,
+        in_packets: 31,
+        out_packets: 0,
+        epoch: "1.12.0@1".to_owned(),
+        incarnation: 1,
+        group: "web".to_owned(),
+        workers: Vec::new(),
+    };
+    let unbound = Connection {
+        server: String::new(),
+        server_id: 77,
+        service: String::new(),
+        origin: Origin::Replica.into(),
+        ..connection.clone()
+    };
+    let reply = ListConnectionsReply { total: 300, connections: vec![connection, unbound] };
+    assert_snapshot!(connections(&reply, PLAIN()));
+}
+
+#[test]
+fn status_fits_one_screen() {
+    let text = status(&healthy(), PLAIN(), false);
+    assert!(text.lines().count() <= 30, "{} lines", text.lines().count());
+    let widest = text.lines().map(|line| line.chars().count()).max().unwrap();
+    assert!(widest <= 120, "{widest} columns");
+}
+
+#[test]
+fn colour_adds_nothing_but_colour() {
+    for reply in [healthy(), no_quorum(), failing_over()] {
+        let plain = status(&reply, Paint::new(false), true);
+        let coloured = status(&reply, Paint::new(true), true);
+        assert!(!plain.contains('\x1b'));
+        assert!(coloured.contains("\x1b[1m"));
+        let mut stripped = coloured;
+        for code in ["32", "1;31", "33", "1", "0"] {
+            stripped = stripped.replace(&format!("\x1b[{code}m"), "");
+        }
+        assert_eq!(stripped, plain);
+    }
+}
+
+#[test]
+fn what_is_wrong_is_red() {
+    let text = status(&failing_over(), Paint::new(true), false);
+    for word in ["NO HOLDER", "DOWN", " SILENT", "EMPTY", "0/3 up"] {
+        assert!(text.contains(&format!("\x1b[1;31m{word}\x1b[0m")), "{word}");
+    }
+}
+
+#[test]
+fn no_line_ends_in_a_blank() {
+    // Empty cells at the end of a row: a node whose version nobody heard, a worker without drops.
+    let mut sparse = healthy();
+    sparse.nodes[1].version.clear();
+    sparse.local.as_mut().unwrap().workers[0].drops.clear();
+    for reply in [healthy(), no_quorum(), failing_over(), sparse, StatusReply::default()] {
+        for line in status(&reply, PLAIN(), true).lines() {
+            assert_eq!(line, line.trim_end());
+        }
+    }
+}
+
+#[test]
+fn control_characters_from_the_network_are_not_printed() {
+    let mut reply = healthy();
+    let evil = "n\x1b[2J\x07\u{9b}";
+    reply.cluster_name = evil.to_owned();
+    reply.version = evil.to_owned();
+    reply.warnings = vec![evil.to_owned()];
+    reply.nodes[1].name = evil.to_owned();
+    reply.nodes[1].paths[0].name = evil.to_owned();
+    reply.groups[0].addresses = vec![evil.to_owned()];
+    reply.groups[0].copies[1].node.as_mut().unwrap().name = evil.to_owned();
+    reply.leader.as_mut().unwrap().name = evil.to_owned();
+    reply.serving_node.as_mut().unwrap().name = evil.to_owned();
+    let local = reply.local.as_mut().unwrap();
+    local.interfaces[0].bind_reason = evil.to_owned();
+    local.workers[0].drops.insert(evil.to_owned(), 1);
+    local.beacons.insert(evil.to_owned(), 1);
+    let text = status(&reply, PLAIN(), true);
+    assert!(text.chars().all(|c| c == '\n' || !c.is_control()), "{text:?}");
+}
+
+#[test]
+fn json_of_a_status_is_stable() {
+    assert_snapshot!(serde_json::to_string_pretty(&failing_over()).unwrap());
+}
+
+#[test]
+fn json_reads_back() {
+    for reply in [healthy(), no_quorum(), failing_over(), StatusReply::default()] {
+        let text = serde_json::to_string(&reply).unwrap();
+        let back: StatusReply = serde_json::from_str(&text).unwrap();
+        assert_eq!(back, reply);
+    }
+}
