@@ -1,1 +1,55 @@
 //! Services, schedulers, connections and forwarding decisions; pure.
+//!
+//! A [`Worker`] takes frames and gives verdicts; what all workers of a node share is in
+//! [`Shared`]: the compiled [`Config`], the [`Groups`] this node plays a part in, the
+//! [`NextHops`] and the [`ConnectionTable`].
+//!
+//! Guarantees: no clock, no I/O, no randomness but seeds that the driver gives; nothing that a
+//! packet or a peer contains makes it panic; every table and queue has a named bound.
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
+mod admit;
+mod bucket;
+mod cache;
+mod config;
+mod connection;
+mod counters;
+mod group;
+mod hook;
+mod ids;
+mod ledger;
+mod lists;
+mod maglev;
+mod next_hop;
+mod replica;
+mod scheduler;
+mod shared;
+mod spec;
+mod state;
+mod table;
+mod verdict;
+mod wheel;
+mod worker;
+
+pub use admit::HOLD_BACK_NS;
+pub use config::{Address, AddressKind, Config, ConfigError, Service};
+pub use connection::{Connection, FlowKey, Live, Protocol, Provenance, Record, ReplyKey, Target};
+pub use counters::{FlowCounters, FlowTotals, Sent, WORKERS_MAX, WorkerCounters};
+pub use group::{GroupState, Groups, Role};
+pub use hook::{NoHook, Removal, SyncHook};
+pub use ids::{GroupId, Origin, ServerId, ServiceId};
+pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route};
+pub use scheduler::Scheduler;
+pub use shared::Shared;
+pub use spec::{
+    ConfigSpec, Forwarding, GroupSpec, SchedulerKind, ServerSpec, ServiceSpec, SyncSettings,
+    Unserved,
+};
+pub use state::{Class, Direction, State, TCP_STATES, Timeouts};
+pub use table::{
+    Advanced, Applied, CONNECTIONS_CEILING, ConnectionTable, Cursor, InsertError, Replica, Sweep,
+    TableOptions,
+};
+pub use verdict::{ACTIONS_MAX, Action, Actions, Reason, Verdict};
+pub use worker::Worker;

@@ -1,0 +1,179 @@
+//! Packets of no known connection: who may open one, and what the others get.
+
+use std::{net::Ipv4Addr, sync::Arc};
+
+use steadfast_packet::{Ipv4Packet, Transport, port_unreachable, tcp_reset};
+
+use crate::{
+    Connection, FlowKey, GroupId, InsertError, Origin, Protocol, Provenance, Reason, Record,
+    Removal, Role, Service, State, SyncHook, Target, Unserved, Verdict,
+    worker::{Core, Frame, View, opens},
+};
+
+/// After a take-over, packets of unknown connections are held back this long: what the former
+/// holder still sends, or a slow peer donates, may make them known.
+pub const HOLD_BACK_NS: u64 = 3_000_000_000;
+
+/// Times an insertion is tried again after a connection that stood in its way was removed.
+const INSERT_TRIES_MAX: usize = 3;
+
+impl<H> Core<H>
+where
+    H: SyncHook,
+{
+    /// The connection that this packet opens, in the place of `old` if there is one, or what
+    /// becomes of the packet otherwise.
+    pub(crate) fn admit(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Ipv4Packet,
+        key: FlowKey,
+        old: Option<Arc<Connection>>,
+        view: View<'_>,
+    ) -> Result<Arc<Connection>, Verdict> {
+        let address = view.config.address(key.vip).ok_or(Verdict::Drop(Reason::NotOurs))?;
+        let role = self.shared.groups.role(address.group);
+        let epoch = match &*role {
+            Role::Holder { epoch, .. } => *epoch,
+            Role::Other { relay } => return Err(self.relay(frame, relay, view)),
+            Role::NoHolder { .. } => return Err(Verdict::Drop(Reason::NoHolder)),
+        };
+        if !is_client(packet.src) {
+            return Err(Verdict::Drop(Reason::Malformed));
+        }
+        let opening = key.protocol == Protocol::Udp || opens(packet);
+        if !opening && !is_settled(&role, frame.now_ns) {
+            return Err(Verdict::Drop(Reason::HeldBack));
+        }
+        let Some(service) = view.config.listener(key.protocol, key.vip, key.vip_port) else {
+            return Err(match address.unserved {
+                Unserved::Drop => Verdict::Drop(Reason::Unserved),
+                Unserved::Reject => self.reject(frame, packet, view),
+            });
+        };
+        if !opening {
+            return Err(self.reject(frame, packet, view));
+        }
+        match service.schedule(key.client, key.client_port) {
+            Some(server) => {
+                self.open(frame.now_ns, key, service, server, epoch, old).map_err(Verdict::Drop)
+            }
+            //= Linux ip_vs_core.c, ip_vs_leave(): a service without a server says so
+            None => Err(self.reject(frame, packet, view)),
+        }
+    }
+
+    /// What becomes of a packet from a NAT pool that belongs to no connection here.
+    pub(crate) fn refuse_return(
+        &self,
+        frame: &mut Frame<'_>,
+        group: GroupId,
+        view: View<'_>,
+    ) -> Verdict {
+        let role = self.shared.groups.role(group);
+        match &*role {
+            // The server has not yet heard who answers for its gateway now.
+            Role::Other { relay } => self.relay(frame, relay, view),
+            Role::Holder { .. } if !is_settled(&role, frame.now_ns) => {
+                Verdict::Drop(Reason::HeldBack)
+            }
+            _ => Verdict::Drop(Reason::UnknownReturn),
+        }
+    }
+
+    /// Puts a new connection to the server at index `server` into the table.
+    fn open(
+        &self,
+        now_ns: u64,
+        key: FlowKey,
+        service: &Service,
+        server: usize,
+        epoch: Origin,
+        old: Option<Arc<Connection>>,
+    ) -> Result<Arc<Connection>, Reason> {
+        let chosen = service.spec.servers.get(server).ok_or(Reason::TableFull)?;
+        let forwarding = service.spec.forwarding;
+        let before = old.as_ref().map_or(0, |old| old.record.incarnation.saturating_add(1));
+        let record = Record {
+            key,
+            server: chosen.id,
+            target: Some(Target { addr: chosen.addr, port: chosen.port, forwarding }),
+            service: service.spec.id,
+            group: service.spec.group,
+            // Time tells incarnations apart even when nobody remembers the one before.
+            incarnation: now_ns.max(before),
+            origin: epoch,
+        };
+        let state = if key.protocol == Protocol::Udp { State::Udp } else { State::None };
+        let (table, timeouts) = (&self.shared.table, &service.spec.timeouts);
+        let mut evicted = Vec::new();
+        for _ in 0..INSERT_TRIES_MAX {
+            let connection = Connection::new(record, state, Provenance::Local, now_ns);
+            let inserted = match &old {
+                Some(old) => table.replace(old, connection, timeouts),
+                None => table.insert(connection, timeouts, &mut evicted),
+            };
+            for gone in evicted.drain(..) {
+                self.hook.removed(&gone, Removal::Evicted, now_ns);
+            }
+            match inserted {
+                Ok(connection) => {
+                    if let Some(old) = &old {
+                        self.hook.removed(old, Removal::Reused, now_ns);
+                    }
+                    if let Some(counters) = service.counters(server) {
+                        counters.count_conn(self.index);
+                    }
+                    self.hook.created(&connection, now_ns);
+                    return Ok(connection);
+                }
+                // Another worker was first: the packet follows its choice.
+                Err(InsertError::Exists(connection)) => return Ok(connection),
+                Err(InsertError::Gone) => return table.find(&key).ok_or(Reason::TableFull),
+                Err(InsertError::Full) => return Err(Reason::TableFull),
+                Err(InsertError::ReplyTaken(held)) => {
+                    // The client reuses its port for another VIP: the finished one gives way.
+                    if !held.live.state().is_reusable() {
+                        return Err(Reason::ReplyTaken);
+                    }
+                    let gone = table.remove(&held.record.key, held.record.incarnation);
+                    if let Some(gone) = gone {
+                        self.hook.removed(&gone, Removal::Reused, now_ns);
+                    }
+                }
+            }
+        }
+        Err(Reason::ReplyTaken)
+    }
+
+    /// Says that nobody listens: RST for TCP, port unreachable for UDP, within the rate limit.
+    fn reject(&mut self, frame: &mut Frame<'_>, packet: &Ipv4Packet, view: View<'_>) -> Verdict {
+        //= RFC 9293 section 3.10.7.1: a segment with RST is discarded
+        if matches!(packet.transport, Transport::Tcp { flags, .. } if flags.rst()) {
+            return Verdict::Drop(Reason::UnknownReset);
+        }
+        if !self.answers.take(frame.now_ns) {
+            return Verdict::Drop(Reason::RateLimited);
+        }
+        let answer = match packet.transport {
+            Transport::Tcp { .. } => tcp_reset(frame.buffer, packet),
+            _ => port_unreachable(frame.buffer, packet),
+        };
+        match answer {
+            Ok(len) => self.send_back(frame, packet.src, len, view),
+            Err(_) => Verdict::Drop(Reason::NoSpace),
+        }
+    }
+}
+
+/// This node holds the group and knows all there was to know about its connections.
+fn is_settled(role: &Role, now_ns: u64) -> bool {
+    matches!(role, Role::Holder { since_ns, copy_complete: true, .. }
+        if now_ns >= since_ns.saturating_add(HOLD_BACK_NS))
+}
+
+/// An address that a client can have (RFC 1122 section 3.2.1.3).
+fn is_client(addr: Ipv4Addr) -> bool {
+    let class_e_and_broadcast = addr.octets()[0] >= 240;
+    !(addr.octets()[0] == 0 || addr.is_loopback() || addr.is_multicast() || class_e_and_broadcast)
+}

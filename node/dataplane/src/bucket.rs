@@ -1,0 +1,48 @@
+//! A token bucket: how often answers that a stranger can provoke are given.
+
+const SECOND_NS: u64 = 1_000_000_000;
+
+/// Lets `rate` events per second pass, and `burst` at once.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct TokenBucket {
+    /// Time that one event takes.
+    cost_ns: u64,
+    /// Time that may be saved up.
+    burst_ns: u64,
+    /// Events up to this time are paid for.
+    paid_until_ns: u64,
+}
+
+impl TokenBucket {
+    pub(crate) fn new(rate: u64, burst: u64) -> Self {
+        let cost_ns = SECOND_NS / rate.max(1);
+        Self { cost_ns, burst_ns: cost_ns * burst, paid_until_ns: 0 }
+    }
+
+    /// One event, if it may pass.
+    pub(crate) fn take(&mut self, now_ns: u64) -> bool {
+        let from = self.paid_until_ns.max(now_ns.saturating_sub(self.burst_ns));
+        let paid_until = from.saturating_add(self.cost_ns);
+        if paid_until > now_ns {
+            return false;
+        }
+        self.paid_until_ns = paid_until;
+        true
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn burst_then_rate() {
+        let mut bucket = TokenBucket::new(10, 3);
+        let start = 100 * SECOND_NS;
+        let taken = |bucket: &mut TokenBucket, now| (0..9).filter(|_| bucket.take(now)).count();
+        assert_eq!(taken(&mut bucket, start), 3, "the burst");
+        assert_eq!(taken(&mut bucket, start + SECOND_NS / 20), 0);
+        assert_eq!(taken(&mut bucket, start + SECOND_NS / 10), 1, "one each 100 ms");
+        assert_eq!(taken(&mut bucket, start + 60 * SECOND_NS), 3, "no more is saved up");
+    }
+}

@@ -1,0 +1,428 @@
+//! The configuration as packets see it: compiled once, then only read.
+//!
+//! Guarantees: server order, and so every hash table, follows from the committed configuration
+//! alone (address, then port), so that all nodes build the same; health and drain only skip.
+//! Scheduler positions and counters live on over a recompilation. Not here: validation that needs
+//! more than one service (the control side does it before anything is committed).
+
+use std::{collections::HashMap, hash::BuildHasherDefault, net::IpAddr, sync::Arc};
+
+use siphasher::sip::SipHasher13;
+use steadfast_packet::Protocol;
+
+use crate::{
+    ConfigSpec, FlowCounters, FlowTotals, Forwarding, GroupId, Record, Scheduler, ServerId,
+    ServerSpec, ServiceId, ServiceSpec, Target, Timeouts, Unserved, WORKERS_MAX,
+};
+
+/// Keys here come from the operator, so the hash needs no secret.
+type Map<K, V> = HashMap<K, V, BuildHasherDefault<SipHasher13>>;
+
+/// A compiled configuration.
+#[derive(Debug, Default)]
+pub struct Config {
+    generation: u64,
+    addresses: Map<IpAddr, Address>,
+    listeners: Map<(Protocol, IpAddr, u16), Arc<Service>>,
+    services: Map<ServiceId, Arc<Service>>,
+    servers: Map<ServerId, (Arc<Service>, usize)>,
+    pools: Map<(Protocol, IpAddr, u16), GroupId>,
+}
+
+/// An address of a VIP group.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Address {
+    /// Its group.
+    pub group: GroupId,
+    /// VIP or gateway.
+    pub kind: AddressKind,
+    /// What unserved ports answer.
+    pub unserved: Unserved,
+}
+
+/// What an address of a group is for.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum AddressKind {
+    /// Services listen there.
+    Vip,
+    /// Servers route through it.
+    Gateway,
+}
+
+/// A compiled service.
+#[derive(Debug)]
+pub struct Service {
+    /// What it was compiled from; servers are in canonical order.
+    pub spec: ServiceSpec,
+    scheduler: Scheduler,
+    counters: Vec<Arc<FlowCounters>>,
+}
+
+/// What is wrong with a [`ConfigSpec`].
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum ConfigError {
+    /// An address stands twice.
+    #[error("address {0} belongs to two VIP groups or stands twice: give it to one group")]
+    AddressTaken(IpAddr),
+    /// Two services listen on the same address and port.
+    #[error("services {0} and {1} listen on the same address, port and protocol: change one")]
+    ListenerTaken(ServiceId, ServiceId),
+    /// A service listens on an address that is no VIP of its group.
+    #[error("service {service}: {vip} is no VIP of group {group}: add it to the group")]
+    NotAVip {
+        /// The service.
+        service: ServiceId,
+        /// Its address.
+        vip: IpAddr,
+        /// Its group.
+        group: GroupId,
+    },
+    /// A server id stands twice.
+    #[error("server id {0} stands twice: ids are allocated once and never reused")]
+    ServerIdTaken(ServerId),
+    /// A service id stands twice.
+    #[error("service id {0} stands twice: ids are allocated once and never reused")]
+    ServiceIdTaken(ServiceId),
+    /// Two servers of a service have the same address and port.
+    #[error("service {service}: servers {first} and {second} have the same address and port")]
+    ServerTaken {
+        /// The service.
+        service: ServiceId,
+        /// A server.
+        first: ServerId,
+        /// The other.
+        second: ServerId,
+    },
+    /// Under DR the server must listen on the service's port.
+    #[error("server {0}: under dr its port must be the service's port")]
+    DrPort(ServerId),
+    /// Server and VIP are of different families.
+    #[error("server {0}: its address is of another family than the VIP")]
+    Family(ServerId),
+    /// Too many workers.
+    #[error("{0} workers: at most {WORKERS_MAX} are counted for")]
+    Workers(usize),
+}
+
+impl Config {
+    /// Compiles `spec`. `previous` lends scheduler positions, hash tables and counters.
+    pub fn compile(spec: ConfigSpec, previous: Option<&Self>) -> Result<Self, ConfigError> {
+        if spec.workers > WORKERS_MAX {
+            return Err(ConfigError::Workers(spec.workers));
+        }
+        let mut config = Self { generation: spec.generation, ..Self::default() };
+        for group in &spec.groups {
+            let vips = group.vips.iter().map(|addr| (*addr, AddressKind::Vip));
+            let gateways = group.gateways.iter().map(|addr| (*addr, AddressKind::Gateway));
+            for (addr, kind) in vips.chain(gateways) {
+                let address = Address { group: group.id, kind, unserved: group.unserved };
+                if config.addresses.insert(addr, address).is_some() {
+                    return Err(ConfigError::AddressTaken(addr));
+                }
+            }
+        }
+        for service in spec.services {
+            config.add_service(service, spec.workers, previous)?;
+        }
+        Ok(config)
+    }
+
+    /// The generation of the specification.
+    #[must_use]
+    pub fn generation(&self) -> u64 {
+        self.generation
+    }
+
+    /// What an address is, if it is one of a group.
+    #[must_use]
+    pub fn address(&self, addr: IpAddr) -> Option<Address> {
+        self.addresses.get(&addr).copied()
+    }
+
+    /// The service that listens there.
+    #[must_use]
+    pub fn listener(&self, protocol: Protocol, vip: IpAddr, port: u16) -> Option<&Arc<Service>> {
+        self.listeners.get(&(protocol, vip, port))
+    }
+
+    /// A service by id.
+    #[must_use]
+    pub fn service(&self, id: ServiceId) -> Option<&Arc<Service>> {
+        self.services.get(&id)
+    }
+
+    /// All services, in no order.
+    pub fn services(&self) -> impl Iterator<Item = &Arc<Service>> {
+        self.services.values()
+    }
+
+    /// A server by id, as its service and its index there.
+    #[must_use]
+    pub fn server(&self, id: ServerId) -> Option<(&Arc<Service>, usize)> {
+        self.servers.get(&id).map(|(service, index)| (service, *index))
+    }
+
+    /// The group whose NAT connections packets from there may belong to.
+    ///
+    /// A server that serves two groups is found under one of them: a packet of a known connection
+    /// does not depend on it.
+    #[must_use]
+    pub fn pool_group(&self, protocol: Protocol, addr: IpAddr, port: u16) -> Option<GroupId> {
+        self.pools.get(&(protocol, addr, port)).copied()
+    }
+
+    /// Where the server of this id is, for a record that names it.
+    #[must_use]
+    pub fn target(&self, id: ServerId) -> Option<Target> {
+        let (service, index) = self.server(id)?;
+        let server = service.spec.servers.get(index)?;
+        let forwarding = service.spec.forwarding;
+        Some(Target { addr: server.addr, port: server.port, forwarding })
+    }
+
+    /// Time-outs of a service; the defaults of IPVS when it is gone.
+    #[must_use]
+    pub fn timeouts(&self, id: ServiceId) -> Timeouts {
+        self.services.get(&id).map_or_else(Timeouts::default, |service| service.spec.timeouts)
+    }
+
+    /// The server is what hashing alone would choose for this client: any node finds it again
+    /// without having been told.
+    #[must_use]
+    pub fn is_derivable(&self, record: &Record) -> bool {
+        self.server(record.server).is_some_and(|(service, index)| {
+            let key = record.key;
+            service.scheduler.first_choice(key.client, key.client_port) == Some(index)
+        })
+    }
+
+    fn add_service(
+        &mut self,
+        mut spec: ServiceSpec,
+        workers: usize,
+        previous: Option<&Self>,
+    ) -> Result<(), ConfigError> {
+        let is_vip = self
+            .addresses
+            .get(&spec.vip)
+            .is_some_and(|found| found.kind == AddressKind::Vip && found.group == spec.group);
+        if !is_vip {
+            let (service, vip, group) = (spec.id, spec.vip, spec.group);
+            return Err(ConfigError::NotAVip { service, vip, group });
+        }
+        let listen = (spec.protocol, spec.vip, spec.port);
+        if let Some(other) = self.listeners.get(&listen) {
+            return Err(ConfigError::ListenerTaken(other.spec.id, spec.id));
+        }
+        if self.services.contains_key(&spec.id) {
+            return Err(ConfigError::ServiceIdTaken(spec.id));
+        }
+        spec.servers.sort_by_key(|server| (server.addr, server.port));
+        check_servers(&spec)?;
+        let service = Arc::new(Service::compile(spec, workers, previous));
+        for (index, server) in service.spec.servers.iter().enumerate() {
+            if self.servers.insert(server.id, (Arc::clone(&service), index)).is_some() {
+                return Err(ConfigError::ServerIdTaken(server.id));
+            }
+            if service.spec.forwarding == Forwarding::Nat {
+                let source = (service.spec.protocol, server.addr, server.port);
+                self.pools.entry(source).or_insert(service.spec.group);
+            }
+        }
+        self.listeners.insert(listen, Arc::clone(&service));
+        self.services.insert(service.spec.id, service);
+        Ok(())
+    }
+}
+
+impl Service {
+    /// Chooses a server for a new connection, as an index into `spec.servers`.
+    #[must_use]
+    pub fn schedule(&self, client: IpAddr, client_port: u16) -> Option<usize> {
+        self.scheduler.pick(&self.spec.servers, client, client_port)
+    }
+
+    /// Counters of the server at `index`.
+    #[must_use]
+    pub fn counters(&self, index: usize) -> Option<&Arc<FlowCounters>> {
+        self.counters.get(index)
+    }
+
+    /// The sum over the servers it has now.
+    #[must_use]
+    pub fn totals(&self) -> FlowTotals {
+        self.counters.iter().map(|counters| counters.totals()).fold(
+            FlowTotals::default(),
+            |sum, one| FlowTotals {
+                conns: sum.conns + one.conns,
+                in_pkts: sum.in_pkts + one.in_pkts,
+                in_bytes: sum.in_bytes + one.in_bytes,
+                out_pkts: sum.out_pkts + one.out_pkts,
+                out_bytes: sum.out_bytes + one.out_bytes,
+            },
+        )
+    }
+
+    fn compile(spec: ServiceSpec, workers: usize, previous: Option<&Config>) -> Self {
+        let old = previous.and_then(|config| config.service(spec.id));
+        let scheduler = Scheduler::compile(
+            spec.scheduler,
+            &spec.servers,
+            old.map(|old| (&old.scheduler, old.spec.servers.as_slice())),
+        );
+        let counters = spec
+            .servers
+            .iter()
+            .map(|server| {
+                previous
+                    .and_then(|config| config.server(server.id))
+                    .and_then(|(service, index)| service.counters(index))
+                    .filter(|counters| counters.workers() == workers.clamp(1, WORKERS_MAX))
+                    .map_or_else(|| Arc::new(FlowCounters::new(workers)), Arc::clone)
+            })
+            .collect();
+        Self { spec, scheduler, counters }
+    }
+}
+
+fn check_servers(spec: &ServiceSpec) -> Result<(), ConfigError> {
+    for server in &spec.servers {
+        if server.addr.is_ipv4() != spec.vip.is_ipv4() {
+            return Err(ConfigError::Family(server.id));
+        }
+        if spec.forwarding == Forwarding::Dr && server.port != spec.port {
+            return Err(ConfigError::DrPort(server.id));
+        }
+    }
+    let same = |pair: &&[ServerSpec]| (pair[0].addr, pair[0].port) == (pair[1].addr, pair[1].port);
+    match spec.servers.windows(2).find(same) {
+        Some(pair) => Err(ConfigError::ServerTaken {
+            service: spec.id,
+            first: pair[0].id,
+            second: pair[1].id,
+        }),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{GroupSpec, SchedulerKind, SyncSettings};
+
+    fn addr(last: u8) -> IpAddr {
+        IpAddr::from([198, 18, 0, last])
+    }
+
+    fn server(id: u32, last: u8) -> ServerSpec {
+        let (id, addr) = (ServerId(id), addr(last));
+        ServerSpec { id, addr, port: 80, weight: 1, drained: false, up: true }
+    }
+
+    fn service(id: u32, port: u16, servers: Vec<ServerSpec>) -> ServiceSpec {
+        ServiceSpec {
+            id: ServiceId(id),
+            group: GroupId(1),
+            vip: addr(100),
+            port,
+            protocol: Protocol::Tcp,
+            scheduler: SchedulerKind::Mh,
+            forwarding: Forwarding::Nat,
+            servers,
+            timeouts: Timeouts::default(),
+            sync: SyncSettings::default(),
+        }
+    }
+
+    fn spec() -> ConfigSpec {
+        let group =
+            |id, vip| GroupSpec { id: GroupId(id), vips: vec![addr(vip)], ..GroupSpec::default() };
+        ConfigSpec {
+            generation: 1,
+            groups: vec![group(1, 100), group(2, 200)],
+            services: vec![
+                service(1, 80, vec![server(3, 3), server(1, 1), server(2, 2)]),
+                service(2, 81, vec![server(4, 1)]),
+            ],
+            workers: 2,
+        }
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        type Change = fn(&mut ConfigSpec);
+        let cases: [(Change, &str); 9] = [
+            (|s| s.groups[1].vips = vec![addr(100)], "address 198.18.0.100 belongs to two"),
+            (|s| s.groups[0].gateways = vec![addr(100)], "address 198.18.0.100 belongs to two"),
+            (|s| s.services[1].port = 80, "services 1 and 2 listen on the same"),
+            (|s| s.services[1].vip = addr(200), "service 2: 198.18.0.200 is no VIP of group 1"),
+            (|s| s.services[1].id = ServiceId(1), "service id 1 stands twice"),
+            (|s| s.services[1].servers[0].id = ServerId(3), "server id 3 stands twice"),
+            (|s| s.services[0].servers[0].addr = addr(2), "have the same address and port"),
+            (|s| s.services[1].forwarding = Forwarding::Dr, "server 4: under dr its port"),
+            (|s| s.workers = 65, "65 workers"),
+        ];
+        assert!(Config::compile(spec(), None).is_ok());
+        for (change, expected) in cases {
+            let mut spec = spec();
+            change(&mut spec);
+            let error = Config::compile(spec, None).unwrap_err().to_string();
+            assert!(error.contains(expected), "{error:?} should say {expected:?}");
+        }
+        let mut spec = spec();
+        spec.services[0].servers[0].addr = "2001:db8::1".parse().unwrap();
+        assert_eq!(Config::compile(spec, None).unwrap_err(), ConfigError::Family(ServerId(3)));
+    }
+
+    #[test]
+    fn every_node_builds_the_same_whatever_the_order() {
+        let config = Config::compile(spec(), None).unwrap();
+        let mut other = spec();
+        other.services[0].servers.rotate_left(1);
+        other.services[0].servers[0].up = false;
+        let other = Config::compile(other, None).unwrap();
+        for client in 0..200u8 {
+            let key = crate::FlowKey {
+                protocol: Protocol::Tcp,
+                client: addr(client),
+                client_port: 4000,
+                vip: addr(100),
+                vip_port: 80,
+            };
+            let derivable = |config: &Config, server| {
+                config.is_derivable(&Record {
+                    key,
+                    server: ServerId(server),
+                    target: None,
+                    service: ServiceId(1),
+                    group: GroupId(1),
+                    incarnation: 1,
+                    origin: crate::Origin::default(),
+                })
+            };
+            let choices = [1, 2, 3].map(|server| derivable(&config, server));
+            assert_eq!(choices.iter().filter(|choice| **choice).count(), 1);
+            assert_eq!(choices, [1, 2, 3].map(|server| derivable(&other, server)), "health skips");
+        }
+    }
+
+    #[test]
+    fn counters_live_on_and_lookups_answer() {
+        let config = Config::compile(spec(), None).unwrap();
+        let (service, index) = config.server(ServerId(2)).unwrap();
+        assert_eq!((service.spec.id, index), (ServiceId(1), 1), "canonical order");
+        service.counters(index).unwrap().count_in(1, 60);
+        let mut next = spec();
+        next.generation = 2;
+        next.services[0].servers.retain(|server| server.id != ServerId(1));
+        let next = Config::compile(next, Some(&config)).unwrap();
+        assert_eq!(next.service(ServiceId(1)).unwrap().totals().in_bytes, 60);
+        assert_eq!(next.server(ServerId(1)).map(|(_, index)| index), None);
+        let pool = |protocol| next.pool_group(protocol, addr(1), 80);
+        assert_eq!(pool(Protocol::Tcp), Some(GroupId(1)), "still in service 2");
+        assert_eq!(pool(Protocol::Udp), None);
+        assert!(next.listener(Protocol::Tcp, addr(100), 81).is_some());
+        assert!(next.listener(Protocol::Tcp, addr(200), 81).is_none());
+        assert_eq!((next.generation(), next.services().count()), (2, 2));
+    }
+}

@@ -1,0 +1,141 @@
+//! Who holds which VIP group, as the ownership driver tells the workers.
+//!
+//! Guarantees: reading never blocks. Not here: deciding who holds a group.
+
+use std::{
+    collections::HashMap,
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+};
+
+use arc_swap::{ArcSwap, Guard};
+use steadfast_packet::Mac;
+
+use crate::{GroupId, Origin};
+
+/// This node's part in a group.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Role {
+    /// This node holds the group.
+    Holder {
+        /// Under this epoch.
+        epoch: Origin,
+        /// Since then; replicated connections get their full time-out from here.
+        since_ns: u64,
+        /// The copy of the former holder's connections was complete.
+        copy_complete: bool,
+    },
+    /// Another live node holds it.
+    Other {
+        /// Its MAC address, by index of the port (interface) from which it is reached.
+        relay: Vec<Option<Mac>>,
+    },
+    /// Nobody is known to hold it.
+    NoHolder {
+        /// Since then.
+        since_ns: u64,
+    },
+}
+
+/// A group as the workers see it.
+#[derive(Debug)]
+pub struct GroupState {
+    role: ArcSwap<Role>,
+    announce_until_ns: AtomicU64,
+}
+
+/// All groups; shared between the ownership driver (writes) and the workers (read).
+#[derive(Debug, Default)]
+pub struct Groups {
+    groups: ArcSwap<HashMap<GroupId, Arc<GroupState>>>,
+}
+
+impl Role {
+    /// This node holds the group.
+    #[must_use]
+    pub fn is_holder(&self) -> bool {
+        matches!(self, Self::Holder { .. })
+    }
+}
+
+impl GroupState {
+    /// Replaces the role.
+    pub fn set_role(&self, role: Role) {
+        self.role.store(Arc::new(role));
+    }
+
+    /// ARP for the group's addresses is answered only before this time.
+    pub fn set_announce_until_ns(&self, until_ns: u64) {
+        self.announce_until_ns.store(until_ns, Ordering::Release);
+    }
+
+    /// The role now.
+    pub fn role(&self) -> Guard<Arc<Role>> {
+        self.role.load()
+    }
+
+    /// This node holds the group and may answer ARP for it now.
+    #[must_use]
+    pub fn may_announce(&self, now_ns: u64) -> bool {
+        now_ns < self.announce_until_ns.load(Ordering::Acquire) && self.role().is_holder()
+    }
+}
+
+impl Default for GroupState {
+    fn default() -> Self {
+        Self {
+            role: ArcSwap::from_pointee(Role::NoHolder { since_ns: 0 }),
+            announce_until_ns: AtomicU64::new(0),
+        }
+    }
+}
+
+impl Groups {
+    /// No groups.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::default()
+    }
+
+    /// The state of a group, made when it is not there yet.
+    ///
+    /// Copies the map of groups when it makes one: for the control side, not for packets.
+    pub fn group(&self, id: GroupId) -> Arc<GroupState> {
+        if let Some(group) = self.get(id) {
+            return group;
+        }
+        let new = Arc::new(GroupState::default());
+        self.groups.rcu(|groups| {
+            let mut groups = HashMap::clone(groups);
+            groups.entry(id).or_insert_with(|| Arc::clone(&new));
+            groups
+        });
+        self.get(id).unwrap_or(new)
+    }
+
+    /// Forgets a group that left the configuration.
+    pub fn remove(&self, id: GroupId) {
+        self.groups.rcu(|groups| {
+            let mut groups = HashMap::clone(groups);
+            groups.remove(&id);
+            groups
+        });
+    }
+
+    /// The state of a group.
+    #[must_use]
+    pub fn get(&self, id: GroupId) -> Option<Arc<GroupState>> {
+        self.groups.load().get(&id).cloned()
+    }
+
+    /// The role in a group; an unknown group has no holder.
+    #[must_use]
+    pub fn role(&self, id: GroupId) -> Arc<Role> {
+        match self.groups.load().get(&id) {
+            Some(group) => group.role.load_full(),
+            None => Arc::new(Role::NoHolder { since_ns: 0 }),
+        }
+    }
+}

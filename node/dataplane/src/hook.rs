@@ -1,0 +1,79 @@
+//! What the data plane tells an observer, so that replication can decide what to send.
+//!
+//! Guarantees: `forwarded` is called after an inbound packet of a connection was rewritten for
+//! transmission, never for a packet that was dropped. Not guaranteed: an order between calls from
+//! different workers for one connection.
+
+use std::sync::Arc;
+
+use crate::{Connection, State};
+
+/// Why a connection left the table.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Removal {
+    /// No packet for the time-out of its state.
+    Expired,
+    /// The table was full and this one was worth least.
+    Evicted,
+    /// A new opening packet took its place.
+    Reused,
+}
+
+/// Observer of connections. Called on the packet path: it must not block.
+pub trait SyncHook {
+    /// An inbound (client to server) packet went out. `old` is the state before this packet,
+    /// `in_pkts` counts it.
+    fn forwarded(
+        &self,
+        connection: &Arc<Connection>,
+        old: State,
+        new: State,
+        in_pkts: u64,
+        now_ns: u64,
+    );
+
+    /// A return (server to client) packet went out.
+    fn replied(&self, _connection: &Arc<Connection>, _old: State, _new: State, _now_ns: u64) {}
+
+    /// This node scheduled a new connection; its first packet may not have gone out yet.
+    fn created(&self, _connection: &Arc<Connection>, _now_ns: u64) {}
+
+    /// This node removed a connection by itself (never: by a peer's delete or a sweep).
+    fn removed(&self, _connection: &Arc<Connection>, _removal: Removal, _now_ns: u64) {}
+}
+
+/// Observes nothing.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct NoHook;
+
+impl SyncHook for NoHook {
+    fn forwarded(&self, _: &Arc<Connection>, _: State, _: State, _: u64, _: u64) {}
+}
+
+impl<T> SyncHook for Arc<T>
+where
+    T: SyncHook + ?Sized,
+{
+    fn forwarded(
+        &self,
+        connection: &Arc<Connection>,
+        old: State,
+        new: State,
+        in_pkts: u64,
+        now_ns: u64,
+    ) {
+        (**self).forwarded(connection, old, new, in_pkts, now_ns);
+    }
+
+    fn replied(&self, connection: &Arc<Connection>, old: State, new: State, now_ns: u64) {
+        (**self).replied(connection, old, new, now_ns);
+    }
+
+    fn created(&self, connection: &Arc<Connection>, now_ns: u64) {
+        (**self).created(connection, now_ns);
+    }
+
+    fn removed(&self, connection: &Arc<Connection>, removal: Removal, now_ns: u64) {
+        (**self).removed(connection, removal, now_ns);
+    }
+}

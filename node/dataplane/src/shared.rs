@@ -1,0 +1,75 @@
+//! What all workers of a node share.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use arc_swap::ArcSwap;
+
+use crate::{
+    Advanced, Config, ConnectionTable, Cursor, Groups, NextHops, Removal, SyncHook, TableOptions,
+};
+
+/// Connections looked at per lock of the table when records are bound to their servers.
+const BIND_BATCH: usize = 256;
+
+/// Configuration, roles, next hops and connections of a node.
+#[derive(Debug)]
+pub struct Shared {
+    /// The configuration that packets see; replace it with [`Shared::set_config`].
+    pub config: ArcSwap<Config>,
+    /// Roles of this node in the VIP groups.
+    pub groups: Groups,
+    /// Next hops.
+    pub next_hops: ArcSwap<NextHops>,
+    /// Connections.
+    pub table: ConnectionTable,
+    /// Where the search for records that can be bound stands.
+    bind_cursor: Mutex<Cursor>,
+}
+
+impl Shared {
+    /// No configuration, no next hops, an empty table.
+    #[must_use]
+    pub fn new(options: TableOptions) -> Self {
+        Self {
+            config: ArcSwap::from_pointee(Config::default()),
+            groups: Groups::new(),
+            next_hops: ArcSwap::from_pointee(NextHops::default()),
+            table: ConnectionTable::new(options),
+            bind_cursor: Mutex::default(),
+        }
+    }
+
+    /// Swaps the configuration in and binds replicated records that waited for it.
+    pub fn set_config(&self, config: Config) {
+        let config = Arc::new(config);
+        self.config.store(Arc::clone(&config));
+        let mut cursor = (self.table.unbound() > 0).then(Cursor::default);
+        while let Some(at) = cursor {
+            cursor = self.table.bind(&config, at, BIND_BATCH).1;
+        }
+    }
+
+    /// Swaps the next hops in.
+    pub fn set_next_hops(&self, next_hops: NextHops) {
+        self.next_hops.store(Arc::new(next_hops));
+    }
+
+    /// Expires what is due at `now_ns`, looking at no more than `budget` timers. Call it often, from
+    /// one thread; call it again at once while `more` is set.
+    ///
+    /// Also looks for records to bind: one may have come with an older configuration in hand while
+    /// [`Self::set_config`] was at work.
+    pub fn advance<H>(&self, now_ns: u64, budget: usize, hook: &H) -> Advanced
+    where
+        H: SyncHook,
+    {
+        let config = self.config.load();
+        if self.table.unbound() > 0 {
+            let mut cursor = self.bind_cursor.lock().unwrap_or_else(PoisonError::into_inner);
+            *cursor = self.table.bind(&config, *cursor, BIND_BATCH).1.unwrap_or_default();
+        }
+        self.table.advance(now_ns, budget, &config, &self.groups, &mut |connection| {
+            hook.removed(connection, Removal::Expired, now_ns);
+        })
+    }
+}

@@ -1,0 +1,147 @@
+//! What the daemon compiles into a [`Config`](crate::Config): the committed configuration and
+//! what health checks say about it.
+
+use std::net::IpAddr;
+
+use steadfast_packet::Protocol;
+
+use crate::{GroupId, ServerId, ServiceId, Timeouts};
+
+/// Input of [`Config::compile`](crate::Config::compile).
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct ConfigSpec {
+    /// Raised with every change, health included: caches of workers check it on every packet.
+    pub generation: u64,
+    /// All VIP groups.
+    pub groups: Vec<GroupSpec>,
+    /// All services.
+    pub services: Vec<ServiceSpec>,
+    /// Workers that will count packets, at most [`crate::WORKERS_MAX`].
+    pub workers: usize,
+}
+
+/// A VIP group and its addresses.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct GroupSpec {
+    /// Its committed id.
+    pub id: GroupId,
+    /// Virtual addresses that services listen on.
+    pub vips: Vec<IpAddr>,
+    /// Gateway addresses of NAT pools: ARP and echo are answered, nothing is served.
+    pub gateways: Vec<IpAddr>,
+    /// What a packet gets that no service listens for.
+    pub unserved: Unserved,
+}
+
+/// A virtual service.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServiceSpec {
+    /// Its committed id.
+    pub id: ServiceId,
+    /// The group its VIP belongs to.
+    pub group: GroupId,
+    /// Virtual address.
+    pub vip: IpAddr,
+    /// Port.
+    pub port: u16,
+    /// TCP or UDP.
+    pub protocol: Protocol,
+    /// How new connections choose a server.
+    pub scheduler: SchedulerKind,
+    /// How packets reach the server.
+    pub forwarding: Forwarding,
+    /// Real servers, in any order.
+    pub servers: Vec<ServerSpec>,
+    /// Time-outs of its connections.
+    pub timeouts: Timeouts,
+    /// When its connections are replicated; carried for the replication policy, not used here.
+    pub sync: SyncSettings,
+}
+
+/// A real server of a service.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct ServerSpec {
+    /// Its committed id.
+    pub id: ServerId,
+    /// Address.
+    pub addr: IpAddr,
+    /// Port; must be the service's port under DR.
+    pub port: u16,
+    /// Weight; 0 takes no new connections and has no place in hash tables.
+    pub weight: u16,
+    /// Takes no new connections but keeps its place in hash tables (planned).
+    pub drained: bool,
+    /// Takes new connections as far as health checks know.
+    pub up: bool,
+}
+
+/// How a service chooses a server for a new connection.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum SchedulerKind {
+    /// Round robin: weights are ignored but for 0.
+    #[default]
+    Rr,
+    /// Weighted round robin.
+    Wrr,
+    /// Maglev hashing of client address and port, with fallback.
+    Mh,
+}
+
+/// How packets reach the real server.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum Forwarding {
+    /// Direct routing: only the MAC addresses (and the TTL) change.
+    #[default]
+    Dr,
+    /// Destination address and port are rewritten, and back in replies.
+    Nat,
+}
+
+/// The answer to a packet for a VIP that no service listens for.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum Unserved {
+    /// RST or port unreachable, rate-limited.
+    #[default]
+    Reject,
+    /// Nothing.
+    Drop,
+}
+
+/// When connections of a service are replicated (IPVS names and meanings).
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct SyncSettings {
+    /// `sync_threshold`, in inbound packets.
+    pub threshold: u32,
+    /// `sync_period`, in inbound packets.
+    pub period: u32,
+    /// `sync_refresh_period`, in seconds; 0 is off.
+    pub refresh_period_s: u32,
+    /// `sync_retries`, 0 to 3.
+    pub retries: u8,
+    /// Replicate when a connection becomes ESTABLISHED.
+    pub on_established: bool,
+    /// Replicate after every inbound packet.
+    pub every_packet: bool,
+}
+
+impl Default for SyncSettings {
+    /// The defaults of IPVS, and `on_established`.
+    fn default() -> Self {
+        Self {
+            threshold: 3,
+            period: 50,
+            refresh_period_s: 0,
+            retries: 0,
+            on_established: true,
+            every_packet: false,
+        }
+    }
+}
+
+impl ServerSpec {
+    /// May get new connections.
+    #[must_use]
+    pub fn is_available(&self) -> bool {
+        self.up && !self.drained && self.weight > 0
+    }
+}

@@ -1,0 +1,145 @@
+//! What a worker says about a frame.
+
+use std::net::IpAddr;
+
+/// What to do with a frame.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+#[must_use]
+pub enum Verdict {
+    /// Send the first `len` bytes of the buffer from interface `port`.
+    Transmit {
+        /// Index of the interface.
+        port: u16,
+        /// Length of the frame now.
+        len: usize,
+    },
+    /// Forget it.
+    Drop(Reason),
+}
+
+macro_rules! reasons {
+    ($($(#[$doc:meta])* $name:ident => $text:literal,)*) => {
+        /// Why a frame was dropped; each is counted apart.
+        #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+        #[repr(u8)]
+        pub enum Reason { $($(#[$doc])* $name,)* }
+
+        impl Reason {
+            /// All reasons.
+            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
+            /// How many there are.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// A label for metrics.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $(Self::$name => $text,)* }
+            }
+        }
+    };
+}
+
+reasons! {
+    /// Shorter than its headers say, or a header that contradicts itself.
+    Malformed => "malformed",
+    /// The IPv4 header checksum is wrong.
+    HeaderChecksum => "header_checksum",
+    /// Neither IPv4, IPv6 nor ARP.
+    EtherType => "ethertype",
+    /// IPv6, which is not forwarded yet.
+    Ipv6 => "ipv6",
+    /// An IPv4 fragment, which is not forwarded yet.
+    Fragment => "fragment",
+    /// To a VIP, but neither TCP, UDP nor echo.
+    Protocol => "protocol",
+    /// Neither to an address of a group nor from a NAT pool.
+    NotOurs => "not_ours",
+    /// For another MAC address.
+    OtherMac => "other_mac",
+    /// An ARP packet that asks for nothing of ours, or not now.
+    ArpIgnored => "arp_ignored",
+    /// ARP that waited while this node was paused.
+    ArpStale => "arp_stale",
+    /// The TTL ran out.
+    TtlExceeded => "ttl_exceeded",
+    /// No neighbour entry for the next hop yet.
+    NextHopUnresolved => "next_hop_unresolved",
+    /// No route to the next hop over a data interface.
+    NoRoute => "no_route",
+    /// Mid-connection packet that is unknown while the copy may still bring it.
+    HeldBack => "held_back",
+    /// Nobody holds the group, or its MAC address is not known here.
+    NoHolder => "no_holder",
+    /// To be relayed, but it came from a node of the cluster.
+    RelayLoop => "relay_loop",
+    /// The connection's server is not in the configuration any more.
+    ServerRemoved => "server_removed",
+    /// The connection's server is not in the configuration yet.
+    Unbound => "unbound",
+    /// No service on this port, and the group's policy is to say nothing.
+    Unserved => "unserved",
+    /// A reset that belongs to no connection: never answered.
+    UnknownReset => "unknown_reset",
+    /// An answer was due but for the rate limit.
+    RateLimited => "rate_limited",
+    /// An answer was due but does not fit the buffer.
+    NoSpace => "no_space",
+    /// From a NAT pool, but of no connection.
+    UnknownReturn => "unknown_return",
+    /// The table is full of established connections.
+    TableFull => "table_full",
+    /// The server has a connection from this client port through another VIP.
+    ReplyTaken => "reply_taken",
+}
+
+/// What a worker asks its driver to do, beside the verdict.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub enum Action {
+    /// Let the kernel resolve this neighbour.
+    Probe {
+        /// The interface it is on.
+        port: u16,
+        /// The neighbour.
+        addr: IpAddr,
+    },
+}
+
+/// Actions asked for and not yet taken; the driver drains it after a batch.
+#[derive(Debug)]
+pub struct Actions {
+    actions: Vec<Action>,
+}
+
+/// Actions kept between two drains; more are forgotten: a dropped packet's sender tries again.
+pub const ACTIONS_MAX: usize = 64;
+
+impl Actions {
+    /// Empty, with its memory reserved.
+    #[must_use]
+    pub fn new() -> Self {
+        Self { actions: Vec::with_capacity(ACTIONS_MAX) }
+    }
+
+    /// Takes all actions out.
+    pub fn drain(&mut self) -> impl Iterator<Item = Action> + '_ {
+        self.actions.drain(..)
+    }
+
+    /// Nothing to do.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.actions.is_empty()
+    }
+
+    pub(crate) fn push(&mut self, action: Action) {
+        if self.actions.len() < ACTIONS_MAX && !self.actions.contains(&action) {
+            self.actions.push(action);
+        }
+    }
+}
+
+impl Default for Actions {
+    fn default() -> Self {
+        Self::new()
+    }
+}

@@ -1,0 +1,56 @@
+//! The internet checksum (RFC 1071) and its incremental update (RFC 1624).
+
+/// The checksum of `bytes`, starting from the one's complement sum `start`.
+#[must_use]
+pub fn internet_checksum(start: u32, bytes: &[u8]) -> u16 {
+    let mut chunks = bytes.chunks_exact(2);
+    let mut sum = u64::from(start);
+    for pair in &mut chunks {
+        sum += u64::from(u16::from_be_bytes([pair[0], pair[1]]));
+    }
+    if let [last] = chunks.remainder() {
+        sum += u64::from(u16::from_be_bytes([*last, 0]));
+    }
+    !fold(sum)
+}
+
+/// `checksum` after one 16-bit word under it changed.
+//= RFC 1624 section 3: HC' = ~(~HC + ~m + m')
+#[must_use]
+pub fn update16(checksum: u16, old: u16, new: u16) -> u16 {
+    !fold(u64::from(!checksum) + u64::from(!old) + u64::from(new))
+}
+
+/// `checksum` after a 32-bit word under it, at an even offset, changed.
+#[must_use]
+pub fn update32(checksum: u16, old: u32, new: u32) -> u16 {
+    let half = |word: u32| (u64::from(word >> 16), u64::from(word & 0xffff));
+    let (old_high, old_low) = half(!old);
+    let (new_high, new_low) = half(new);
+    !fold(u64::from(!checksum) + old_high + old_low + new_high + new_low)
+}
+
+fn fold(mut sum: u64) -> u16 {
+    while sum > 0xffff {
+        sum = (sum >> 16) + (sum & 0xffff);
+    }
+    sum as u16
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn checksum_of_rfc_1071() {
+        let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
+        assert_eq!(internet_checksum(0, &bytes), !0xddf2);
+        assert_eq!(internet_checksum(0, &bytes[..7]), !fold(0x1 + 0xf203 + 0xf4f5 + 0xf600));
+    }
+
+    #[test]
+    fn update_of_rfc_1624() {
+        //= RFC 1624 section 4, the example that eqn. 2 gets wrong
+        assert_eq!(update16(0xdd2f, 0x5555, 0x3285), 0x0000);
+    }
+}
