@@ -1,0 +1,84 @@
+# Steadfast. `make help` lists what there is.
+#
+# One build profile for everything: tests and demonstration share their artefacts.
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+.DEFAULT_GOAL := help
+
+CARGO ?= cargo
+FAULT ?= kill
+MODE ?= dr
+RUNS ?= 1
+SESSIONS ?= 300
+REPLICATION ?= on
+QUEUES ?= 1
+SEED ?=
+
+# The lab makes network namespaces: root, or sudo where one is somebody else.
+AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
+BIN := $(abspath $(or $(CARGO_TARGET_DIR),target))/debug
+LAB := $(AS_ROOT) $(BIN)/lab
+SEED_ARG := $(if $(SEED),--seed $(SEED))
+
+# Crates whose tests make namespaces of their own; the others need no rights.
+ROOT_TESTS := --test '*'
+
+.PHONY: help
+help: ## Lists the targets
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
+	@echo
+	@echo 'demo takes FAULT=kill|power|cut|pause|move|stop|return|leader|quorum|none'
+	@echo '  MODE=dr|nat RUNS=n SESSIONS=n REPLICATION=on|off QUEUES=1|2 SEED=n'
+
+.PHONY: setup
+setup: ## Installs the Debian packages that are missing
+	@missing=(); \
+	for package in $$(sed 's/#.*//' deploy/packages.txt); do \
+		dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null \
+			| grep -q 'ok installed' || missing+=("$$package"); \
+	done; \
+	if [ "$${#missing[@]}" -gt 0 ]; then \
+		echo "installing: $${missing[*]}"; \
+		$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get update -qq; \
+		$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive \
+			apt-get install -y -qq --no-install-recommends "$${missing[@]}"; \
+	fi
+
+.PHONY: build
+build: ## Builds all programs
+	$(CARGO) build --locked --workspace --bins
+
+.PHONY: demo
+demo: setup build ## Three nodes, real sessions, a fault, a report
+	@$(LAB) demo --fault $(FAULT) --mode $(MODE) --runs $(RUNS) --sessions $(SESSIONS) \
+		--replication $(REPLICATION) --queues $(QUEUES) $(SEED_ARG)
+
+.PHONY: lab
+lab: setup build ## The same cluster, left running to play with
+	@$(LAB) up --mode $(MODE) --replication $(REPLICATION) --queues $(QUEUES)
+
+.PHONY: lab-down
+lab-down: ## Removes the cluster of `make lab`
+	@[ -x $(BIN)/lab ] || $(CARGO) build --locked -p steadfast-lab --bin lab
+	@$(LAB) down
+
+.PHONY: check
+check: ## Format, lints, unit tests
+	$(CARGO) fmt --all --check
+	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+	$(CARGO) test --locked --workspace --lib --bins
+
+.PHONY: test
+test: setup check build ## Everything CI runs
+	$(CARGO) test --locked --workspace --doc
+	$(AS_ROOT) env "PATH=$$PATH" $(CARGO) test --locked --workspace $(ROOT_TESTS)
+	@$(LAB) suite --sessions $(SESSIONS) $(SEED_ARG)
+
+.PHONY: test-full
+test-full: setup build ## The runs that the README's figures come from; goes on where it stopped
+	@$(LAB) suite --full --sessions $(SESSIONS) $(SEED_ARG)
+
+.PHONY: fix
+fix: ## Formats
+	$(CARGO) fmt --all

@@ -1,0 +1,358 @@
+//! `lab`: the demonstration, and a cluster to play with.
+
+#![forbid(unsafe_code)]
+
+use std::{
+    path::{Path, PathBuf},
+    process::ExitCode,
+};
+
+use anyhow::{Context as _, Result, anyhow};
+use clap::{Args, Parser, Subcommand};
+use steadfast_lab::{
+    cluster::{Cluster, Plan},
+    demo::{
+        fault::Fault,
+        report::Verdict,
+        series::{Series, run_series, write_failed},
+        story::{self, Console},
+        suite::{Extent, Suite, run_suite},
+    },
+    host::{
+        exec,
+        names::{Host, Mode, NODES, PORT, Tag, VIP},
+        state::Lock,
+        sweep,
+    },
+};
+use tokio::signal::unix::{SignalKind, signal};
+
+/// What a shell reports of a program that Ctrl-C ended.
+const INTERRUPTED: u8 = 130;
+
+/// A Steadfast cluster on this machine: three nodes, three real servers, a client, each in a
+/// network namespace of its own.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Cli {
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Opens sessions, injects a fault, reports. Exit code 0: none broke; 1: one broke; 2: it
+    /// shows nothing.
+    Demo(DemoArgs),
+    /// Starts a cluster and leaves it running.
+    Up(UpArgs),
+    /// Removes what `up`, or an aborted run, left.
+    Down {
+        /// Which lab.
+        #[arg(long, default_value = "lab")]
+        tag: Tag,
+    },
+    /// Every fault in DR and NAT, and one run that must fail. Exit code 0 if all came out as they
+    /// must.
+    Suite(SuiteArgs),
+}
+
+#[derive(Args, Debug)]
+struct Common {
+    /// Folder of the programs; default: that of this one.
+    #[arg(long)]
+    bin_dir: Option<PathBuf>,
+    /// Folder of the example configurations.
+    #[arg(long, default_value = "deploy/examples")]
+    examples: PathBuf,
+    /// Folder for the report, logs and data.
+    #[arg(long, default_value = "target/demo")]
+    out: PathBuf,
+}
+
+#[derive(Args, Debug)]
+struct DemoArgs {
+    /// What happens.
+    #[arg(long, value_enum, default_value = "kill")]
+    fault: Fault,
+    /// How packets reach the servers.
+    #[arg(long, value_enum, default_value = "dr")]
+    mode: Mode,
+    /// Runs on the same cluster.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    runs: u32,
+    /// TCP sessions of each run: two in three talk, one is silent.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(3..=10_000))]
+    sessions: u32,
+    /// Repeats the times and choices of an earlier demonstration; default: a new one.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Whether connections are copied to the other nodes.
+    #[arg(long, default_value = "on", value_parser = ["on", "off"])]
+    replication: String,
+    /// Queues, and so workers, of the nodes' data links.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
+    queues: u32,
+    /// Name of the lab; two with different names run side by side.
+    #[arg(long, default_value = "demo")]
+    tag: Tag,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args, Debug)]
+struct UpArgs {
+    /// How packets reach the servers.
+    #[arg(long, value_enum, default_value = "dr")]
+    mode: Mode,
+    /// Whether connections are copied to the other nodes.
+    #[arg(long, default_value = "on", value_parser = ["on", "off"])]
+    replication: String,
+    /// Queues, and so workers, of the nodes' data links.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
+    queues: u32,
+    /// Name of the lab.
+    #[arg(long, default_value = "lab")]
+    tag: Tag,
+    #[command(flatten)]
+    common: Common,
+}
+
+#[derive(Args, Debug)]
+struct SuiteArgs {
+    /// The number of runs that the README's figures come from; what was done at this commit is
+    /// not done again.
+    #[arg(long)]
+    full: bool,
+    /// TCP sessions of each run.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(3..=10_000))]
+    sessions: u32,
+    /// Repeats the times and choices of an earlier suite; default: a new one.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Name of the lab.
+    #[arg(long, default_value = "suite")]
+    tag: Tag,
+    #[command(flatten)]
+    common: Common,
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    match run(cli) {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => {
+            eprintln_lossy(&format!("lab: {error:#}"));
+            ExitCode::from(Verdict::Void.exit_code())
+        }
+    }
+}
+
+fn run(cli: Cli) -> Result<u8> {
+    exec::check_rights_and_tools()?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    match cli.command {
+        Command::Demo(args) => {
+            let (tag, plan, series) = demo_of(&args)?;
+            runtime.block_on(guarded(&tag, After::Remove, demo(plan, series)))
+        }
+        Command::Up(args) => {
+            let plan = plan_of(&args.common, &args.tag, args.mode, &args.replication, args.queues)?;
+            runtime.block_on(guarded(&args.tag, After::KeepIfGood, up(plan)))
+        }
+        Command::Down { tag } => {
+            let _lock = Lock::take(&tag)?;
+            let namespaces = sweep::sweep(&tag)?;
+            story::print(&format!("removed the lab `{tag}`: {namespaces} namespaces\n"));
+            Ok(0)
+        }
+        Command::Suite(args) => {
+            let extent = if args.full { Extent::Full } else { Extent::Quick };
+            let plan = plan_of(&args.common, &args.tag, Mode::Dr, "on", 1)?;
+            let reports = plan.out_dir.join(if args.full { "full" } else { "suite" });
+            let seed = args.seed.unwrap_or_else(new_seed);
+            let suite = Suite { extent, plan, sessions: args.sessions, seed, reports };
+            runtime.block_on(guarded(&args.tag, After::Remove, async move {
+                let good = run_suite(&suite, &mut Console::default()).await?;
+                Ok(u8::from(!good))
+            }))
+        }
+    }
+}
+
+/// What happens to the lab in the end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum After {
+    Remove,
+    KeepIfGood,
+}
+
+/// Removes a lab when dropped: at the end, after an error, a signal or a panic.
+struct Broom<'a> {
+    tag: &'a Tag,
+    armed: bool,
+}
+
+impl Broom<'_> {
+    fn sweep(&mut self) -> Result<()> {
+        self.armed = false;
+        sweep::sweep(self.tag).map(drop).with_context(|| {
+            format!("the lab is not wholly removed; try `lab down --tag {}`", self.tag)
+        })
+    }
+}
+
+impl Drop for Broom<'_> {
+    fn drop(&mut self) {
+        if self.armed
+            && let Err(error) = self.sweep()
+        {
+            eprintln_lossy(&format!("lab: {error:#}"));
+        }
+    }
+}
+
+/// Does `work` on a tag that is clean before and, unless it is to be kept, after.
+async fn guarded(tag: &Tag, after: After, work: impl Future<Output = Result<u8>>) -> Result<u8> {
+    // First of all: from here on a signal ends the work, not the removal.
+    let signals = signals()?;
+    let _lock = Lock::take(tag)?;
+    let left = sweep::sweep(tag).context("cannot remove what an earlier run left")?;
+    if left > 0 {
+        story::print(&format!("removed {left} namespaces that an earlier run left\n"));
+    }
+    let mut broom = Broom { tag, armed: true };
+    let result = tokio::select! {
+        result = work => result,
+        name = signals => {
+            eprintln_lossy(&format!("lab: {name}: removing everything"));
+            Ok(INTERRUPTED)
+        }
+    };
+    if after == After::KeepIfGood && matches!(result, Ok(0)) {
+        broom.armed = false;
+        return result;
+    }
+    let swept = broom.sweep();
+    let code = result?;
+    swept.map(|()| code)
+}
+
+/// Completes with the name of the first signal that asks for an end.
+fn signals() -> Result<impl Future<Output = &'static str>> {
+    let mut interrupt = signal(SignalKind::interrupt())?;
+    let mut terminate = signal(SignalKind::terminate())?;
+    let mut hangup = signal(SignalKind::hangup())?;
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => "interrupted",
+            _ = terminate.recv() => "terminated",
+            _ = hangup.recv() => "the terminal is gone",
+        }
+    })
+}
+
+async fn demo(plan: Plan, series: Series) -> Result<u8> {
+    let mut console = Console::default();
+    console.say(&format!("seed {} (SEED={0} repeats it)", series.seed));
+    let started = Cluster::start(plan.clone(), &mut |text| console.say(text)).await;
+    let report = match started {
+        Ok(mut cluster) => run_series(&mut cluster, &series, &mut console).await?,
+        Err(error) => {
+            write_failed(&series, &plan, &error)?;
+            return Err(error);
+        }
+    };
+    story::print(&story::of_series(&report, &series.report.display().to_string()));
+    Ok(report.verdict().exit_code())
+}
+
+async fn up(plan: Plan) -> Result<u8> {
+    let mut console = Console::default();
+    let mut cluster = Cluster::start(plan, &mut |text| console.say(text)).await?;
+    cluster.check_processes()?;
+    story::print(&commands(&cluster));
+    Ok(0)
+}
+
+/// What one can do with a running lab.
+fn commands(cluster: &Cluster) -> String {
+    let plan = cluster.plan();
+    let ctl = plan.program("clusterctl");
+    let on = |n: u8| format!("{} --socket {}", ctl.display(), plan.tag.socket(n).display());
+    let in_net = |host| format!("nsenter --net={}", plan.tag.namespace_path(host).display());
+    let mut text = format!(
+        "\nThe cluster `{tag}` is up ({mode}). Commands, all as root:\n\n\
+         # what it looks like\n{status} status\n\n\
+         # a session through the VIP: type a line, get it back with the server's name\n\
+         {client} bash -c 'exec 3<>/dev/tcp/{VIP}/{PORT}; while read -r l; do echo \"$l\" >&3; \
+         read -r a <&3; echo \"$a\"; done'\n\n\
+         # move the VIP, look at the connections\n\
+         {status} vip move web --to n2\n{status} conn list\n\n\
+         # change the configuration\n\
+         {status} apply -f {document}\n\n\
+         # watch the holder change, from the client's side\n\
+         {client} ip monitor neigh\n\n\
+         # break something\n",
+        tag = plan.tag,
+        mode = plan.mode.name(),
+        status = on(NODES[0]),
+        client = in_net(Host::Client),
+        document = plan.document_path().display(),
+    );
+    for (what, pid) in cluster.processes() {
+        text.push_str(&format!("kill -9 {pid:<8} # {what}\n"));
+    }
+    text.push_str(&format!(
+        "\nLogs: {}\nRemove it: make lab-down\n",
+        plan.out_dir.join("logs").display()
+    ));
+    text
+}
+
+fn demo_of(args: &DemoArgs) -> Result<(Tag, Plan, Series)> {
+    let plan = plan_of(&args.common, &args.tag, args.mode, &args.replication, args.queues)?;
+    let series = Series {
+        fault: args.fault,
+        runs: args.runs,
+        sessions: args.sessions,
+        seed: args.seed.unwrap_or_else(new_seed),
+        report: plan.out_dir.join("report.json"),
+    };
+    Ok((args.tag.clone(), plan, series))
+}
+
+fn plan_of(common: &Common, tag: &Tag, mode: Mode, replication: &str, queues: u32) -> Result<Plan> {
+    let bin_dir = match &common.bin_dir {
+        Some(dir) => absolute(dir)?,
+        None => {
+            let exe = std::env::current_exe()?;
+            exe.parent().ok_or_else(|| anyhow!("this program has no folder"))?.to_owned()
+        }
+    };
+    Ok(Plan {
+        tag: tag.clone(),
+        mode,
+        replication: replication == "on",
+        queues,
+        bin_dir,
+        examples_dir: absolute(&common.examples)?,
+        out_dir: absolute(&common.out)?,
+    })
+}
+
+fn absolute(path: &Path) -> Result<PathBuf> {
+    std::path::absolute(path).with_context(|| path.display().to_string())
+}
+
+/// Short enough to be typed.
+fn new_seed() -> u64 {
+    use std::hash::{BuildHasher as _, RandomState};
+    RandomState::new().hash_one(std::process::id()) % 1_000_000
+}
+
+fn eprintln_lossy(text: &str) {
+    use std::io::Write as _;
+    // A terminal that is gone must not stop the removal.
+    let _ = writeln!(std::io::stderr(), "{text}");
+}

@@ -1,0 +1,481 @@
+//! A running cluster with its real servers: started, configured, watched, broken and healed.
+
+use std::{
+    ffi::OsString,
+    fs,
+    path::{Path, PathBuf},
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, anyhow, bail};
+use rustix::process::Signal;
+use tokio::time::sleep;
+
+use super::{
+    api::Status,
+    ctl::Ctl,
+    plan::Plan,
+    ready::{Ready, Wanted, readiness},
+};
+use crate::host::{
+    exec,
+    names::{Host, Mode, NODES, Network, PORT, SERVERS, VIP},
+    process::{Launch, Process},
+    state::Ledger,
+    topology::Topology,
+};
+
+/// How long a daemon may take until its socket answers.
+const SOCKET_WITHIN: Duration = Duration::from_secs(10);
+
+/// How long a cluster may take until it is ready.
+pub const READY_WITHIN: Duration = Duration::from_secs(30);
+
+/// Name of the group in the examples.
+pub const GROUP: &str = "web";
+
+/// Name of the TCP service in the examples.
+pub const SERVICE: &str = "echo-tcp";
+
+/// A running cluster.
+#[derive(Debug)]
+pub struct Cluster {
+    plan: Plan,
+    topology: Topology,
+    ledger: Ledger,
+    nodes: Vec<NodeHandle>,
+    servers: Vec<Process>,
+    /// Members that [`Cluster::heal`] has to uncordon.
+    cordoned: Vec<u64>,
+}
+
+#[derive(Debug)]
+struct NodeHandle {
+    n: u8,
+    process: Option<Process>,
+    unplugged: bool,
+}
+
+impl Cluster {
+    /// Builds the network and starts the real servers and the daemons; forms the cluster and
+    /// configures it. `say` gets a line for each step.
+    ///
+    /// # Errors
+    /// Whatever does not work, with where to look.
+    pub async fn start(plan: Plan, say: &mut dyn FnMut(&str)) -> Result<Self> {
+        for name in ["clusterd", "clusterctl", "lab-server", "lab-client"] {
+            let path = plan.program(name);
+            if !path.exists() {
+                bail!("{} is missing: build it with `make build`", path.display());
+            }
+        }
+        let mut cluster = Self::prepare(plan)?;
+        say("network: three nodes, three real servers, a client, each in a namespace of its own");
+        cluster.topology.build()?;
+        cluster.start_servers()?;
+        say("starting three daemons");
+        for n in NODES {
+            cluster.start_node(n).await?;
+        }
+        say("clusterctl init, join, join");
+        cluster.form().await?;
+        say(&format!("clusterctl apply -f {}.yaml", cluster.plan.mode.name()));
+        let document = cluster.plan.document()?;
+        fs::write(cluster.plan.document_path(), document)?;
+        cluster.ctl(1).apply(&cluster.plan.document_path()).await?;
+        cluster.wait_ready().await?;
+        Ok(cluster)
+    }
+
+    fn prepare(plan: Plan) -> Result<Self> {
+        let mut ledger = Ledger::open(&plan.tag)?;
+        let work = plan.work_dir();
+        ledger.update(|s| s.paths.push(work.clone()))?;
+        for dir in [work, plan.out_dir.join("logs")] {
+            crate::host::state::remove(&dir)?;
+            fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
+        }
+        ensure_bpf(&mut ledger)?;
+        let bpf = plan.tag.bpf_dir();
+        fs::create_dir_all(&bpf).with_context(|| format!("cannot make {}", bpf.display()))?;
+        let topology =
+            Topology { tag: plan.tag.clone(), mode: plan.mode, queues: plan.queues.max(1) };
+        let nodes = NODES.map(|n| NodeHandle { n, process: None, unplugged: false }).into();
+        Ok(Self { plan, topology, ledger, nodes, servers: Vec::new(), cordoned: Vec::new() })
+    }
+
+    /// What was planned.
+    #[must_use]
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// The network.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.topology
+    }
+
+    /// What is written down for the removal.
+    pub fn ledger(&mut self) -> &mut Ledger {
+        &mut self.ledger
+    }
+
+    /// `clusterctl` on node `n`.
+    #[must_use]
+    pub fn ctl(&self, n: u8) -> Ctl {
+        Ctl { program: self.plan.program("clusterctl"), socket: self.plan.tag.socket(n) }
+    }
+
+    /// `clusterctl` on a node whose daemon runs.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn any_ctl(&self) -> Result<Ctl> {
+        self.running().first().map(|&n| self.ctl(n)).ok_or_else(|| anyhow!("no daemon runs"))
+    }
+
+    /// Nodes whose daemon was started and not ended by us.
+    #[must_use]
+    pub fn running(&self) -> Vec<u8> {
+        self.nodes.iter().filter(|h| h.process.is_some()).map(|h| h.n).collect()
+    }
+
+    /// What every running node says; those that do not answer are left out.
+    pub async fn statuses(&self) -> Vec<(u8, Status)> {
+        let mut calls = tokio::task::JoinSet::new();
+        for n in self.running() {
+            let ctl = self.ctl(n);
+            calls.spawn(async move { (n, ctl.status().await) });
+        }
+        let mut statuses = Vec::new();
+        while let Some(Ok((n, status))) = calls.join_next().await {
+            statuses.extend(status.ok().map(|s| (n, s)));
+        }
+        statuses.sort_by_key(|(n, _)| *n);
+        statuses
+    }
+
+    /// Which node has this committed id.
+    ///
+    /// # Errors
+    /// When none of those that answer has.
+    pub async fn node_of(&self, id: u64) -> Result<u8> {
+        let is = |s: &Status| s.serving_node.as_ref().is_some_and(|r| r.id == id);
+        let statuses = self.statuses().await;
+        let found = statuses.iter().find(|(_, s)| is(s)).map(|&(n, _)| n);
+        found.ok_or_else(|| anyhow!("no node answers that has the id {id}"))
+    }
+
+    /// The committed id of node `n`.
+    ///
+    /// # Errors
+    /// When it does not answer or is no member.
+    pub async fn id_of(&self, n: u8) -> Result<u64> {
+        let status = self.ctl(n).status().await?;
+        status.serving_node.map(|r| r.id).ok_or_else(|| anyhow!("n{n} has no id"))
+    }
+
+    /// Waits until everything is up, agreed and complete, twice in a row.
+    ///
+    /// # Errors
+    /// What is still missing after [`READY_WITHIN`], or a daemon that ended.
+    pub async fn wait_ready(&mut self) -> Result<Ready> {
+        let wanted = Wanted {
+            nodes: NODES.len(),
+            servers: SERVERS.len(),
+            replication: self.plan.replication,
+        };
+        let deadline = Instant::now() + READY_WITHIN;
+        let mut last = Err(String::new());
+        loop {
+            self.check_processes()?;
+            let views: Vec<Status> = self.statuses().await.into_iter().map(|(_, s)| s).collect();
+            let now = readiness(&views, wanted);
+            if let (Ok(now), Ok(last)) = (&now, &last)
+                && now == last
+            {
+                return Ok(now.clone());
+            }
+            if Instant::now() > deadline {
+                let what = now.err().unwrap_or_else(|| "it keeps changing".to_owned());
+                bail!(
+                    "the cluster is not ready after {} s: {what}; logs in {}",
+                    READY_WITHIN.as_secs(),
+                    self.plan.out_dir.join("logs").display()
+                );
+            }
+            last = now;
+            sleep(Duration::from_millis(100)).await;
+        }
+    }
+
+    /// Starts the daemon of node `n` with whatever data it has.
+    ///
+    /// # Errors
+    /// When it ends or its socket does not answer.
+    pub async fn start_node(&mut self, n: u8) -> Result<()> {
+        let config = self.write_config(n)?;
+        let log = self.plan.log(Host::Node(n));
+        let launch = Launch {
+            what: &format!("clusterd n{n}"),
+            namespace: &self.plan.tag.namespace_path(Host::Node(n)),
+            program: &self.plan.program("clusterd"),
+            args: vec!["--config".into(), config.into()],
+            log: &log,
+            talks: false,
+        };
+        let socket = self.plan.tag.socket(n);
+        // A socket left by a killed daemon must not be taken for the new one.
+        crate::host::state::remove(&socket)?;
+        let mut process = Process::start(&launch, &mut self.ledger)?;
+        let deadline = Instant::now() + SOCKET_WITHIN;
+        while tokio::net::UnixStream::connect(&socket).await.is_err() {
+            if let Some(status) = process.ended()? {
+                bail!("clusterd n{n} ended, {status}:\n{}", tail(&log));
+            }
+            if Instant::now() > deadline {
+                process.kill().await?;
+                bail!("clusterd n{n} does not open {}:\n{}", socket.display(), tail(&log));
+            }
+            sleep(Duration::from_millis(10)).await;
+        }
+        self.handle(n)?.process = Some(process);
+        Ok(())
+    }
+
+    /// Sends a signal to the daemon of node `n`.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn signal(&mut self, n: u8, signal: Signal) -> Result<()> {
+        self.process(n)?.signal(signal)
+    }
+
+    /// Waits for the end of the daemon of node `n`, which it was told to; it then counts as dead.
+    ///
+    /// # Errors
+    /// When it is still there after `limit`.
+    pub async fn reap(&mut self, n: u8, limit: Duration) -> Result<std::process::ExitStatus> {
+        let status = self.process(n)?.wait(limit).await?;
+        self.handle(n)?.process = None;
+        Ok(status)
+    }
+
+    /// Takes node `n` off all bridges; [`Cluster::heal`] puts it back.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn unplug(&mut self, n: u8) -> Result<()> {
+        self.handle(n)?.unplugged = true;
+        self.topology.set_node_ports(n, false)
+    }
+
+    /// Puts node `n` back on all bridges.
+    ///
+    /// # Errors
+    /// What the kernel refused.
+    pub fn plug(&mut self, n: u8) -> Result<()> {
+        self.handle(n)?.unplugged = false;
+        self.topology.set_node_ports(n, true)
+    }
+
+    /// Removes all data of node `n`, whose daemon must be dead.
+    ///
+    /// # Errors
+    /// When it runs, or the folder cannot be removed.
+    pub fn wipe(&mut self, n: u8) -> Result<()> {
+        if self.handle(n)?.process.is_some() {
+            bail!("n{n} runs: it cannot be wiped");
+        }
+        Ok(crate::host::state::remove(&self.plan.data_dir(n))?)
+    }
+
+    /// Makes the running, wiped node `n` a member and a voter again; its new id.
+    ///
+    /// # Errors
+    /// What `clusterctl` said.
+    pub async fn join(&self, n: u8, through: u8) -> Result<u64> {
+        let token = self.ctl(through).create_token().await?;
+        self.ctl(n).join(&token).await?;
+        self.id_of(n).await
+    }
+
+    /// Makes a member a voter unless it is one.
+    ///
+    /// # Errors
+    /// What `clusterctl` said.
+    pub async fn ensure_voter(&self, id: u64) -> Result<()> {
+        let ctl = self.any_ctl()?;
+        let status = ctl.status().await?;
+        if status.nodes.iter().any(|n| n.id == id && n.role.is("voter", 1)) {
+            return Ok(());
+        }
+        Ok(ctl.node("promote", id).await?)
+    }
+
+    /// Cordons a member until [`Cluster::heal`].
+    ///
+    /// # Errors
+    /// What `clusterctl` said.
+    pub async fn cordon(&mut self, id: u64) -> Result<()> {
+        self.cordoned.push(id);
+        Ok(self.any_ctl()?.node("cordon", id).await?)
+    }
+
+    /// Puts every node back on the bridges, starts every daemon that is dead and ends cordons;
+    /// does not wait until the cluster is ready.
+    ///
+    /// # Errors
+    /// When a daemon does not start, or a cordon does not end.
+    pub async fn heal(&mut self) -> Result<()> {
+        for n in NODES {
+            if self.handle(n)?.unplugged {
+                self.plug(n)?;
+            }
+            if self.handle(n)?.process.is_none() {
+                self.start_node(n).await?;
+            }
+        }
+        let deadline = Instant::now() + READY_WITHIN;
+        while let Some(&id) = self.cordoned.last() {
+            match self.any_ctl()?.node("uncordon", id).await {
+                Ok(()) => drop(self.cordoned.pop()),
+                // There may be no leader yet.
+                Err(_) if Instant::now() < deadline => sleep(Duration::from_millis(200)).await,
+                Err(error) => return Err(error.into()),
+            }
+        }
+        Ok(())
+    }
+
+    /// Process numbers of all that runs, with what it is.
+    #[must_use]
+    pub fn processes(&self) -> Vec<(String, i32)> {
+        let nodes = self.nodes.iter().filter_map(|h| h.process.as_ref());
+        let named = nodes.zip(self.running()).map(|(p, n)| (format!("clusterd n{n}"), p.pid()));
+        let servers = self.servers.iter().zip(SERVERS);
+        named.chain(servers.map(|(p, n)| (format!("lab-server s{n}"), p.pid()))).collect()
+    }
+
+    /// Fails if a process ended that nobody told to.
+    ///
+    /// # Errors
+    /// Which one, with the end of its log.
+    pub fn check_processes(&mut self) -> Result<()> {
+        for handle in &mut self.nodes {
+            if let Some(process) = &mut handle.process
+                && let Some(status) = process.ended()?
+            {
+                let n = handle.n;
+                handle.process = None;
+                bail!(
+                    "clusterd n{n} ended by itself, {status}:\n{}",
+                    tail(&self.plan.log(Host::Node(n)))
+                );
+            }
+        }
+        for (process, n) in self.servers.iter_mut().zip(SERVERS) {
+            if let Some(status) = process.ended()? {
+                bail!(
+                    "lab-server s{n} ended, {status}:\n{}",
+                    tail(&self.plan.log(Host::Server(n)))
+                );
+            }
+        }
+        Ok(())
+    }
+
+    async fn form(&mut self) -> Result<()> {
+        let first = NODES[0];
+        self.ctl(first).init("demo").await?;
+        for n in NODES.into_iter().skip(1) {
+            let id = self.join(n, first).await.with_context(|| format!("n{n} cannot join"))?;
+            self.ensure_voter(id).await?;
+        }
+        Ok(())
+    }
+
+    fn start_servers(&mut self) -> Result<()> {
+        for n in SERVERS {
+            let process = start_server(&self.plan, n, &mut self.ledger)?;
+            self.servers.push(process);
+        }
+        Ok(())
+    }
+
+    /// The local file of a node: instance, folders, addresses, and nothing else.
+    fn write_config(&self, n: u8) -> Result<PathBuf> {
+        let (tag, data) = (&self.plan.tag, self.plan.data_dir(n));
+        fs::create_dir_all(&data)?;
+        let address = Network::Mgmt.node_address(n);
+        let text = format!(
+            "instance: n{n}\n\
+             data_dir: {}\n\
+             listen:\n  \
+               api: \"{address}:7440\"\n  \
+               control: \"{address}:7441\"\n  \
+               replication: \"{address}:7442\"\n\
+             socket: {}\n\
+             bpffs: {}\n",
+            data.display(),
+            tag.socket(n).display(),
+            tag.bpf_dir().display(),
+        );
+        let path = tag.run_dir().join(format!("n{n}.yaml"));
+        fs::write(&path, text)?;
+        Ok(path)
+    }
+
+    fn handle(&mut self, n: u8) -> Result<&mut NodeHandle> {
+        self.nodes.iter_mut().find(|h| h.n == n).ok_or_else(|| anyhow!("there is no n{n}"))
+    }
+
+    fn process(&mut self, n: u8) -> Result<&mut Process> {
+        self.handle(n)?.process.as_mut().ok_or_else(|| anyhow!("clusterd n{n} does not run"))
+    }
+}
+
+/// Starts real server `n`. With DR it listens on the VIP too: UDP answers must come from it.
+///
+/// # Errors
+/// When it cannot be started.
+pub fn start_server(plan: &Plan, n: u8, ledger: &mut Ledger) -> Result<Process> {
+    let own = plan.mode.server_address(n);
+    let mut args: Vec<OsString> = vec!["--name".into(), format!("s{n}").into()];
+    let listen = |a: std::net::Ipv4Addr| ["--listen".into(), format!("{a}:{PORT}").into()];
+    args.extend(listen(own));
+    if plan.mode == Mode::Dr {
+        args.extend(listen(VIP));
+    }
+    let launch = Launch {
+        what: &format!("lab-server s{n}"),
+        namespace: &plan.tag.namespace_path(Host::Server(n)),
+        program: &plan.program("lab-server"),
+        args,
+        log: &plan.log(Host::Server(n)),
+        talks: false,
+    };
+    Process::start(&launch, ledger)
+}
+
+fn ensure_bpf(ledger: &mut Ledger) -> Result<()> {
+    let mounts = fs::read_to_string("/proc/self/mounts")?;
+    let mounted = mounts.lines().any(|l| l.split(' ').nth(1) == Some("/sys/fs/bpf"));
+    if !mounted {
+        exec::run("mount", ["-t", "bpf", "bpf", "/sys/fs/bpf"])
+            .context("cannot mount the BPF file system")?;
+        ledger.update(|s| s.mounted_bpf = true)?;
+    }
+    Ok(())
+}
+
+/// The last lines of a log.
+#[must_use]
+pub fn tail(path: &Path) -> String {
+    const LINES: usize = 12;
+    let text = fs::read_to_string(path).unwrap_or_default();
+    let lines: Vec<&str> = text.lines().collect();
+    let from = lines.len().saturating_sub(LINES);
+    format!("{}\n(from {})", lines[from..].join("\n"), path.display())
+}

@@ -1,0 +1,497 @@
+//! One run: load, fault, five seconds, verdict.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use anyhow::{Context as _, Result, bail};
+use tokio::time::sleep;
+
+use super::{
+    client_link::ClientLink,
+    dice::Dice,
+    fault::Fault,
+    inject::{Injected, Scene, inject},
+    report::{BeforeAfter, BrokenSession, RunOutcome, RunReport},
+    stats::{Summary, ms},
+    validity::{Check, Evidence, Listed, void_reasons},
+};
+use crate::{
+    cluster::{
+        Cluster, Plan,
+        api::{Connection, Epoch, Group, NodeRef, Status},
+        ready::Ready,
+        running::{GROUP, SERVICE},
+    },
+    host::names::{Mode, PORT, SERVERS, vip_target},
+    load::{
+        judge::{Broken, Kind, Why},
+        now_ns,
+        wire::{ProbeReport, SessionReport},
+    },
+};
+
+/// The connection list is read this long before the fault: parsing it must not disturb it.
+const LIST_BEFORE: Duration = Duration::from_millis(800);
+
+/// What the nodes say is read this long before the fault.
+const LOOK_BEFORE: Duration = Duration::from_millis(200);
+
+/// The silent sessions speak this long after the fault ended.
+const SPEAK_AFTER: Duration = Duration::from_secs(1);
+
+/// Broken sessions told of one by one.
+const BROKEN_SHOWN: usize = 20;
+
+/// How often the group is moved away from a leader that follows it.
+const LEADER_TRIES: u32 = 5;
+
+/// What to do.
+#[derive(Clone, Copy, Debug)]
+pub struct Order {
+    /// The fault.
+    pub fault: Fault,
+    /// Number of the run, from 1.
+    pub number: u32,
+    /// The seed of the series.
+    pub seed: u64,
+    /// Sessions to open; two in three talk.
+    pub sessions: u32,
+}
+
+/// What was seen just before the fault.
+struct Before {
+    statuses: Vec<(u8, Status)>,
+    holder: NodeRef,
+    epoch: Epoch,
+    sessions: Vec<SessionReport>,
+    listed: Listed,
+    servers: HashMap<SocketAddr, String>,
+    checks: Vec<Check>,
+}
+
+/// Runs it on a cluster that may still have to heal.
+///
+/// # Errors
+/// A set-up failure: the run says nothing.
+pub async fn run(
+    cluster: &mut Cluster,
+    order: Order,
+    say: &mut dyn FnMut(&str),
+) -> Result<RunOutcome> {
+    let started = Instant::now();
+    let mut dice = Dice::new(order.seed, order.number);
+    let delay = dice.fault_delay();
+    cluster.heal().await?;
+    let ready = settle(cluster, order.fault, &mut dice, say).await?;
+    let baseline = cluster.statuses().await;
+
+    let plan = cluster.plan().clone();
+    let mut client = ClientLink::start(&plan, cluster.ledger())?;
+    client.probe(vip_target()).await?;
+    let silent = order.sessions / 3;
+    let opened = client.open(vip_target(), order.sessions - silent, silent).await?;
+    if opened.established < order.sessions {
+        let failures = opened.failures.join("; ");
+        bail!("{} of {} sessions came up: {failures}", opened.established, order.sessions);
+    }
+    say(&format!("{} sessions through the VIP, held by {}", opened.established, ready.holder.name));
+    let fault_at = opened.last_up_ns + nanos(delay);
+    let before = look(cluster, &mut client, &ready, fault_at).await?;
+
+    sleep_until_ns(fault_at).await;
+    let fault_after_ms = (now_ns() - opened.last_up_ns) / crate::load::MS;
+    say(&format!("now: {}", order.fault.story()));
+    let mut scene = Scene {
+        cluster: &mut *cluster,
+        client: &mut client,
+        before: &before.statuses,
+        holder: before.holder.clone(),
+        sessions: order.sessions,
+        number: order.number,
+        dice: &mut dice,
+        say: &mut *say,
+    };
+    let injected = inject(order.fault, &mut scene).await?;
+    say(&format!("{}; 5 s for every echo", injected.done));
+    sleep_until_ns(injected.window.ended_ns + nanos(SPEAK_AFTER)).await;
+    client.speak().await?;
+    sleep_until_ns(injected.window.echo_deadline_ns()).await;
+    let (mut sessions, probe) = client.finish(injected.window).await?;
+    let probe = probe.context("the probe was lost")?;
+    check_servers(&mut sessions, &before.servers);
+    let after = cluster.statuses().await;
+    cluster.check_processes()?;
+
+    let evidence = evidence(order, &baseline, &before, &injected, &probe, &after);
+    let took = started.elapsed();
+    Ok(Seen { order, plan, evidence, injected, sessions, probe, fault_after_ms, took }.outcome())
+}
+
+/// All that was seen of a run.
+struct Seen {
+    order: Order,
+    plan: Plan,
+    evidence: Evidence,
+    injected: Injected,
+    sessions: Vec<SessionReport>,
+    probe: ProbeReport,
+    fault_after_ms: u64,
+    took: Duration,
+}
+
+/// Waits until the cluster is ready; for the fault `leader` until the leader holds nothing.
+async fn settle(
+    cluster: &mut Cluster,
+    fault: Fault,
+    dice: &mut Dice,
+    say: &mut dyn FnMut(&str),
+) -> Result<Ready> {
+    for _ in 0..LEADER_TRIES {
+        let ready = cluster.wait_ready().await?;
+        if fault != Fault::Leader || ready.leader.id != ready.holder.id {
+            return Ok(ready);
+        }
+        say("the leader holds the group: moving it away first");
+        let statuses = cluster.statuses().await;
+        let nodes = statuses.iter().filter_map(|(_, s)| s.serving_node.clone());
+        let others: Vec<u64> = nodes.map(|n| n.id).filter(|&id| id != ready.holder.id).collect();
+        if others.is_empty() {
+            bail!("nobody to move the group to");
+        }
+        let target = others[dice.below(others.len() as u64) as usize];
+        cluster.any_ctl()?.move_group(GROUP, target).await?;
+    }
+    bail!("the leader holds the group even after {LEADER_TRIES} moves")
+}
+
+/// Takes down what must be true just before the fault.
+async fn look(
+    cluster: &Cluster,
+    client: &mut ClientLink,
+    ready: &Ready,
+    fault_at: u64,
+) -> Result<Before> {
+    sleep_until_ns(fault_at.saturating_sub(nanos(LIST_BEFORE))).await;
+    let sessions = client.snapshot().await?;
+    let holder_node = cluster.node_of(ready.holder.id).await?;
+    let connections = cluster.ctl(holder_node).connections(SERVICE).await?;
+    let (listed, servers) =
+        match_sessions(&ready.holder.name, cluster.plan().mode, &connections, &sessions);
+    let mut checks = Vec::new();
+    if cluster.plan().queues > 1 && cluster.plan().mode == Mode::Nat {
+        checks.push(two_workers(&connections));
+    }
+    sleep_until_ns(fault_at.saturating_sub(nanos(LOOK_BEFORE))).await;
+    let statuses = cluster.statuses().await;
+    let (_, holder, epoch) = announcer(&statuses).context("nobody holds the group")?;
+    if holder.id != ready.holder.id || epoch != ready.epoch {
+        checks.push(Check {
+            what: "the group stays where it is until the fault".to_owned(),
+            passed: false,
+            seen: format!(
+                "{} held it under {}, now {} under {epoch}",
+                ready.holder.name, ready.epoch, holder.name
+            ),
+        });
+    }
+    Ok(Before { statuses, holder, epoch, sessions, listed, servers, checks })
+}
+
+/// The node that says of itself that it holds the group and announces it; the one with the
+/// highest epoch if there are several.
+pub(crate) fn announcer(statuses: &[(u8, Status)]) -> Option<(u8, NodeRef, Epoch)> {
+    announcers(statuses).into_iter().max_by(|a, b| a.2.cmp(&b.2))
+}
+
+fn announcers(statuses: &[(u8, Status)]) -> Vec<(u8, NodeRef, Epoch)> {
+    let of = |(n, status): &(u8, Status)| {
+        let (me, group) = (status.serving_node.clone()?, status.group()?);
+        let holds = group.holder.as_ref().is_some_and(|h| h.id == me.id);
+        (holds && group.announcing_here).then(|| (*n, me, group.epoch.clone().unwrap_or_default()))
+    };
+    statuses.iter().filter_map(of).collect()
+}
+
+/// How many of `sessions` node `n` has in its connection list.
+pub(crate) async fn list_sessions(
+    cluster: &Cluster,
+    n: u8,
+    sessions: &[SessionReport],
+) -> Result<(Listed, HashMap<SocketAddr, String>)> {
+    let connections = cluster.ctl(n).connections(SERVICE).await?;
+    Ok(match_sessions(&format!("n{n}"), cluster.plan().mode, &connections, sessions))
+}
+
+/// Counts the sessions that a connection list has with the right real server, and tells the
+/// server of each.
+fn match_sessions(
+    holder: &str,
+    mode: Mode,
+    connections: &[Connection],
+    sessions: &[SessionReport],
+) -> (Listed, HashMap<SocketAddr, String>) {
+    let names: HashMap<String, String> = SERVERS
+        .into_iter()
+        .map(|n| (format!("{}:{PORT}", mode.server_address(n)), format!("s{n}")))
+        .collect();
+    let vip = vip_target().to_string();
+    let ours = connections.iter().filter(|c| c.protocol.is("tcp", 1) && c.vip == vip);
+    let known: HashMap<SocketAddr, String> = ours
+        .filter_map(|c| Some((c.client.parse().ok()?, names.get(&c.server)?.clone())))
+        .collect();
+    let is_listed = |s: &&SessionReport| {
+        let server = known.get(&s.local);
+        server.is_some_and(|server| s.server.as_ref().is_none_or(|heard| heard == server))
+    };
+    let listed = sessions.iter().filter(is_listed).count() as u64;
+    (Listed { holder: holder.to_owned(), sessions: sessions.len() as u64, listed }, known)
+}
+
+/// A silent session hears a server for the first time after the fault: it must be the one that
+/// the holder had chosen before.
+fn check_servers(sessions: &mut [SessionReport], known: &HashMap<SocketAddr, String>) {
+    for session in sessions {
+        let (Some(heard), Some(chosen)) = (&session.server, known.get(&session.local)) else {
+            continue;
+        };
+        if session.broken.is_none() && heard != chosen {
+            let detail = format!("the holder had chosen {chosen}, {heard} answered");
+            session.broken = Some(Broken { why: Why::OtherServer, at_ns: now_ns(), detail });
+        }
+    }
+}
+
+/// With two queues: connections whose two directions went through different workers.
+fn two_workers(connections: &[Connection]) -> Check {
+    let only = |c: &Connection, packets: fn(&crate::cluster::api::WorkerPackets) -> u64| {
+        let mut busy = c.workers.iter().filter(|w| packets(w) > 0).map(|w| w.queue);
+        busy.next().filter(|_| busy.next().is_none())
+    };
+    let split = |c: &&Connection| {
+        let (inward, outward) = (only(c, |w| w.in_packets), only(c, |w| w.out_packets));
+        inward.is_some() && outward.is_some() && inward != outward
+    };
+    let found: Vec<&Connection> = connections.iter().filter(split).collect();
+    let example = found.first().map_or_else(
+        || "none of them was seen on two workers".to_owned(),
+        |c| {
+            let (inward, outward) = (only(c, |w| w.in_packets), only(c, |w| w.out_packets));
+            format!(
+                "{} to {}: client to server on worker {}, server to client on worker {}",
+                c.client,
+                c.server,
+                inward.unwrap_or_default(),
+                outward.unwrap_or_default()
+            )
+        },
+    );
+    Check {
+        what: "two workers serve the two directions of one NAT connection".to_owned(),
+        passed: !found.is_empty(),
+        seen: format!("{} of {} connections; {example}", found.len(), connections.len()),
+    }
+}
+
+fn evidence(
+    order: Order,
+    baseline: &[(u8, Status)],
+    before: &Before,
+    injected: &Injected,
+    probe: &ProbeReport,
+    after: &[(u8, Status)],
+) -> Evidence {
+    let counted = |statuses: &[(u8, Status)], id: u64| {
+        let is = |s: &Status| s.serving_node.as_ref().is_some_and(|r| r.id == id);
+        statuses.iter().find(|(_, s)| is(s)).map_or(0, |(_, s)| s.forwarded())
+    };
+    let forwarded = |from: &[(u8, Status)], to: &[(u8, Status)], id: u64| {
+        counted(to, id).saturating_sub(counted(from, id))
+    };
+    let in_the_end = announcer(after);
+    let holder_after = in_the_end.as_ref().map(|(_, node, _)| node.clone());
+    let mut checks = before.checks.clone();
+    checks.extend(injected.checks.iter().cloned());
+    let announcing = announcers(after).len();
+    if announcing > 1 {
+        checks.push(Check {
+            what: "one node announces the group in the end".to_owned(),
+            passed: false,
+            seen: format!("{announcing} do"),
+        });
+    }
+    let holder_id = |node: Option<&NodeRef>| node.map(|n| n.id);
+    let yielded = |status: &Status| {
+        let knows = |g: &Group| holder_id(g.holder.as_ref()) == holder_id(holder_after.as_ref());
+        status.serving_node.as_ref().is_some_and(|me| me.id == before.holder.id)
+            && status.group().is_some_and(|g| !g.announcing_here && knows(g))
+    };
+    let victim_yielded = after.iter().any(|(_, s)| yielded(s));
+    let mute = |s: &&SessionReport| s.kind == Kind::Talker && s.echoed == 0;
+    let mut listed = vec![before.listed.clone()];
+    listed.extend(injected.listed.iter().cloned());
+    Evidence {
+        fault: order.fault,
+        sessions: u64::from(order.sessions) + injected.opened.0,
+        // Fewer at the beginning would have ended the run.
+        established: u64::from(order.sessions) + injected.opened.1,
+        broken_before: before.sessions.iter().filter(|s| s.broken.is_some()).count() as u64,
+        mute_before: before.sessions.iter().filter(mute).count() as u64,
+        probe_lost_before: probe.lost_before_fault,
+        victim: injected.victim.clone(),
+        holder_before: before.holder.clone(),
+        epoch_before: before.epoch.clone(),
+        listed,
+        holder_forwarded: forwarded(baseline, &before.statuses, before.holder.id),
+        successor_forwarded: holder_after
+            .as_ref()
+            .map_or(0, |node| forwarded(&before.statuses, after, node.id)),
+        holder_after,
+        epoch_after: in_the_end.map(|(_, _, epoch)| epoch).unwrap_or_default(),
+        victim_yielded,
+        checks,
+    }
+}
+
+impl Seen {
+    fn outcome(&self) -> RunOutcome {
+        let Self { order, plan, evidence, injected, sessions, probe, .. } = self;
+        let mut broken_by: BTreeMap<String, u64> = BTreeMap::new();
+        let mut broken_sessions = Vec::new();
+        for session in sessions {
+            let Some(broken) = &session.broken else { continue };
+            *broken_by.entry(broken.why.name().to_owned()).or_default() += 1;
+            broken_sessions.push(BrokenSession {
+                id: session.id,
+                kind: session.kind,
+                local: session.local.to_string(),
+                server: session.server.clone(),
+                why: broken.why,
+                after_fault_ms: ms(broken.at_ns.saturating_sub(injected.window.begin_ns)),
+                detail: broken.detail.clone(),
+            });
+        }
+        let broken = broken_sessions.len() as u64;
+        broken_sessions.truncate(BROKEN_SHOWN);
+        let stalls_ms: Vec<f64> = sessions.iter().filter_map(|s| s.stall_ns).map(ms).collect();
+        let text = |node: &NodeRef| format!("{} (id {})", node.name, node.id);
+        let after = evidence.holder_after.as_ref();
+        let report = RunReport {
+            number: order.number,
+            fault: order.fault,
+            done: injected.done.clone(),
+            mode: plan.mode,
+            replication: plan.replication,
+            fault_after_ms: self.fault_after_ms,
+            sessions: evidence.sessions,
+            established: evidence.established,
+            broken,
+            broken_by,
+            broken_sessions,
+            outage_ms: Some(ms(probe.silent_ns)),
+            stall_ms: Summary::of(&stalls_ms),
+            probe_sent: probe.sent,
+            probe_lost: probe.lost,
+            holder: BeforeAfter {
+                before: Some(text(&evidence.holder_before)),
+                after: after.map(text),
+            },
+            epoch: BeforeAfter {
+                before: Some(evidence.epoch_before.clone()),
+                after: after.map(|_| evidence.epoch_after.clone()),
+            },
+            checks: evidence.checks.clone(),
+            void: void_reasons(evidence),
+            took_ms: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
+        };
+        RunOutcome { report, stalls_ms }
+    }
+}
+
+async fn sleep_until_ns(at_ns: u64) {
+    sleep(Duration::from_nanos(at_ns.saturating_sub(now_ns()))).await;
+}
+
+fn nanos(duration: Duration) -> u64 {
+    u64::try_from(duration.as_nanos()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn session(port: u16, server: Option<&str>) -> SessionReport {
+        SessionReport {
+            id: u32::from(port),
+            kind: Kind::Silent,
+            local: ([198, 18, 0, 200], port).into(),
+            server: server.map(str::to_owned),
+            sent: 0,
+            echoed: 0,
+            stall_ns: None,
+            broken: None,
+        }
+    }
+
+    fn connection(port: u16, protocol: &str, vip: &str, server: &str) -> Connection {
+        let text = format!(
+            r#"{{"protocol":"{protocol}","client":"198.18.0.200:{port}","vip":"{vip}",
+            "server":"{server}"}}"#
+        );
+        serde_json::from_str(&text).unwrap()
+    }
+
+    #[test]
+    fn only_connections_of_the_session_with_its_server_count_as_listed() {
+        let (vip, s1) = ("198.18.0.100:7", "198.18.0.11:7");
+        let sessions =
+            [session(1, None), session(2, Some("s1")), session(3, Some("s2")), session(4, None)];
+        let list = [
+            connection(1, "tcp", vip, s1),
+            connection(2, "PROTOCOL_TCP", vip, s1),
+            connection(3, "tcp", vip, s1),
+            connection(4, "udp", vip, s1),
+            connection(4, "tcp", "198.18.0.101:7", s1),
+            connection(4, "tcp", vip, "198.18.0.99:7"),
+        ];
+        let (listed, servers) = match_sessions("n1", Mode::Dr, &list, &sessions);
+        assert_eq!((listed.sessions, listed.listed), (4, 2));
+        assert_eq!(servers.len(), 3);
+    }
+
+    #[test]
+    fn a_silent_session_must_be_answered_by_the_server_that_was_chosen() {
+        let mut sessions = [
+            session(1, Some("s1")),
+            session(2, Some("s2")),
+            session(3, None),
+            session(4, Some("s3")),
+        ];
+        let known = [(1, "s1"), (2, "s1"), (3, "s1")]
+            .map(|(port, s)| (SocketAddr::from(([198, 18, 0, 200], port)), s.to_owned()));
+        check_servers(&mut sessions, &known.into());
+        let broken = sessions.map(|s| s.broken.map(|b| b.why));
+        assert_eq!(broken, [None, Some(Why::OtherServer), None, None]);
+    }
+
+    #[test]
+    fn two_workers_are_shown_only_by_a_connection_split_between_them() {
+        let with = |workers: &str| -> Connection {
+            serde_json::from_str(&format!(r#"{{"client":"c","server":"s","workers":{workers}}}"#))
+                .unwrap()
+        };
+        let split = with(
+            r#"[{"queue":0,"in_packets":5,"out_packets":0},{"queue":1,"in_packets":0,"out_packets":4}]"#,
+        );
+        let same = with(r#"[{"queue":1,"in_packets":5,"out_packets":4}]"#);
+        let mixed = with(
+            r#"[{"queue":0,"in_packets":5,"out_packets":1},{"queue":1,"in_packets":1,"out_packets":4}]"#,
+        );
+        let none = with("[]");
+        assert!(!two_workers(&[same.clone(), mixed.clone(), none.clone()]).passed);
+        let check = two_workers(&[same, mixed, none, split]);
+        assert!(check.passed && check.seen.starts_with("1 of 4"), "{}", check.seen);
+    }
+}

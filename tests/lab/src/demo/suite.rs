@@ -1,0 +1,273 @@
+//! Many series, as `make test` and `make test-full` run them: every fault, DR and NAT, and the
+//! proof that the demonstration can fail.
+
+use std::{
+    collections::VecDeque,
+    fs,
+    path::{Path, PathBuf},
+};
+
+use anyhow::{Result, bail};
+
+use super::{
+    fault::Fault,
+    report::{Report, Verdict},
+    series::{Series, origin, run_series, write_failed},
+    story::{self, Console},
+};
+use crate::{
+    cluster::{Cluster, Plan},
+    host::{names::Mode, sweep},
+};
+
+/// Every fault, in the order of the suite.
+pub const FAULTS: [Fault; 10] = [
+    Fault::None,
+    Fault::Kill,
+    Fault::Power,
+    Fault::Cut,
+    Fault::Pause,
+    Fault::Move,
+    Fault::Stop,
+    Fault::Leader,
+    Fault::Quorum,
+    Fault::Return,
+];
+
+/// One series of the suite.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Case {
+    /// The fault.
+    pub fault: Fault,
+    /// DR or NAT.
+    pub mode: Mode,
+    /// Runs.
+    pub runs: u32,
+    /// Whether connections are copied.
+    pub replication: bool,
+    /// Queues of the nodes' data links.
+    pub queues: u32,
+}
+
+impl Case {
+    /// What its report is called.
+    #[must_use]
+    pub fn name(&self) -> String {
+        let replication = if self.replication { "" } else { "-unreplicated" };
+        let queues = if self.queues > 1 { "-two-queues" } else { "" };
+        format!("{}-{}{replication}{queues}", self.mode.name(), self.fault.name())
+    }
+
+    /// What must come out.
+    #[must_use]
+    pub fn expected(&self) -> Verdict {
+        if self.replication { Verdict::Pass } else { Verdict::Broken }
+    }
+
+    fn same_cluster(&self, other: &Self) -> bool {
+        (self.mode, self.replication, self.queues) == (other.mode, other.replication, other.queues)
+    }
+}
+
+/// How much.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Extent {
+    /// One run of everything.
+    Quick,
+    /// The runs that the figures in the README come from.
+    Full,
+}
+
+/// The cases of a suite.
+#[must_use]
+pub fn cases(extent: Extent) -> Vec<Case> {
+    let case = |fault, mode, runs| Case { fault, mode, runs, replication: true, queues: 1 };
+    let runs = |fault, mode| match (extent, fault, mode) {
+        (Extent::Quick, _, _) => 1,
+        (Extent::Full, Fault::Kill | Fault::Power, Mode::Dr) => 20,
+        (Extent::Full, _, _) => 5,
+    };
+    let mut cases = Vec::new();
+    for mode in [Mode::Dr, Mode::Nat] {
+        cases.extend(FAULTS.map(|fault| case(fault, mode, runs(fault, mode))));
+    }
+    cases.push(Case { queues: 2, ..case(Fault::Kill, Mode::Nat, 1) });
+    cases.push(Case { replication: false, ..case(Fault::Kill, Mode::Dr, 1) });
+    cases
+}
+
+/// How to run a suite.
+#[derive(Clone, Debug)]
+pub struct Suite {
+    /// How much.
+    pub extent: Extent,
+    /// The cluster; mode, replication and queues come from the cases.
+    pub plan: Plan,
+    /// Sessions of each run.
+    pub sessions: u32,
+    /// The seed.
+    pub seed: u64,
+    /// Where the reports go.
+    pub reports: PathBuf,
+}
+
+/// Runs a suite; whether everything came out as it must. A case that has a report of this very
+/// commit with the right verdict in the folder is not run again, if `extent` is full.
+///
+/// # Errors
+/// When something cannot be removed or written.
+pub async fn run_suite(suite: &Suite, console: &mut Console) -> Result<bool> {
+    let mut table = String::new();
+    let mut good = true;
+    let mut left: VecDeque<Case> = cases(suite.extent).into();
+    while let Some(case) = left.pop_front() {
+        let mut batch = vec![case];
+        while left.front().is_some_and(|next| next.same_cluster(&case)) {
+            batch.extend(left.pop_front());
+        }
+        good &= run_batch(suite, &batch, console, &mut table).await?;
+    }
+    let count = |word: &str| table.lines().filter(|l| l.ends_with(word)).count();
+    let (passed, failed) = (count(" ok"), count(" FAILED"));
+    story::print(&format!("\n{table}\n{passed} passed, {failed} failed\n"));
+    Ok(good)
+}
+
+/// Runs the cases that share a cluster. After a set-up failure the next case gets a new one.
+async fn run_batch(
+    suite: &Suite,
+    batch: &[Case],
+    console: &mut Console,
+    table: &mut String,
+) -> Result<bool> {
+    let mut good = true;
+    let mut cluster: Option<Cluster> = None;
+    for case in batch {
+        let path = suite.reports.join(format!("{}.json", case.name()));
+        if suite.extent == Extent::Full
+            && let Some(report) = done_before(&path, case, suite)
+        {
+            table.push_str(&line(case, &report, true));
+            continue;
+        }
+        let plan = Plan {
+            mode: case.mode,
+            replication: case.replication,
+            queues: case.queues,
+            ..suite.plan.clone()
+        };
+        let series = Series {
+            fault: case.fault,
+            runs: case.runs,
+            sessions: suite.sessions,
+            seed: suite.seed,
+            report: path,
+        };
+        console.say(&format!("=== {} x {}", case.name(), case.runs));
+        let report = run_case(&mut cluster, &plan, &series, console).await?;
+        let as_expected = is_as_expected(case, &report, suite.extent);
+        table.push_str(&line(case, &report, as_expected));
+        good &= as_expected;
+    }
+    drop(cluster);
+    sweep::sweep(&suite.plan.tag)?;
+    Ok(good)
+}
+
+async fn run_case(
+    cluster: &mut Option<Cluster>,
+    plan: &Plan,
+    series: &Series,
+    console: &mut Console,
+) -> Result<Report> {
+    if cluster.is_none() {
+        sweep::sweep(&plan.tag)?;
+        match Cluster::start(plan.clone(), &mut |text| console.say(text)).await {
+            Ok(started) => *cluster = Some(started),
+            Err(error) => {
+                story::print(&format!("no cluster: {error:#}\n"));
+                return write_failed(series, plan, &error);
+            }
+        }
+    }
+    let Some(running) = cluster else { bail!("no cluster") };
+    let report = run_series(running, series, console).await?;
+    story::print(&story::of_series(&report, &series.report.display().to_string()));
+    if report.verdict() == Verdict::Void {
+        *cluster = None;
+    }
+    Ok(report)
+}
+
+/// What was promised of lost probes counts in the full suite only: `make test` asserts no times.
+fn is_as_expected(case: &Case, report: &Report, extent: Extent) -> bool {
+    let promised = case.fault.probe_loss_promised().filter(|_| extent == Extent::Full);
+    let lost_more = |most| report.runs.iter().any(|r| r.probe_lost > most);
+    report.verdict() == case.expected() && !promised.is_some_and(lost_more)
+}
+
+fn done_before(path: &Path, case: &Case, suite: &Suite) -> Option<Report> {
+    let report: Report = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
+    let commit = origin(0).commit;
+    let same = report.commit == commit && commit != "unknown" && !commit.ends_with("-dirty");
+    let whole = report.runs.len() == case.runs as usize;
+    let enough = report.sessions >= u64::from(suite.sessions) * u64::from(case.runs);
+    (same && whole && enough && is_as_expected(case, &report, suite.extent)).then_some(report)
+}
+
+fn line(case: &Case, report: &Report, as_expected: bool) -> String {
+    let number = |n: Option<f64>| n.map_or_else(|| "-".to_owned(), |n| format!("{n:.0}"));
+    format!(
+        "{:<26} {:>3} runs {:>6} sessions {:>6} broken  outage p50 {:>5} max {:>5}  \
+         stall p50 {:>5} max {:>5}  lost {:>5}  {}\n",
+        case.name(),
+        report.runs.len(),
+        report.sessions,
+        report.broken,
+        number(report.outage_ms.p50),
+        number(report.outage_ms.max),
+        number(report.stall_ms.p50),
+        number(report.stall_ms.max),
+        report.probe_lost,
+        if as_expected { "ok" } else { "FAILED" }
+    )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_full_suite_has_the_runs_that_were_promised() {
+        let cases = cases(Extent::Full);
+        for fault in FAULTS.into_iter().filter(|&f| f != Fault::None) {
+            let runs = |mode| {
+                let is = |c: &&Case| {
+                    c.fault == fault && c.mode == mode && c.replication && c.queues == 1
+                };
+                cases.iter().find(is).map_or(0, |c| c.runs)
+            };
+            let dr = if matches!(fault, Fault::Kill | Fault::Power) { 20 } else { 5 };
+            assert_eq!((runs(Mode::Dr), runs(Mode::Nat)), (dr, 5), "{fault:?}");
+        }
+        assert!(cases.iter().any(|c| c.queues == 2 && c.mode == Mode::Nat));
+    }
+
+    #[test]
+    fn the_quick_suite_has_every_fault_and_one_case_that_must_fail() {
+        let cases = cases(Extent::Quick);
+        for fault in FAULTS {
+            for mode in [Mode::Dr, Mode::Nat] {
+                assert!(cases.iter().any(|c| c.fault == fault && c.mode == mode));
+            }
+        }
+        let must_break: Vec<&Case> =
+            cases.iter().filter(|c| c.expected() == Verdict::Broken).collect();
+        assert_eq!(must_break.len(), 1);
+        assert!(!must_break[0].replication && must_break[0].fault == Fault::Kill);
+        let mut names: Vec<String> = cases.iter().map(Case::name).collect();
+        names.sort();
+        names.dedup();
+        assert_eq!(names.len(), cases.len());
+    }
+}

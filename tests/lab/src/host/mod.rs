@@ -1,0 +1,8 @@
+//! The hosts: namespaces, links and processes, and how all of it goes away again.
+
+pub mod exec;
+pub mod names;
+pub mod process;
+pub mod state;
+pub mod sweep;
+pub mod topology;

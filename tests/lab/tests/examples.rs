@@ -1,0 +1,52 @@
+//! The examples in `deploy/examples` are read and accepted as the daemons do it, and they are
+//! what the lab's network needs.
+
+#![allow(clippy::unwrap_used)]
+
+use std::{fs, path::Path};
+
+use steadfast_lab::{
+    cluster::running::{GROUP, SERVICE},
+    host::names::{GATEWAY, Mode, PORT, SERVERS, VIP},
+};
+use steadfast_model::document::{Document, Forwarding, Scheduler};
+
+fn example(mode: Mode) -> String {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
+    fs::read_to_string(root.join(format!("{}.yaml", mode.name()))).unwrap()
+}
+
+#[test]
+fn the_examples_describe_the_lab() {
+    for (mode, forwarding) in [(Mode::Dr, Forwarding::Dr), (Mode::Nat, Forwarding::Nat)] {
+        let document = Document::parse(&example(mode)).unwrap();
+        assert_eq!(document.groups.len(), 1);
+        assert_eq!(document.groups[0].addresses, [VIP]);
+        let gateways: &[std::net::Ipv4Addr] = if mode == Mode::Nat { &[GATEWAY] } else { &[] };
+        assert_eq!(document.groups[0].gateways, gateways);
+        assert_eq!(document.groups[0].name, GROUP);
+        assert_eq!(document.services.len(), 2);
+        assert_eq!(document.services[0].name, SERVICE);
+        for service in &document.services {
+            assert_eq!((service.address, service.port), (VIP.into(), PORT));
+            assert_eq!(service.forwarding, forwarding);
+            // Hashing must not be able to save what replication must.
+            assert_eq!(service.scheduler, Scheduler::Rr);
+            let servers: Vec<_> = service.servers.iter().map(|s| s.address).collect();
+            assert_eq!(servers, SERVERS.map(|n| mode.server_address(n)));
+            assert!(document.segment_of(servers[0]).is_some());
+        }
+    }
+}
+
+#[test]
+fn the_switches_that_the_lab_turns_are_there_exactly_once() {
+    for mode in [Mode::Dr, Mode::Nat] {
+        let text = example(mode);
+        assert_eq!(text.matches("replication: on").count(), 1);
+        // A write without quorum must be a real change.
+        let changed = text.replacen("weight: 1", "weight: 2", 1);
+        let (old, new) = (Document::parse(&text).unwrap(), Document::parse(&changed).unwrap());
+        assert_ne!(old, new);
+    }
+}
