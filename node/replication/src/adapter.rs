@@ -1,0 +1,183 @@
+//! The data plane's table, as replication sees it.
+//!
+//! Guarantees: what is copied is a conversation (never half-open), and its state is at least as new
+//! as the mark that led to it. The merge rules are those of the data plane's table.
+
+use std::sync::{
+    Arc,
+    atomic::{Ordering, fence},
+};
+
+use steadfast_dataplane::{
+    Applied as TableApplied, Class, Connection, Cursor, FlowKey, Origin, Protocol, Replica, Shared,
+    State, Sweep,
+};
+use steadfast_model::{Epoch, GroupId, ServerId, ServiceId};
+
+use crate::{
+    Applied, Authority, Deleted, Key, PROTOCOL_TCP, PROTOCOL_UDP, Record, Slot, Table, shard_of,
+};
+
+/// Connections looked at per lock of the table when it is swept.
+const SWEEP_BATCH: usize = 256;
+
+/// Times a look-up is repeated because the connection was replaced meanwhile.
+const FIND_TRIES_MAX: usize = 4;
+
+impl Table for Shared {
+    fn get(&self, key: &Key, slot: Slot) -> Option<Record> {
+        let flow = flow_of(key)?;
+        for _ in 0..FIND_TRIES_MAX {
+            let connection = self.table.find(&flow)?;
+            connection.live.sent_to.fetch_or(slot.bit(), Ordering::SeqCst);
+            // Pairs with the fence in the hook: either it sees the bit, or we see that the
+            // connection is dead.
+            fence(Ordering::SeqCst);
+            if !connection.live.is_dead() {
+                let state = connection.live.state();
+                return (state.class() != Class::HalfOpen)
+                    .then(|| record_of(*key, &connection, state));
+            }
+        }
+        None
+    }
+
+    fn walk(
+        &self,
+        shard: u8,
+        cursor: Cursor,
+        limit: usize,
+        visit: &mut dyn FnMut(&Key, GroupId),
+    ) -> Option<Cursor> {
+        let (found, next) = self.table.walk(cursor, limit);
+        for connection in found {
+            let key = key_of(&connection.record.key);
+            if shard_of(&key) == shard && connection.live.state().class() != Class::HalfOpen {
+                visit(&key, GroupId(connection.record.group.0));
+            }
+        }
+        next
+    }
+
+    fn apply(&self, record: &Record, authority: &Authority) -> Applied {
+        let (Some(key), Some(state)) = (flow_of(&record.key), State::from_u8(record.state)) else {
+            return Applied::Unfit;
+        };
+        if (state == State::Udp) != (key.protocol == Protocol::Udp) {
+            return Applied::Unfit;
+        }
+        let config = self.config.load();
+        let service = steadfast_dataplane::ServiceId(record.service.0);
+        let replica = Replica {
+            record: steadfast_dataplane::Record {
+                key,
+                server: record.server.0.into(),
+                target: None,
+                service,
+                group: record.group.0.into(),
+                incarnation: record.incarnation,
+                origin: origin_of(authority.epoch),
+            },
+            state,
+            //= Linux ip_vs_sync.c, ip_vs_proc_conn(): in_pkts starts at sync_threshold
+            in_pkts: config.service(service).map_or(0, |s| u64::from(s.spec.sync.threshold)),
+            donated: authority.donated,
+            snapshot: authority.generation,
+        };
+        match self.table.apply_replica(&replica, &config, authority.now_ns) {
+            TableApplied::Inserted => {
+                self.note_synced(&key, record.state);
+                Applied::Inserted
+            }
+            TableApplied::Replaced => {
+                self.note_synced(&key, record.state);
+                Applied::Replaced
+            }
+            TableApplied::Updated => Applied::Updated,
+            TableApplied::Kept => Applied::Kept,
+            TableApplied::Full => Applied::Full,
+        }
+    }
+
+    fn delete(&self, key: &Key, incarnation: u64, authority: &Authority) -> Deleted {
+        let Some(flow) = flow_of(key) else { return Deleted::Kept };
+        match self.table.delete_replica(&flow, incarnation, origin_of(authority.epoch)) {
+            Some(_) => Deleted::Removed,
+            None => Deleted::Kept,
+        }
+    }
+
+    fn sweep(&self, group: GroupId, shard: u8, authority: &Authority) -> usize {
+        let sweep = Sweep {
+            group: group.0.into(),
+            snapshot: authority.generation,
+            epoch: origin_of(authority.epoch),
+        };
+        let of_shard = |flow: &FlowKey| shard_of(&key_of(flow)) == shard;
+        let mut cursor = Some(Cursor::default());
+        let mut removed = 0;
+        while let Some(at) = cursor {
+            let (gone, next) = self.table.sweep(&sweep, &of_shard, at, SWEEP_BATCH);
+            removed += gone;
+            cursor = next;
+        }
+        removed
+    }
+}
+
+/// What the peer already knows need not be sent back to it when this node takes over.
+trait NoteSynced {
+    fn note_synced(&self, key: &FlowKey, state: u8);
+}
+
+impl NoteSynced for Shared {
+    //= Linux ip_vs_sync.c, ip_vs_proc_conn(): old_state is the state of the message
+    fn note_synced(&self, key: &FlowKey, state: u8) {
+        if let Some(connection) = self.table.find(key) {
+            connection.live.synced_state.store(state, Ordering::Relaxed);
+        }
+    }
+}
+
+/// The data plane's key; `None` for a protocol it does not balance.
+#[must_use]
+pub fn flow_of(key: &Key) -> Option<FlowKey> {
+    let protocol = match key.protocol {
+        PROTOCOL_TCP => Protocol::Tcp,
+        PROTOCOL_UDP => Protocol::Udp,
+        _ => return None,
+    };
+    let Key { client, client_port, vip, vip_port, .. } = *key;
+    Some(FlowKey { protocol, client, client_port, vip, vip_port })
+}
+
+/// The key on the wire.
+#[must_use]
+pub fn key_of(flow: &FlowKey) -> Key {
+    let FlowKey { protocol, client, client_port, vip, vip_port } = *flow;
+    let protocol = match protocol {
+        Protocol::Tcp => PROTOCOL_TCP,
+        Protocol::Udp => PROTOCOL_UDP,
+    };
+    Key { protocol, client, client_port, vip, vip_port }
+}
+
+/// The data plane's form of an epoch.
+#[must_use]
+pub fn origin_of(epoch: Epoch) -> Origin {
+    let Epoch { generation, grant_index, claim, node } = epoch;
+    Origin { generation, grant_index, claim, node: node.0 }
+}
+
+fn record_of(key: Key, connection: &Arc<Connection>, state: State) -> Record {
+    let record = &connection.record;
+    Record {
+        key,
+        group: GroupId(record.group.0),
+        service: ServiceId(record.service.0),
+        server: ServerId(record.server.0),
+        incarnation: record.incarnation,
+        state: state as u8,
+        flags: 0,
+    }
+}

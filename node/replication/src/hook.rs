@@ -1,0 +1,79 @@
+//! Watches the packet path and marks what the policy wants copied.
+//!
+//! Guarantees: a packet costs one look at the configuration and the policy's arithmetic; the lock
+//! of one shard is taken only when a key is marked, and nothing in there waits for a peer.
+
+use std::sync::{
+    Arc,
+    atomic::{Ordering, fence},
+};
+
+use steadfast_dataplane::{Connection, Removal, Shared, State, SyncHook};
+use steadfast_model::GroupId;
+
+use crate::{
+    DirtySet,
+    adapter::key_of,
+    policy::{self, Packet},
+};
+
+/// The observer to give to each worker and to the timer; cloning shares the dirty set.
+#[derive(Clone, Debug)]
+pub struct ReplicationHook {
+    shared: Arc<Shared>,
+    dirty: Arc<DirtySet>,
+}
+
+impl ReplicationHook {
+    /// Watches connections of `shared` and marks in `dirty`.
+    #[must_use]
+    pub fn new(shared: Arc<Shared>, dirty: Arc<DirtySet>) -> Self {
+        Self { shared, dirty }
+    }
+
+    fn mark(&self, connection: &Connection) {
+        self.dirty.mark(&key_of(&connection.record.key), GroupId(connection.record.group.0));
+    }
+}
+
+impl SyncHook for ReplicationHook {
+    fn forwarded(
+        &self,
+        connection: &Arc<Connection>,
+        old: State,
+        new: State,
+        in_pkts: u64,
+        now_ns: u64,
+    ) {
+        let config = self.shared.config.load();
+        // A service that is gone has no peers to tell: its connections end.
+        let Some(service) = config.service(connection.record.service) else { return };
+        let packet =
+            Packet { old, new, in_pkts, now_ns, timeout_ns: service.spec.timeouts.of_ns(new) };
+        let deviating = || !config.is_derivable(&connection.record);
+        if policy::wants(&service.spec.sync, &packet, &connection.live, deviating) {
+            self.mark(connection);
+        }
+    }
+
+    fn replied(&self, connection: &Arc<Connection>, old: State, new: State, _now_ns: u64) {
+        // IPVS never looks at replies, but one may be what establishes a connection.
+        if new != State::Established || old == new {
+            return;
+        }
+        let config = self.shared.config.load();
+        let Some(service) = config.service(connection.record.service) else { return };
+        if service.spec.sync.on_established || !config.is_derivable(&connection.record) {
+            self.mark(connection);
+        }
+    }
+
+    fn removed(&self, connection: &Arc<Connection>, _removal: Removal, _now_ns: u64) {
+        // The connection is dead by now. Pairs with the fence of a sender that looks it up.
+        fence(Ordering::SeqCst);
+        let sent_to = connection.live.sent_to.load(Ordering::SeqCst);
+        let record = &connection.record;
+        let group = GroupId(record.group.0);
+        self.dirty.mark_deleted(&key_of(&record.key), group, record.incarnation, sent_to);
+    }
+}

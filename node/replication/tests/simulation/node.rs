@@ -1,0 +1,195 @@
+//! A node: its table, its dirty set, its copies, its senders and receivers.
+
+use std::{collections::BTreeMap, sync::Arc};
+
+use steadfast_dataplane::{
+    Class, Config, ConfigSpec, Connection, FlowKey, Forwarding, Protocol, Provenance, Record,
+    Removal, SchedulerKind, ServerSpec, ServiceSpec, Shared, State, SyncHook, SyncSettings,
+    TableOptions, Timeouts,
+};
+use steadfast_model::{BootId, Epoch, GroupId, NodeId};
+use steadfast_replication::{
+    Copies, DirtySet, Local, Receiver, ReplicationHook, Sender, adapter::origin_of,
+};
+
+use crate::world::CLUSTER;
+
+pub(crate) struct Node {
+    pub(crate) id: NodeId,
+    pub(crate) boot: BootId,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) dirty: Arc<DirtySet>,
+    pub(crate) copies: Arc<Copies>,
+    pub(crate) hook: ReplicationHook,
+    pub(crate) senders: BTreeMap<(usize, u8), Sender>,
+    pub(crate) receivers: BTreeMap<(usize, u8), Receiver>,
+    pub(crate) donations_ended: Vec<(usize, GroupId)>,
+    incarnation: u64,
+}
+
+/// Key, server, incarnation, state: what must be the same on all nodes.
+pub(crate) type Contents = BTreeMap<FlowKey, (u32, u64, State)>;
+
+pub(crate) fn config(servers: u32) -> Config {
+    let server = |id: u32| ServerSpec {
+        id: id.into(),
+        addr: [198, 18, 0, 10 + id as u8].into(),
+        port: 80,
+        weight: 1,
+        drained: false,
+        up: true,
+    };
+    let service = |id: u32| ServiceSpec {
+        id: id.into(),
+        group: id.into(),
+        vip: [198, 18, 0, 100 + id as u8].into(),
+        port: 80,
+        protocol: Protocol::Tcp,
+        scheduler: SchedulerKind::Rr,
+        forwarding: Forwarding::Dr,
+        servers: (1..=servers).map(|n| server(id * 10 + n)).collect(),
+        timeouts: Timeouts::default(),
+        sync: SyncSettings::default(),
+    };
+    let group = |id: u32| steadfast_dataplane::GroupSpec {
+        id: id.into(),
+        vips: vec![[198, 18, 0, 100 + id as u8].into()],
+        ..Default::default()
+    };
+    let spec = ConfigSpec {
+        generation: 1,
+        groups: vec![group(1), group(2)],
+        services: vec![service(1), service(2)],
+        workers: 1,
+    };
+    Config::compile(spec, None).expect("the test's configuration compiles")
+}
+
+pub(crate) fn key(group: GroupId, client_port: u16) -> FlowKey {
+    FlowKey {
+        protocol: Protocol::Tcp,
+        client: [198, 18, 1, 1].into(),
+        client_port,
+        vip: [198, 18, 0, 100 + group.0 as u8].into(),
+        vip_port: 80,
+    }
+}
+
+impl Node {
+    pub(crate) fn new(id: u32, boot: u64, connections_max: usize, dirty: DirtySet) -> Self {
+        let options = TableOptions { connections_max, seed: [1, 2] };
+        let shared = Arc::new(Shared::new(options));
+        shared.set_config(config(3));
+        let dirty = Arc::new(dirty);
+        Self {
+            id: NodeId(id),
+            boot: BootId(boot),
+            hook: ReplicationHook::new(Arc::clone(&shared), Arc::clone(&dirty)),
+            shared,
+            dirty,
+            copies: Arc::default(),
+            senders: BTreeMap::new(),
+            receivers: BTreeMap::new(),
+            donations_ended: Vec::new(),
+            incarnation: 0,
+        }
+    }
+
+    pub(crate) fn local(&self) -> Local {
+        Local { cluster: CLUSTER, node: self.id, boot: self.boot }
+    }
+
+    /// A SYN and what answers it: the connection is established here.
+    pub(crate) fn connect(
+        &mut self,
+        now: u64,
+        group: GroupId,
+        port: u16,
+        server: u32,
+        epoch: Epoch,
+    ) {
+        let half_open = self.open(now, group, port, server, epoch);
+        self.packet(now, &half_open, State::Established);
+    }
+
+    /// A SYN.
+    pub(crate) fn open(
+        &mut self,
+        now: u64,
+        group: GroupId,
+        port: u16,
+        server: u32,
+        epoch: Epoch,
+    ) -> Arc<Connection> {
+        self.incarnation += 1;
+        let record = Record {
+            key: key(group, port),
+            server: (group.0 * 10 + server).into(),
+            target: None,
+            service: group.0.into(),
+            group: group.0.into(),
+            incarnation: self.incarnation,
+            origin: origin_of(epoch),
+        };
+        let record = Record { target: self.shared.config.load().target(record.server), ..record };
+        let connection = Connection::new(record, State::None, Provenance::Local, now);
+        let mut evicted = Vec::new();
+        let connection = self
+            .shared
+            .table
+            .insert(connection, &Timeouts::default(), &mut evicted)
+            .expect("the key is free and the table has room");
+        assert!(evicted.is_empty());
+        self.hook.created(&connection, now);
+        self.packet(now, &connection, State::SynRecv);
+        connection
+    }
+
+    /// An inbound packet that moves a connection to `state`.
+    pub(crate) fn packet(&self, now: u64, connection: &Arc<Connection>, state: State) {
+        let old = connection.live.state();
+        assert!(connection.live.swap_state(old, state));
+        connection.live.touch(now);
+        let count = connection.live.count_in();
+        self.shared.table.changed(connection, &Timeouts::default());
+        self.hook.forwarded(connection, old, state, count, now);
+    }
+
+    pub(crate) fn find(&self, group: GroupId, port: u16) -> Option<Arc<Connection>> {
+        self.shared.table.find(&key(group, port))
+    }
+
+    /// A connection ends here by itself.
+    pub(crate) fn remove(&self, now: u64, group: GroupId, port: u16, why: Removal) -> bool {
+        let Some(found) = self.find(group, port) else { return false };
+        let gone = self.shared.table.remove(&found.record.key, found.record.incarnation);
+        let gone = gone.expect("nobody else removes here");
+        self.hook.removed(&gone, why, now);
+        true
+    }
+
+    /// Conversations of a group.
+    pub(crate) fn contents(&self, group: GroupId) -> Contents {
+        let mut contents = Contents::new();
+        let mut cursor = Some(steadfast_dataplane::Cursor::default());
+        while let Some(at) = cursor {
+            let (found, next) = self.shared.table.walk(at, 1000);
+            cursor = next;
+            for connection in found {
+                let record = &connection.record;
+                let state = connection.live.state();
+                if record.group.0 == group.0 && state.class() != Class::HalfOpen {
+                    contents.insert(record.key, (record.server.0, record.incarnation, state));
+                }
+            }
+        }
+        contents
+    }
+
+    pub(crate) fn sum<T>(&self, count: impl Fn(&Sender) -> T) -> T
+    where
+        T: std::iter::Sum,
+    {
+        self.senders.values().map(count).sum()
+    }
+}
