@@ -1,3 +1,93 @@
-//! The Steadfast daemon.
+//! The Steadfast daemon: wires the parts together.
 
-fn main() {}
+mod api;
+mod clock;
+mod daemon;
+mod health;
+mod identity;
+mod join;
+mod kernel;
+mod local_file;
+mod member;
+mod owner;
+mod plane;
+mod propose;
+mod replicate;
+mod replicated;
+mod steward;
+
+use std::{path::PathBuf, process::ExitCode};
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+
+use crate::local_file::LocalFile;
+
+/// The Steadfast daemon: forwards packets for virtual IPs, and takes part in deciding who
+/// announces them.
+///
+/// A new daemon belongs to no cluster: `clusterctl init` makes one, `clusterctl join TOKEN` joins
+/// one. SIGTERM moves what it holds to other nodes and ends it; a second SIGTERM ends it at once.
+/// SIGKILL leaves the steering program attached, so that packets for the virtual IPs are dropped
+/// and never answered by the kernel; `clusterctl detach` removes it.
+///
+/// Example: clusterd --config /etc/steadfast/clusterd.yaml
+#[derive(Debug, Parser)]
+#[command(version, about, long_about, verbatim_doc_comment)]
+struct Arguments {
+    /// The local file: instance, data_dir, listen, socket, bpffs.
+    #[arg(long, default_value = "/etc/steadfast/clusterd.yaml")]
+    config: PathBuf,
+    /// What to log, such as `info` or `clusterd=debug,info`.
+    #[arg(long, default_value = "info", env = "STEADFAST_LOG")]
+    log: String,
+    /// Log one JSON object a line.
+    #[arg(long)]
+    log_json: bool,
+}
+
+/// Exit code for a command line or local file that cannot be used (sysexits.h, EX_CONFIG).
+const EXIT_CONFIG: u8 = 78;
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let filter = match EnvFilter::try_new(&arguments.log) {
+        Ok(filter) => filter,
+        Err(error) => {
+            eprintln!("clusterd: --log {}: {error}", arguments.log);
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let log = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    if arguments.log_json {
+        log.json().init();
+    } else {
+        log.with_ansi(false).init();
+    }
+    let local = match LocalFile::read(&arguments.config) {
+        Ok(local) => local,
+        Err(error) => {
+            eprintln!("clusterd: {error:#}");
+            return ExitCode::from(EXIT_CONFIG);
+        }
+    };
+    let runtime = match tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .thread_name("control")
+        .enable_all()
+        .build()
+    {
+        Ok(runtime) => runtime,
+        Err(error) => {
+            eprintln!("clusterd: cannot start threads: {error}");
+            return ExitCode::FAILURE;
+        }
+    };
+    match runtime.block_on(daemon::run(local)) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}

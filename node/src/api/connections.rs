@@ -1,0 +1,173 @@
+//! `ListConnections`: the table of this node.
+
+use std::{collections::BTreeMap, net::SocketAddr};
+
+use steadfast_dataplane::{self as dp, Cursor, Provenance};
+use steadfast_model::ClusterState;
+use steadfast_proto::v1::{
+    self, ListConnectionsReply, ListConnectionsRequest, Origin, Protocol, Reason,
+};
+use tonic::Status;
+
+use super::error::refuse;
+use crate::{clock, member::Member, plane::compile::epoch};
+
+/// Connections in one message.
+const BATCH: usize = 1_000;
+
+/// Entries looked at per lock of the table.
+const WALK: usize = 1_024;
+
+/// Connections that one call returns at most; the total counts them all.
+const LIST_MAX: usize = 1_000_000;
+
+/// What the request filters by, resolved.
+struct Filter {
+    group: Option<dp::GroupId>,
+    service: Option<dp::ServiceId>,
+    server: Option<dp::ServerId>,
+    client: Option<std::net::IpAddr>,
+    origin: Origin,
+}
+
+/// All batches.
+pub(crate) fn list(
+    member: &Member,
+    request: &ListConnectionsRequest,
+) -> Result<Vec<ListConnectionsReply>, Status> {
+    let state = member.state();
+    let filter = filter(&state, request)?;
+    let limit = request.limit.map_or(LIST_MAX, |l| usize::try_from(l).unwrap_or(LIST_MAX));
+    let limit = limit.min(LIST_MAX);
+    let names = Names::of(&state);
+    let config = member.plane.shared.config.load();
+    let now = clock::now_ns();
+    let (mut total, mut found) = (0_u64, Vec::new());
+    let mut cursor = Some(Cursor::default());
+    while let Some(at) = cursor {
+        let (connections, next) = member.plane.shared.table.walk(at, WALK);
+        cursor = next;
+        for connection in connections {
+            if !filter.matches(&connection) {
+                continue;
+            }
+            total += 1;
+            if found.len() < limit {
+                found.push(describe(&connection, &config, &names, now));
+            }
+        }
+    }
+    let mut batches: Vec<ListConnectionsReply> = found
+        .chunks(BATCH)
+        .map(|chunk| ListConnectionsReply { total, connections: chunk.to_vec() })
+        .collect();
+    if batches.is_empty() {
+        batches.push(ListConnectionsReply { total, connections: Vec::new() });
+    }
+    Ok(batches)
+}
+
+impl Filter {
+    fn matches(&self, connection: &dp::Connection) -> bool {
+        let record = &connection.record;
+        let origin = match self.origin {
+            Origin::Unspecified => true,
+            wanted => wanted == origin(connection),
+        };
+        origin
+            && self.group.is_none_or(|g| g == record.group)
+            && self.service.is_none_or(|s| s == record.service)
+            && self.server.is_none_or(|s| s == record.server)
+            && self.client.is_none_or(|c| c == record.key.client)
+    }
+}
+
+fn filter(state: &ClusterState, request: &ListConnectionsRequest) -> Result<Filter, Status> {
+    let missing = |what: &str, name: &str| {
+        refuse(Reason::NotFound, format!("there is no {what} `{name}`"), "`clusterctl status` shows them")
+    };
+    let group = match request.group.as_str() {
+        "" => None,
+        name => {
+            let found = state.groups.values().find(|g| g.spec.name == name || g.id.0.to_string() == name);
+            Some(dp::GroupId(found.ok_or_else(|| missing("group", name))?.id.0))
+        }
+    };
+    let service = match request.service.as_str() {
+        "" => None,
+        name => {
+            let found =
+                state.services.values().find(|s| s.spec.name == name || s.id.0.to_string() == name);
+            Some(dp::ServiceId(found.ok_or_else(|| missing("service", name))?.id.0))
+        }
+    };
+    let client = match request.client_address.as_str() {
+        "" => None,
+        text => Some(text.parse().map_err(|_| {
+            refuse(
+                Reason::InvalidArgument,
+                format!("`{text}` is no address"),
+                "write an address without a port",
+            )
+        })?),
+    };
+    let server = request.server_id.map(dp::ServerId);
+    Ok(Filter { group, service, server, client, origin: request.origin() })
+}
+
+/// Names by the ids of the data plane.
+struct Names {
+    groups: BTreeMap<u32, String>,
+    services: BTreeMap<u32, String>,
+}
+
+impl Names {
+    fn of(state: &ClusterState) -> Self {
+        Self {
+            groups: state.groups.values().map(|g| (g.id.0, g.spec.name.clone())).collect(),
+            services: state.services.values().map(|s| (s.id.0, s.spec.name.clone())).collect(),
+        }
+    }
+}
+
+fn origin(connection: &dp::Connection) -> Origin {
+    match connection.live.provenance() {
+        Provenance::Local => Origin::Local,
+        _ => Origin::Replica,
+    }
+}
+
+fn describe(
+    connection: &dp::Connection,
+    config: &dp::Config,
+    names: &Names,
+    now: u64,
+) -> v1::Connection {
+    let (record, live) = (&connection.record, &connection.live);
+    let at = |address, port| SocketAddr::new(address, port).to_string();
+    let state = live.state();
+    let protocol = match record.key.protocol {
+        dp::Protocol::Tcp => Protocol::Tcp,
+        dp::Protocol::Udp => Protocol::Udp,
+    };
+    let timeout_ns = config.timeouts(record.service).of_ns(state);
+    let named = |names: &BTreeMap<u32, String>, id: u32| names.get(&id).cloned().unwrap_or_default();
+    v1::Connection {
+        protocol: protocol.into(),
+        client: at(record.key.client, record.key.client_port),
+        vip: at(record.key.vip, record.key.vip_port),
+        server: record.target.map(|t| at(t.addr, t.port)).unwrap_or_default(),
+        server_id: record.server.0,
+        service: named(&names.services, record.service.0),
+        state: state.name().to_owned(),
+        origin: origin(connection).into(),
+        idle_ms: now.saturating_sub(live.last_seen_ns()) / 1_000_000,
+        timeout_ms: timeout_ns / 1_000_000,
+        in_packets: live.in_pkts(),
+        out_packets: live.out_pkts(),
+        epoch: epoch(record.origin).to_string(),
+        incarnation: record.incarnation,
+        group: named(&names.groups, record.group.0),
+        workers: Vec::new(),
+    }
+}

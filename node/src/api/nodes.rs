@@ -1,0 +1,126 @@
+//! `NodeRemove`, `NodePromote`, `NodeCordon` and `Detach`.
+
+use steadfast_model::{ClusterState, Command, NodeId, Response};
+use steadfast_ownership::Role;
+use steadfast_proto::v1::{
+    DetachReply, NodeCordonReply, NodeCordonRequest, NodePromoteReply, NodeRef, NodeRemoveReply,
+    Reason,
+};
+use tonic::Status;
+
+use super::error::{local_failure, propose_failure, refuse, rejected};
+use crate::{
+    daemon::Node,
+    member::Member,
+    plane::{DataPlane, Pins},
+};
+
+/// A node by name or id.
+pub(crate) fn find(state: &ClusterState, reference: &str) -> Result<NodeId, Status> {
+    state.find_node(reference).map_err(|why| {
+        let ambiguous = why.contains("are called");
+        let reason = if ambiguous { Reason::AmbiguousName } else { Reason::NotFound };
+        refuse(reason, why, "`clusterctl node list` shows them")
+    })
+}
+
+/// A node for the API; one that is gone keeps its number.
+pub(crate) fn node_ref(state: &ClusterState, id: NodeId) -> NodeRef {
+    let name = state.nodes.get(&id).map(|n| n.name.clone()).unwrap_or_default();
+    NodeRef { id: id.0, name }
+}
+
+/// Takes a node out of the cluster for good.
+pub(crate) async fn remove(member: &Member, reference: &str) -> Result<NodeRemoveReply, Status> {
+    let state = member.state();
+    let id = find(&state, reference)?;
+    let held: Vec<String> = state
+        .groups
+        .values()
+        .filter(|g| super::groups::role_of(member, g.id).is_some_and(|(holder, _)| holder == id))
+        .map(|g| g.spec.name.clone())
+        .collect();
+    if !held.is_empty() {
+        return Err(refuse(
+            Reason::NodeInUse,
+            format!("node {id} holds {}", held.join(", ")),
+            "move them away first: clusterctl vip move GROUP --to NODE",
+        ));
+    }
+    let node = Some(node_ref(&state, id));
+    match member.propose(Command::RemoveNode { node: id }).await {
+        Ok(Response::Rejected(why)) => Err(rejected(&why, "")),
+        Ok(_) => {
+            // The leader takes it out of the Raft members next; wait so that what follows, such
+            // as a promotion, counts without it.
+            let gone = async {
+                while member.raft.membership().contains(id.0) {
+                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
+                }
+            };
+            let within = std::time::Duration::from_secs(5);
+            if tokio::time::timeout(within, gone).await.is_err() {
+                tracing::warn!(%id, "removed, but still among the Raft members");
+            }
+            Ok(NodeRemoveReply { node })
+        }
+        Err(error) => Err(propose_failure(&error)),
+    }
+}
+
+/// Makes a learner a voter.
+pub(crate) async fn promote(member: &Member, reference: &str) -> Result<NodePromoteReply, Status> {
+    let state = member.state();
+    let id = find(&state, reference)?;
+    let node = Some(node_ref(&state, id));
+    if member.is_voter(id) {
+        return Ok(NodePromoteReply { node, changed: false });
+    }
+    member.proposer.promote(vec![id]).await.map_err(|e| propose_failure(&e))?;
+    Ok(NodePromoteReply { node, changed: true })
+}
+
+/// Cordons a node or ends that.
+pub(crate) async fn cordon(
+    member: &Member,
+    request: &NodeCordonRequest,
+) -> Result<NodeCordonReply, Status> {
+    let state = member.state();
+    let id = find(&state, &request.node)?;
+    let was = state.nodes.get(&id).is_some_and(|n| n.cordoned);
+    let cordoned = request.cordon;
+    match member.propose(Command::Cordon { node: id, cordoned }).await {
+        Ok(Response::Rejected(why)) => Err(rejected(&why, "")),
+        Ok(_) => {
+            let node = Some(node_ref(&state, id));
+            Ok(NodeCordonReply { node, cordoned, changed: was != cordoned })
+        }
+        Err(error) => Err(propose_failure(&error)),
+    }
+}
+
+/// Takes the steering programs off this node's interfaces.
+pub(crate) fn detach(node: &Node) -> Result<DetachReply, Status> {
+    let member = node.member();
+    let holds = member.as_ref().is_some_and(|m| {
+        m.roles.all().values().any(|now| now.role == Role::Holder)
+    });
+    if holds {
+        return Err(refuse(
+            Reason::NodeInUse,
+            "this node holds groups: without the steering program nobody would serve them",
+            "move them away first: clusterctl vip move GROUP --to NODE",
+        ));
+    }
+    let pins =
+        Pins { bpffs: node.local.bpffs.clone(), instance: node.local.instance.clone() };
+    let interfaces: Vec<String> =
+        node.kernel.borrow().interfaces.values().map(|i| i.name.clone()).collect();
+    let pinned: Vec<String> = interfaces
+        .into_iter()
+        .filter(|name| pins.bpffs.join(&pins.instance).join(name).exists())
+        .collect();
+    DataPlane::detach(&pins, &pinned).map_err(|e| local_failure(&e))?;
+    let node = member.map(|m| node_ref(&m.state(), m.id()));
+    Ok(DetachReply { node, interfaces: pinned })
+}

@@ -1,0 +1,442 @@
+//! `Status`: everything on one screen, from local memory.
+
+use std::collections::BTreeMap;
+
+use steadfast_dataplane::{self as dp, Class, Cursor, Reason, Sent};
+use steadfast_model::{ClusterState, NodeId};
+use steadfast_ownership::{Completeness, Path, PeerStatus, Role, SegmentId, Status as View};
+use steadfast_proto::v1;
+use tonic::Status;
+
+use super::{
+    groups::{epoch_message, role_of},
+    membership::role,
+    nodes::node_ref,
+};
+use crate::{clock, daemon::Node, member::Member};
+
+/// Entries looked at per lock of the table.
+const WALK: usize = 1_024;
+
+/// A write that a majority acknowledged within so long shows a quorum.
+const QUORUM_AGE_MAX_MS: u64 = 1_000;
+
+/// What this node knows.
+pub(crate) async fn status(node: &Node, member: &Member) -> Result<v1::StatusReply, Status> {
+    let view = member
+        .owner
+        .status()
+        .await
+        .ok_or_else(|| Status::internal("the ownership thread has ended; see the log"))?;
+    let state = member.state();
+    let metrics = member.raft.metrics();
+    let leader = metrics.leader.map(NodeId);
+    let cluster = state.cluster.as_ref();
+    let quorum_ack_age_ms = metrics.quorum_ack_age_ms;
+    let has_quorum = match leader {
+        Some(id) if id == member.id() => {
+            metrics.quorum_ack_age_ms.is_some_and(|age| age < QUORUM_AGE_MAX_MS)
+        }
+        Some(id) => view.peers.iter().any(|p| p.node == id && !p.silent),
+        None => false,
+    };
+    let warnings = warnings(member, &state, &view, has_quorum);
+    Ok(v1::StatusReply {
+        cluster_name: cluster.map(|c| c.name.clone()).unwrap_or_default(),
+        cluster_id: format!("{:016x}", member.identity().cluster_id),
+        generation: cluster.map_or(0, |c| c.generation),
+        serving_node: Some(node_ref(&state, member.id())),
+        serving_boot_id: member.boot().to_string(),
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        leader: leader.map(|id| node_ref(&state, id)),
+        has_quorum,
+        quorum_ack_age_ms,
+        applied_index: metrics.applied_index.unwrap_or(0),
+        config_revision: state.config.revision,
+        nodes: state.nodes.values().map(|n| node_message(member, &state, &view, n, leader)).collect(),
+        groups: state.groups.values().map(|g| group_message(member, &state, &view, g)).collect(),
+        services: services(member, &state),
+        local: Some(local(node, member, &state, &view)),
+        warnings,
+    })
+}
+
+fn node_message(
+    member: &Member,
+    state: &ClusterState,
+    view: &View,
+    node: &steadfast_model::Node,
+    leader: Option<NodeId>,
+) -> v1::Node {
+    let own = node.id == member.id();
+    let peer = view.peers.iter().find(|p| p.node == node.id);
+    let silence_ms = silence_ms(state);
+    let paths = peer.map(|p| paths(state, p, silence_ms)).unwrap_or_default();
+    let boot = if own { Some(member.boot()) } else { peer.and_then(|p| p.boot) };
+    let version = if own { env!("CARGO_PKG_VERSION").to_owned() } else { String::new() };
+    v1::Node {
+        id: node.id.0,
+        name: node.name.clone(),
+        addresses: Some(v1::NodeAddresses {
+            api: node.api.to_string(),
+            control: node.control.to_string(),
+            replication: node.replication.to_string(),
+        }),
+        role: role(member.is_voter(node.id)).into(),
+        cordoned: node.cordoned,
+        alive: own || peer.is_some_and(|p| !p.silent),
+        paths,
+        boot_id: boot.map(|b| b.to_string()).unwrap_or_default(),
+        version,
+        is_leader: leader == Some(node.id),
+    }
+}
+
+fn paths(state: &ClusterState, peer: &PeerStatus, silence_ms: u64) -> Vec<v1::NodePath> {
+    let name = |path: &Path| match path {
+        Path::Peer => "control".to_owned(),
+        Path::Segment(SegmentId(number)) => state
+            .segments
+            .get(number)
+            .map_or_else(|| format!("segment {number}"), |s| s.name.clone()),
+    };
+    let shown = peer.paths.iter().map(|(path, age_us)| {
+        let age_ms = age_us / 1_000;
+        v1::NodePath { name: name(path), last_heard_ms: Some(age_ms), alive: age_ms < silence_ms }
+    });
+    shown.collect()
+}
+
+fn silence_ms(state: &ClusterState) -> u64 {
+    let beacon = &state.settings().beacon;
+    u64::from(beacon.interval_ms) * u64::from(beacon.silent_after)
+}
+
+fn group_message(
+    member: &Member,
+    state: &ClusterState,
+    view: &View,
+    group: &steadfast_model::Group,
+) -> v1::Group {
+    let own = view.groups.iter().find(|g| g.group == group.id);
+    let holder = role_of(member, group.id);
+    let now_us = clock::now_ns() / 1_000;
+    let candidates: Vec<NodeId> =
+        group.grant.as_ref().map(|g| g.candidates.clone()).unwrap_or_default();
+    let names = |number: &u16| state.segments.get(number).map(|s| s.name.clone());
+    let addresses = group.spec.addresses.iter().chain(&group.spec.gateways);
+    let copies = state.nodes.keys().map(|node| copy(member, state, view, group, *node));
+    v1::Group {
+        id: group.id.0,
+        name: group.spec.name.clone(),
+        addresses: addresses.map(ToString::to_string).collect(),
+        segments: group.segments.iter().filter_map(names).collect(),
+        holder: holder.map(|(id, _)| node_ref(state, id)),
+        epoch: own.map(|g| g.epoch).filter(|e| e.generation > 0).map(epoch_message),
+        announcing_here: own.is_some_and(|g| g.announcing),
+        since_ms: own.map(|g| now_us.saturating_sub(g.since.0) / 1_000),
+        candidates: candidates.iter().map(|id| node_ref(state, *id)).collect(),
+        copies: copies.collect(),
+    }
+}
+
+/// How good a node's copy of a group is, as far as this node knows: its own from its own
+/// accounts, another's from its beacons.
+fn copy(
+    member: &Member,
+    state: &ClusterState,
+    view: &View,
+    group: &steadfast_model::Group,
+    node: NodeId,
+) -> v1::GroupCopy {
+    let holder = role_of(member, group.id).map(|(id, _)| id);
+    let own = view.groups.iter().find(|g| g.group == group.id);
+    let known = if node == member.id() {
+        own.and_then(|g| g.copy)
+    } else {
+        let peer = view.peers.iter().find(|p| p.node == node && !p.silent);
+        peer.and_then(|p| {
+            p.copies.iter().find(|(of, _)| Some(*of) == holder).map(|(_, copy)| *copy)
+        })
+    };
+    let copy_state = match known {
+        _ if holder == Some(node) => v1::CopyState::Holder,
+        Some(Completeness::Complete) => v1::CopyState::Complete,
+        Some(Completeness::Stale) => v1::CopyState::Stale,
+        Some(Completeness::Empty) => v1::CopyState::Empty,
+        None => v1::CopyState::Unspecified,
+    };
+    let figures = member.replicator.figures();
+    let sent = figures.get(&node).map(|f| &f.sent).filter(|_| holder == Some(member.id()));
+    v1::GroupCopy {
+        node: Some(node_ref(state, node)),
+        state: copy_state.into(),
+        lag_ms: sent.map(|s| s.values().map(|m| m.lag_ns).max().unwrap_or(0) / 1_000_000),
+        unacked: sent.map(|s| s.values().map(|m| m.unacked_records + m.waiting).sum()),
+    }
+}
+
+fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
+    let config = member.plane.shared.config.load();
+    let mut counts: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
+    let mut cursor = Some(Cursor::default());
+    while let Some(at) = cursor {
+        let (connections, next) = member.plane.shared.table.walk(at, WALK);
+        cursor = next;
+        for connection in connections {
+            let entry = counts.entry(connection.record.server.0).or_default();
+            if connection.live.state().class() == Class::Established {
+                entry.0 += 1;
+            } else {
+                entry.1 += 1;
+            }
+        }
+    }
+    let services = state.services.values().map(|service| {
+        let spec = &service.spec;
+        let servers = spec.servers.iter().zip(&service.servers).enumerate();
+        let servers = servers.map(|(i, (server, id))| {
+            let totals = config
+                .server(dp::ServerId(id.0))
+                .and_then(|(s, at)| s.counters(at))
+                .map(|c| c.totals())
+                .unwrap_or_default();
+            let (active_conns, inactive_conns) = counts.get(&id.0).copied().unwrap_or_default();
+            let checks = member.health.checks(service, i).into_iter().map(|(node, check)| {
+                let check_state = match check.up {
+                    Some(true) => v1::CheckState::Up,
+                    Some(false) => v1::CheckState::Down,
+                    None => v1::CheckState::Unspecified,
+                };
+                v1::ServerCheck {
+                    node: Some(node_ref(state, node)),
+                    state: check_state.into(),
+                    age_ms: check.age_ms,
+                    detail: check.detail,
+                }
+            });
+            v1::Server {
+                id: id.0,
+                address: server.address.to_string(),
+                port: server.port.into(),
+                weight: server.weight,
+                up: member.health.is_up(service, i),
+                active_conns,
+                inactive_conns,
+                conns_total: totals.conns,
+                in_packets: totals.in_pkts,
+                in_bytes: totals.in_bytes,
+                out_packets: totals.out_pkts,
+                out_bytes: totals.out_bytes,
+                checks: checks.collect(),
+            }
+        });
+        let protocol = match spec.protocol {
+            steadfast_model::document::Protocol::Tcp => v1::Protocol::Tcp,
+            steadfast_model::document::Protocol::Udp => v1::Protocol::Udp,
+        };
+        let forwarding = match spec.forwarding {
+            steadfast_model::document::Forwarding::Dr => v1::Forwarding::Dr,
+            steadfast_model::document::Forwarding::Nat => v1::Forwarding::Nat,
+        };
+        v1::Service {
+            id: service.id.0,
+            name: spec.name.clone(),
+            group: spec.group.clone(),
+            group_id: service.group.0,
+            vip: spec.address.to_string(),
+            port: spec.port.into(),
+            protocol: protocol.into(),
+            scheduler: spec.scheduler.name().to_owned(),
+            forwarding: forwarding.into(),
+            servers: servers.collect(),
+        }
+    });
+    services.collect()
+}
+
+fn local(node: &Node, member: &Member, state: &ClusterState, view: &View) -> v1::LocalStatus {
+    let workers = member.plane.workers();
+    let gap = member.owner.gap_max_us.load(std::sync::atomic::Ordering::Relaxed);
+    let forwarded = workers.iter().map(|w| {
+        w.counters.sent(Sent::Forwarded) + w.counters.sent(Sent::Returned)
+    });
+    v1::LocalStatus {
+        interfaces: interfaces(node, member, state),
+        forwarded_packets: forwarded.sum(),
+        workers: workers.iter().map(|w| worker(w)).collect(),
+        connections: member.plane.shared.table.len() as u64,
+        connections_max: member.plane.shared.table.connections_max() as u64,
+        beacons: beacons(view),
+        replication: replication(member, state),
+        ownership_loop_gap_max_us: gap,
+        uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
+    }
+}
+
+fn worker(status: &crate::plane::WorkerStatus) -> v1::Worker {
+    use std::sync::atomic::Ordering::Relaxed;
+    let counters = &status.counters;
+    let mut drops: BTreeMap<String, u64> = Reason::ALL
+        .iter()
+        .map(|reason| (reason.name().to_owned(), counters.dropped(*reason)))
+        .filter(|(_, count)| *count > 0)
+        .collect();
+    let failed = status.send_failed.load(Relaxed);
+    if failed > 0 {
+        drops.insert("send_failed".to_owned(), failed);
+    }
+    let sent = [Sent::Forwarded, Sent::Returned, Sent::Relayed, Sent::Answered];
+    v1::Worker {
+        queue: status.queue,
+        rx_packets: counters.received(),
+        tx_packets: sent.iter().map(|s| counters.sent(*s)).sum(),
+        forwarded_in: counters.sent(Sent::Forwarded),
+        forwarded_out: counters.sent(Sent::Returned),
+        relayed: counters.sent(Sent::Relayed),
+        held_back: counters.dropped(Reason::HeldBack),
+        drops,
+        loop_gap_max_us: status.gap_max_ns.load(Relaxed) / 1_000,
+    }
+}
+
+fn interfaces(node: &Node, member: &Member, state: &ClusterState) -> Vec<v1::Interface> {
+    let view = node.kernel.borrow();
+    let ports = member.plane.ports();
+    let shown = ports.iter().map(|port| {
+        let sockets = port.sockets();
+        let first = sockets.values().find_map(|s| s.as_ref().ok());
+        let bind_mode = match first.map(|s| s.mode) {
+            Some(af_xdp::Mode::ZeroCopy) => v1::BindMode::ZeroCopy,
+            Some(af_xdp::Mode::Copy) => v1::BindMode::Copy,
+            None => v1::BindMode::Unspecified,
+        };
+        let failed: Vec<&str> =
+            sockets.values().filter_map(|s| s.as_ref().err()).map(String::as_str).collect();
+        let why = first.map(|s| s.fallback.clone()).unwrap_or_default();
+        let bind_reason = if failed.is_empty() { why } else { failed.join("; ") };
+        v1::Interface {
+            name: port.name.clone(),
+            segment: state.segments.get(&port.segment.0).map(|s| s.name.clone()).unwrap_or_default(),
+            ifindex: port.interface,
+            attach_mode: v1::AttachMode::Native.into(),
+            bind_mode: bind_mode.into(),
+            bind_reason,
+            queues: port.queues,
+            sockets: sockets.values().filter(|s| s.is_ok()).count() as u32,
+            up: view.interfaces.get(&port.interface).is_some_and(|i| i.up),
+        }
+    });
+    shown.collect()
+}
+
+fn beacons(view: &View) -> BTreeMap<String, u64> {
+    let counters = &view.counters;
+    let mut named = BTreeMap::from([
+        ("sent".to_owned(), counters.beacons_sent.values().sum()),
+        ("received".to_owned(), counters.beacons_received.values().sum()),
+        ("claims".to_owned(), counters.claims),
+        ("claims_won".to_owned(), counters.claims_won),
+        ("consents".to_owned(), counters.consents),
+        ("refusals".to_owned(), counters.refusals),
+        ("resignations".to_owned(), counters.resignations),
+        ("gaps".to_owned(), counters.gaps),
+        ("mutes".to_owned(), counters.mutes),
+        ("deposed".to_owned(), counters.deposed),
+        ("gratuitous_arps".to_owned(), counters.gratuitous_arps),
+        ("proposals".to_owned(), counters.proposals),
+    ]);
+    for (reason, count) in &counters.rejected {
+        named.insert(format!("rejected_{reason:?}").to_lowercase(), *count);
+    }
+    named
+}
+
+fn replication(member: &Member, state: &ClusterState) -> Vec<v1::ReplicationPeer> {
+    let figures = member.replicator.figures();
+    let shown = figures.iter().map(|(peer, figures)| {
+        let (sent, received) = (figures.sent.values(), figures.received.values());
+        let mut counters = BTreeMap::new();
+        let mut add = |name: &str, value: u64| {
+            *counters.entry(name.to_owned()).or_insert(0) += value;
+        };
+        for metrics in sent.clone() {
+            add("batches_sent", metrics.batches);
+            add("bytes_sent", metrics.bytes);
+            add("records_sent", metrics.records);
+            add("donated", metrics.donated);
+            add("deletes_sent", metrics.deletes);
+            add("snapshots_sent", metrics.snapshots_done);
+            add("snapshots_pending", metrics.snapshots_pending);
+            add("breaks", metrics.breaks);
+        }
+        for metrics in received {
+            add("batches_received", metrics.batches);
+            add("records_applied", metrics.applied);
+            add("donations_applied", metrics.donated);
+            add("records_kept", metrics.kept);
+            add("deletes_applied", metrics.deleted);
+            add("swept", metrics.swept);
+            add("snapshots_received", metrics.snapshots);
+            add("rejected_epoch", metrics.rejected_epoch);
+            add("rejected_holder", metrics.rejected_holder);
+            add("rejected_full", metrics.rejected_full);
+        }
+        v1::ReplicationPeer {
+            node: Some(node_ref(state, *peer)),
+            connected: member.replicator.connected(*peer),
+            lag_ms: sent.clone().map(|m| m.lag_ns).max().unwrap_or(0) / 1_000_000,
+            unacked: sent.map(|m| m.unacked_records + m.waiting).sum(),
+            counters,
+        }
+    });
+    shown.collect()
+}
+
+/// What an operator should look at.
+fn warnings(member: &Member, state: &ClusterState, view: &View, has_quorum: bool) -> Vec<String> {
+    let mut warnings = Vec::new();
+    if !has_quorum {
+        warnings.push(
+            "no quorum: configuration and ownership cannot change; forwarding goes on".to_owned(),
+        );
+    }
+    for peer in view.peers.iter().filter(|p| p.silent) {
+        let name = node_ref(state, peer.node).name;
+        warnings.push(format!("node {name} ({}) is silent on every path", peer.node));
+    }
+    for group in state.groups.values() {
+        let name = &group.spec.name;
+        let Some((holder, _)) = role_of(member, group.id) else {
+            warnings.push(format!("group {name} has no holder: its addresses do not answer"));
+            continue;
+        };
+        let complete = state.nodes.keys().filter(|n| **n != holder).any(|n| {
+            copy(member, state, view, group, *n).state() == v1::CopyState::Complete
+        });
+        if !complete && state.nodes.len() > 1 {
+            warnings.push(format!(
+                "group {name} has no complete copy: if its holder dies now, sessions break"
+            ));
+        }
+    }
+    for id in member.health.panicking() {
+        if let Some(service) = state.services.get(&id) {
+            warnings.push(format!(
+                "service {}: every server fails its check; the last good ones are used",
+                service.spec.name
+            ));
+        }
+    }
+    if let Some(fatal) = member.raft.metrics().fatal {
+        warnings.push(format!("the Raft role of this node has stopped: {fatal}"));
+    }
+    for (what, why) in member.plane.troubles() {
+        warnings.push(format!("{what}: {why}"));
+    }
+    // A Holder role without a peer hearing it would show here as silent peers.
+    if view.groups.iter().any(|g| g.role == Role::Holder) && !view.majority_heard {
+        warnings.push("this node holds groups and hears no majority of the voters".to_owned());
+    }
+    warnings
+}

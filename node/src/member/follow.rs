@@ -1,0 +1,236 @@
+//! Follows what the cluster commits, what the kernel knows and what the checks see, and tells the
+//! parts that act on it.
+
+use std::{collections::BTreeSet, sync::Arc, time::Duration};
+
+use steadfast_model::{ClusterState, NodeId};
+use steadfast_ownership::{Committed, CommittedGroup, Grant, Member as Candidate, SegmentId};
+use steadfast_peer::Peer;
+use tracing::{error, info};
+
+use super::Member;
+use crate::{kernel::KernelView, owner};
+
+/// Everything is looked at again at least this often.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
+
+/// What has been told to the parts, to tell them only what is new.
+#[derive(Default)]
+struct Told {
+    revision: Option<u64>,
+    committed: Option<Committed>,
+    members: Vec<NodeId>,
+    leader: Option<bool>,
+    links: Vec<(SegmentId, bool)>,
+    ports: usize,
+}
+
+/// Runs until the daemon ends.
+pub(crate) async fn follow(member: Arc<Member>) {
+    let mut applied = member.raft.watch();
+    let mut kernel = member.node.kernel.clone();
+    let mut health = member.health.watch();
+    let mut told = Told::default();
+    let (mut kernel_new, mut health_new) = (true, true);
+    loop {
+        applied.borrow_and_update();
+        let replicated = member.raft.state();
+        let view = kernel.borrow_and_update().clone();
+        turn(&member, &replicated.0, &view, &mut told, kernel_new, health_new).await;
+        (kernel_new, health_new) = (false, false);
+        tokio::select! {
+            changed = applied.changed() => if changed.is_err() { return },
+            changed = kernel.changed() => match changed {
+                Ok(()) => kernel_new = true,
+                Err(_) => error!("routes and neighbours are no longer followed"),
+            },
+            changed = health.changed() => match changed {
+                Ok(()) => health_new = true,
+                Err(_) => return,
+            },
+            () = member.macs_changed.notified() => kernel_new = true,
+            () = tokio::time::sleep(LOOK_AGAIN) => {}
+        }
+    }
+}
+
+async fn turn(
+    member: &Arc<Member>,
+    state: &ClusterState,
+    view: &KernelView,
+    told: &mut Told,
+    kernel_new: bool,
+    health_new: bool,
+) {
+    if let Some(cluster) = &state.cluster {
+        let key = Some(cluster.beacon_key.clone());
+        member.key.send_if_modified(|old| std::mem::replace(old, key.clone()) != key);
+    }
+    tell_members(member, state, told);
+    let revision_new = told.revision != Some(state.config.revision);
+    told.revision = Some(state.config.revision);
+    if revision_new {
+        info!(revision = state.config.revision, "configuration");
+        member.health.set_targets(state);
+        let beacon = Duration::from_millis(u64::from(state.settings().beacon.interval_ms));
+        member.plane.set_beacon(beacon);
+        let addresses = addresses(state);
+        member.owner.tell(owner::Command::Addresses(addresses)).await;
+    }
+    if revision_new || health_new {
+        let up = member.health.servers_up(state);
+        member.plane.configure(state, &|service, i| up.contains(&service.servers[i]));
+    }
+    let all_ports = member.plane.ports().len();
+    if revision_new || kernel_new || told.ports != all_ports {
+        steer(member, state, view).await;
+        member.plane.route(view);
+    }
+    for port in member.plane.ports().into_iter().skip(told.ports) {
+        told.ports += 1;
+        member.owner.tell(owner::Command::Port(port)).await;
+    }
+    tell_links(member, state, view, told).await;
+    let committed = committed(member, state);
+    if told.committed.as_ref() != Some(&committed) {
+        told.committed = Some(committed.clone());
+        member.owner.tell(owner::Command::Committed(Box::new(committed))).await;
+    }
+    let leader = member.raft.is_leader();
+    if told.leader != Some(leader) {
+        told.leader = Some(leader);
+        member.owner.tell(owner::Command::Leader(leader)).await;
+    }
+}
+
+/// Binding sockets and loading programs blocks.
+async fn steer(member: &Arc<Member>, state: &ClusterState, view: &KernelView) {
+    let (plane, state, view) = (Arc::clone(&member.plane), state.clone(), view.clone());
+    let done = tokio::task::spawn_blocking(move || plane.steer(&state, &view)).await;
+    if let Err(error) = done {
+        error!("steering: {error}");
+    }
+}
+
+/// Whom to connect to and whom to hear.
+fn tell_members(member: &Member, state: &ClusterState, told: &mut Told) {
+    let mut members: Vec<NodeId> = state.nodes.keys().copied().collect();
+    let knows_itself = state.nodes.contains_key(&member.id());
+    if !knows_itself {
+        // The log has not told this node of its admission yet: the first peers bring it.
+        members.extend(member.identity.first_peers.iter().map(|p| p.node));
+        members.push(member.id());
+        members.sort_unstable();
+        members.dedup();
+    }
+    if told.members == members {
+        return;
+    }
+    let peer = |id: &NodeId, control: bool| -> Option<Peer> {
+        let addr = match state.nodes.get(id) {
+            Some(n) if control => n.control,
+            Some(n) => n.replication,
+            None => {
+                let first = member.identity.first_peers.iter().find(|p| p.node == *id)?;
+                if control { first.control } else { first.replication }
+            }
+        };
+        Some(Peer { id: *id, addr })
+    };
+    member.health.set_members(&members);
+    member.membership.set(members.iter().copied().collect::<BTreeSet<_>>());
+    let control: Vec<Peer> = members.iter().filter_map(|id| peer(id, true)).collect();
+    member.owner.links.set_peers(&control);
+    let on = state.settings().replication == steadfast_model::document::Switch::On;
+    let replication: Vec<Peer> = members.iter().filter_map(|id| peer(id, false)).collect();
+    member.replicator.set_peers(if on { &replication } else { &[] });
+    told.members = members;
+}
+
+/// Which segments of the configuration work here.
+async fn tell_links(
+    member: &Member,
+    state: &ClusterState,
+    view: &KernelView,
+    told: &mut Told,
+) {
+    let ports = member.plane.ports();
+    let links: Vec<(SegmentId, bool)> = state
+        .segments
+        .keys()
+        .map(|number| {
+            let segment = SegmentId(*number);
+            let up = ports.iter().any(|port| {
+                port.segment == segment
+                    && port.is_served()
+                    && view.interfaces.get(&port.interface).is_some_and(|i| i.up)
+            });
+            (segment, up)
+        })
+        .collect();
+    if told.links == links {
+        return;
+    }
+    for (segment, up) in &links {
+        if !told.links.contains(&(*segment, *up)) {
+            info!(segment = segment.0, up, "link");
+            member.owner.tell(owner::Command::Link(*segment, *up)).await;
+        }
+    }
+    told.links = links;
+}
+
+fn addresses(state: &ClusterState) -> Vec<(steadfast_model::GroupId, SegmentId, std::net::IpAddr)> {
+    let segment_of = |address| {
+        let spec = state.config.document.segment_of(address)?;
+        let found = state.segments.iter().find(|(_, s)| s.name == spec.name)?;
+        Some(SegmentId(*found.0))
+    };
+    let mut all = Vec::new();
+    for group in state.groups.values() {
+        for address in group.spec.addresses.iter().chain(&group.spec.gateways) {
+            if let Some(segment) = segment_of(*address) {
+                all.push((group.id, segment, *address));
+            }
+        }
+    }
+    all
+}
+
+/// What ownership is decided on.
+fn committed(member: &Member, state: &ClusterState) -> Committed {
+    let membership = member.raft.membership();
+    let nodes = || state.nodes.values();
+    let groups = state.groups.values().map(|group| {
+        let mut candidates =
+            group.grant.as_ref().map(|g| g.candidates.clone()).unwrap_or_default();
+        // Nodes that came after the grant rank last; before the first grant, groups spread by
+        // starting at another node each.
+        let start = group.id.0 as usize % state.nodes.len().max(1);
+        let rest = nodes().cycle().skip(start).take(state.nodes.len()).map(|n| n.id);
+        for id in rest {
+            if !candidates.contains(&id) {
+                candidates.push(id);
+            }
+        }
+        CommittedGroup {
+            id: group.id,
+            segments: group.segments.iter().map(|s| SegmentId(*s)).collect(),
+            candidates,
+            grant: group.grant.as_ref().map(|g| Grant {
+                epoch: g.epoch,
+                holder: g.epoch.node,
+                boot: g.boot,
+            }),
+        }
+    });
+    Committed {
+        generation: state.cluster.as_ref().map_or(0, |c| c.generation),
+        applied_index: 0,
+        voters: membership.voters.iter().map(|v| NodeId(*v)).collect(),
+        members: nodes()
+            .map(|n| Candidate { node: n.id, cordoned: n.cordoned, known_dead: false })
+            .collect(),
+        groups: groups.collect(),
+    }
+}

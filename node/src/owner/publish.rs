@@ -1,0 +1,179 @@
+//! What ownership has decided, for the workers, for replication and for the API.
+
+use std::{
+    collections::{BTreeMap, HashMap},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+};
+
+use steadfast_dataplane as dp;
+use steadfast_model::{BootId, Epoch, GroupId, NodeId};
+use steadfast_ownership::Role;
+use steadfast_replication::Copies;
+use tokio::sync::watch;
+use tracing::info;
+
+use crate::plane::{DataPlane, compile::origin};
+
+/// This node's part in a group, and what it was under the holder before.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct RoleNow {
+    pub(crate) role: Role,
+    pub(crate) epoch: Epoch,
+    /// The role and epoch under another holder than now: under which this node knows the
+    /// connections it may donate.
+    pub(crate) before: Option<(Role, Epoch)>,
+}
+
+/// Roles of this node in all groups; readers look at the newest, and miss nothing they need.
+#[derive(Debug)]
+pub(crate) struct Roles {
+    roles: Mutex<BTreeMap<GroupId, RoleNow>>,
+    changes: watch::Sender<u64>,
+}
+
+impl Roles {
+    pub(crate) fn new() -> Self {
+        Self { roles: Mutex::default(), changes: watch::channel(0).0 }
+    }
+
+    /// All roles now.
+    pub(crate) fn all(&self) -> BTreeMap<GroupId, RoleNow> {
+        self.lock().clone()
+    }
+
+    /// Changes with every change.
+    pub(crate) fn watch(&self) -> watch::Receiver<u64> {
+        self.changes.subscribe()
+    }
+
+    fn set(&self, group: GroupId, role: Role, epoch: Epoch) {
+        let mut roles = self.lock();
+        let old = roles.get(&group).copied();
+        let before = match old {
+            // The same holder under a new epoch, or a gap in which nobody held.
+            Some(old) if old.role == role || old.role == Role::NoHolder => old.before,
+            Some(old) => Some((old.role, old.epoch)),
+            None => None,
+        };
+        roles.insert(group, RoleNow { role, epoch, before });
+        drop(roles);
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn retain(&self, keep: impl Fn(GroupId) -> bool) {
+        self.lock().retain(|group, _| keep(*group));
+        self.changes.send_modify(|count| *count += 1);
+    }
+
+    fn lock(&self) -> MutexGuard<'_, BTreeMap<GroupId, RoleNow>> {
+        self.roles.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Tells the workers.
+pub(crate) struct Publisher {
+    plane: Arc<DataPlane>,
+    copies: Arc<Copies>,
+    roles: Arc<Roles>,
+    /// Who held each group last, other than this node: whose connections our copy is of.
+    last_other: HashMap<GroupId, (NodeId, BootId)>,
+    /// Since when this node holds a group, and whether its copy was complete then.
+    holding: HashMap<GroupId, (u64, bool)>,
+}
+
+impl Publisher {
+    pub(crate) fn new(plane: Arc<DataPlane>, copies: Arc<Copies>, roles: Arc<Roles>) -> Self {
+        Self { plane, copies, roles, last_other: HashMap::new(), holding: HashMap::new() }
+    }
+
+    /// A peer holds the group in this run of its daemon.
+    pub(crate) fn note_holder(&mut self, group: GroupId, node: NodeId, boot: BootId) {
+        self.last_other.insert(group, (node, boot));
+    }
+
+    /// A role has changed; `silent_since_ns` is when the former holder was heard last.
+    pub(crate) fn role_changed(
+        &mut self,
+        group: GroupId,
+        role: Role,
+        epoch: Epoch,
+        now_ns: u64,
+        silent_since_ns: u64,
+    ) {
+        let state = self.plane.shared.groups.group(dp::GroupId(group.0));
+        let published = match role {
+            Role::Holder => {
+                let copy_complete = self.last_other.get(&group).is_none_or(|(node, boot)| {
+                    self.copies.completeness(group, *node, *boot, silent_since_ns).is_complete()
+                });
+                // A claim that is ratified, or a new grant to the holder, is no take-over.
+                let (since_ns, copy_complete) =
+                    *self.holding.entry(group).or_insert((now_ns, copy_complete));
+                dp::Role::Holder { epoch: origin(epoch), since_ns, copy_complete }
+            }
+            Role::Other { node } => {
+                self.holding.remove(&group);
+                dp::Role::Other { relay: self.plane.macs_of(node) }
+            }
+            Role::NoHolder => {
+                self.holding.remove(&group);
+                dp::Role::NoHolder { since_ns: now_ns }
+            }
+        };
+        info!(%group, %epoch, ?role, "role");
+        state.set_role(published);
+        if !matches!(role, Role::Holder) {
+            state.set_announce_until_ns(0);
+        }
+        self.roles.set(group, role, epoch);
+    }
+
+    /// A node's MAC address was learned: relaying to it is possible now.
+    pub(crate) fn macs_changed(&self, of: NodeId) {
+        for (group, now) in self.roles.all() {
+            if now.role == (Role::Other { node: of }) {
+                let state = self.plane.shared.groups.group(dp::GroupId(group.0));
+                state.set_role(dp::Role::Other { relay: self.plane.macs_of(of) });
+            }
+        }
+    }
+
+    /// Groups that left the configuration.
+    pub(crate) fn retain(&mut self, keep: impl Fn(GroupId) -> bool) {
+        for group in self.roles.all().into_keys().filter(|group| !keep(*group)) {
+            self.plane.shared.groups.remove(dp::GroupId(group.0));
+            self.last_other.remove(&group);
+            self.holding.remove(&group);
+        }
+        self.roles.retain(keep);
+    }
+
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const OTHER: Role = Role::Other { node: NodeId(2) };
+    const THIRD: Role = Role::Other { node: NodeId(3) };
+
+    fn epoch(grant_index: u64, claim: u32) -> Epoch {
+        Epoch { generation: 1, grant_index, claim, node: NodeId(2) }
+    }
+
+    #[test]
+    fn what_a_node_may_donate_is_what_it_knew_under_the_holder_before() {
+        let roles = Roles::new();
+        let group = GroupId(1);
+        let before = |roles: &Roles| roles.all()[&group].before;
+        roles.set(group, OTHER, epoch(5, 0));
+        assert_eq!(before(&roles), None);
+        roles.set(group, Role::NoHolder, epoch(5, 0));
+        roles.set(group, THIRD, epoch(5, 1));
+        assert_eq!(before(&roles), Some((OTHER, epoch(5, 0))), "the gap does not count");
+        roles.set(group, THIRD, epoch(9, 0));
+        assert_eq!(before(&roles), Some((OTHER, epoch(5, 0))), "a ratified claim is no change");
+        roles.set(group, Role::Holder, epoch(12, 0));
+        assert_eq!(before(&roles), Some((THIRD, epoch(9, 0))));
+    }
+}

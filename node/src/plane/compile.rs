@@ -1,0 +1,119 @@
+//! The committed configuration and what health checks say, as the data plane wants it.
+
+use std::time::Duration;
+
+use steadfast_dataplane as dp;
+use steadfast_model::{
+    ClusterState, Service,
+    document::{Forwarding, Protocol, Scheduler, Unserved},
+};
+
+/// Whether a server of a service is up.
+pub(crate) type UpFn<'a> = dyn Fn(&Service, usize) -> bool + 'a;
+
+/// Compiles for `workers` workers; `generation` must grow with every call.
+pub(crate) fn config_spec(
+    state: &ClusterState,
+    up: &UpFn<'_>,
+    workers: usize,
+    generation: u64,
+) -> dp::ConfigSpec {
+    let unserved = match state.settings().unserved {
+        Unserved::Reject => dp::Unserved::Reject,
+        Unserved::Drop => dp::Unserved::Drop,
+    };
+    let groups = state.groups.values().map(|g| dp::GroupSpec {
+        id: dp::GroupId(g.id.0),
+        vips: g.spec.addresses.clone(),
+        gateways: g.spec.gateways.clone(),
+        unserved,
+    });
+    let services = state.services.values().map(|s| service_spec(s, up));
+    dp::ConfigSpec { generation, groups: groups.collect(), services: services.collect(), workers }
+}
+
+fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
+    let spec = &service.spec;
+    let servers = spec.servers.iter().zip(&service.servers).enumerate();
+    let servers = servers.map(|(i, (server, id))| dp::ServerSpec {
+        id: dp::ServerId(id.0),
+        addr: server.address,
+        port: server.port,
+        // Validation bounds it: see WEIGHT_MAX.
+        weight: u16::try_from(server.weight).unwrap_or(u16::MAX),
+        drained: false,
+        up: up(service, i),
+    });
+    let seconds = |s: u32| Duration::from_secs(u64::from(s));
+    dp::ServiceSpec {
+        id: dp::ServiceId(service.id.0),
+        group: dp::GroupId(service.group.0),
+        vip: spec.address,
+        port: spec.port,
+        protocol: protocol(spec.protocol),
+        scheduler: match spec.scheduler {
+            Scheduler::Rr => dp::SchedulerKind::Rr,
+            Scheduler::Wrr => dp::SchedulerKind::Wrr,
+            Scheduler::Mh => dp::SchedulerKind::Mh,
+        },
+        forwarding: forwarding(spec.forwarding),
+        servers: servers.collect(),
+        timeouts: dp::Timeouts {
+            established: seconds(spec.timeouts.tcp_s),
+            fin_wait: seconds(spec.timeouts.tcp_fin_s),
+            udp: seconds(spec.timeouts.udp_s),
+        },
+        sync: dp::SyncSettings {
+            threshold: spec.sync.threshold,
+            period: spec.sync.period,
+            refresh_period_s: spec.sync.refresh_period_s,
+            retries: u8::try_from(spec.sync.retries).unwrap_or(3),
+            on_established: spec.sync.on_established,
+            every_packet: spec.sync.every_packet,
+        },
+    }
+}
+
+/// The protocol in the data plane's type.
+pub(crate) fn protocol(protocol: Protocol) -> dp::Protocol {
+    match protocol {
+        Protocol::Tcp => dp::Protocol::Tcp,
+        Protocol::Udp => dp::Protocol::Udp,
+    }
+}
+
+/// The number of the protocol in an IP header.
+pub(crate) fn ip_protocol(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp => 6,
+        Protocol::Udp => 17,
+    }
+}
+
+/// The forwarding method in the data plane's type.
+pub(crate) fn forwarding(forwarding: Forwarding) -> dp::Forwarding {
+    match forwarding {
+        Forwarding::Dr => dp::Forwarding::Dr,
+        Forwarding::Nat => dp::Forwarding::Nat,
+    }
+}
+
+/// An epoch as the data plane orders it.
+pub(crate) fn origin(epoch: steadfast_model::Epoch) -> dp::Origin {
+    dp::Origin {
+        generation: epoch.generation,
+        grant_index: epoch.grant_index,
+        claim: epoch.claim,
+        node: epoch.node.0,
+    }
+}
+
+/// An epoch of the data plane in the cluster's type.
+pub(crate) fn epoch(origin: dp::Origin) -> steadfast_model::Epoch {
+    steadfast_model::Epoch {
+        generation: origin.generation,
+        grant_index: origin.grant_index,
+        claim: origin.claim,
+        node: steadfast_model::NodeId(origin.node),
+    }
+}

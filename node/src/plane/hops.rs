@@ -1,0 +1,54 @@
+//! The kernel's routes and neighbours as the data plane wants them.
+
+use std::collections::HashMap;
+
+use steadfast_dataplane::{NextHopsSpec, PortSpec, Route};
+use steadfast_model::NodeId;
+use steadfast_ownership::SegmentId;
+
+use super::port::PortInfo;
+use crate::kernel::KernelView;
+
+/// MAC addresses of the cluster's other nodes, by node and segment, as their beacons showed them.
+pub(crate) type PeerMacs = HashMap<(NodeId, SegmentId), [u8; 6]>;
+
+/// Builds the snapshot for `ports`, which are numbered by their place.
+pub(crate) fn next_hops_spec(
+    view: &KernelView,
+    ports: &[&PortInfo],
+    macs: &PeerMacs,
+    generation: u64,
+) -> NextHopsSpec {
+    let port_of = |interface: u32| {
+        ports.iter().position(|p| p.interface == interface).and_then(|i| u16::try_from(i).ok())
+    };
+    let specs = ports.iter().map(|port| {
+        let addrs = view.interfaces.get(&port.interface).map(|i| i.addresses.clone());
+        let cluster = macs.iter().filter(|((_, segment), _)| *segment == port.segment);
+        PortSpec {
+            mac: port.mac,
+            addrs: addrs.unwrap_or_default(),
+            cluster_macs: cluster.map(|(_, mac)| *mac).collect(),
+        }
+    });
+    let mut routes: Vec<_> = view.routes.iter().collect();
+    // Of two routes for one prefix the data plane takes the first: the lower metric.
+    routes.sort_by_key(|route| route.metric);
+    let routes = routes.into_iter().map(|route| Route {
+        prefix: route.prefix.address(),
+        prefix_len: route.prefix.length(),
+        port: port_of(route.interface),
+        gateway: route.gateway,
+    });
+    let neighbours = view
+        .neighbours
+        .iter()
+        .filter(|((interface, _), _)| port_of(*interface).is_some())
+        .map(|((_, address), mac)| (*address, *mac));
+    NextHopsSpec {
+        generation,
+        ports: specs.collect(),
+        routes: routes.collect(),
+        neighbours: neighbours.collect(),
+    }
+}

@@ -1,0 +1,313 @@
+//! The driver of replication: streams to and from every peer.
+//!
+//! One task per (peer, shard) sends, one per incoming stream applies. Guarantees: a stream that
+//! breaks is opened again, and the core then sends what was not acknowledged. Pure decisions are
+//! made in `steadfast_replication`.
+
+use std::{
+    collections::BTreeMap,
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
+    time::Duration,
+};
+
+use steadfast_dataplane::Shared;
+use steadfast_model::{GroupId, NodeId};
+use steadfast_ownership::Role;
+use steadfast_peer::{Endpoint, EndpointConfig, Incoming, Links, LinksConfig, Peer, PeerStream};
+use steadfast_replication::{
+    BATCH_INTERVAL_NS, Copies, DirtySet, GroupRole, Local, Receiver, ReceiverMetrics, SHARDS,
+    Sender, SenderMetrics, Slot, check_hello, wire,
+};
+use tokio::{task::AbortHandle, time::Instant};
+use tracing::{debug, info, warn};
+
+use crate::{
+    clock,
+    owner::{RoleNow, Roles},
+};
+
+/// Before a broken stream is opened again.
+const REOPEN_AFTER: Duration = Duration::from_millis(50);
+
+/// How long a peer may take to answer the first frame.
+const HELLO_WITHIN: Duration = Duration::from_secs(2);
+
+/// How often a sender looks whether keys are marked, while it has nothing else to do.
+const LOOK_EVERY: Duration = Duration::from_millis(2);
+
+/// Counters of a peer: what was sent to it and what came from it, over all shards.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct PeerFigures {
+    pub(crate) sent: BTreeMap<u8, SenderMetrics>,
+    pub(crate) received: BTreeMap<u8, ReceiverMetrics>,
+}
+
+/// Replication of this node.
+pub(crate) struct Replicator {
+    inner: Arc<Inner>,
+    tasks: Mutex<BTreeMap<NodeId, Vec<AbortHandle>>>,
+}
+
+struct Inner {
+    local: Local,
+    shared: Arc<Shared>,
+    dirty: Arc<DirtySet>,
+    copies: Arc<Copies>,
+    roles: Arc<Roles>,
+    links: Links,
+    figures: Mutex<BTreeMap<NodeId, PeerFigures>>,
+}
+
+/// What replication works on.
+pub(crate) struct Parts {
+    pub(crate) local: Local,
+    pub(crate) shared: Arc<Shared>,
+    pub(crate) dirty: Arc<DirtySet>,
+    pub(crate) copies: Arc<Copies>,
+    pub(crate) roles: Arc<Roles>,
+}
+
+impl Replicator {
+    /// Opens the endpoint and starts to accept.
+    ///
+    /// # Errors
+    /// When the replication address is taken or not ours.
+    pub(crate) fn start(parts: Parts, endpoint: EndpointConfig) -> anyhow::Result<Self> {
+        let endpoint = Endpoint::bind(endpoint)?;
+        let handler: steadfast_peer::Handler =
+            Arc::new(|_, _, _| Box::pin(async { Vec::new() }));
+        let config =
+            LinksConfig { handler, handler_runtime: tokio::runtime::Handle::current() };
+        let (links, incoming) = Links::start(endpoint, config);
+        let Parts { local, shared, dirty, copies, roles } = parts;
+        let figures = Mutex::default();
+        let inner = Arc::new(Inner { local, shared, dirty, copies, roles, links, figures });
+        tokio::spawn(accept(Arc::clone(&inner), incoming));
+        Ok(Self { inner, tasks: Mutex::default() })
+    }
+
+    /// Sends to exactly these peers from now on.
+    pub(crate) fn set_peers(&self, peers: &[Peer]) {
+        self.inner.links.set_peers(peers);
+        let mut tasks = lock(&self.tasks);
+        let own = self.inner.local.node;
+        tasks.retain(|node, handles| {
+            let stays = peers.iter().any(|p| p.id == *node);
+            if !stays {
+                handles.iter().for_each(AbortHandle::abort);
+                self.inner.dirty.release(*node);
+                lock(&self.inner.figures).remove(node);
+            }
+            stays
+        });
+        for peer in peers.iter().filter(|p| p.id != own) {
+            if tasks.contains_key(&peer.id) {
+                continue;
+            }
+            let Some(slot) = self.inner.dirty.slot(peer.id) else {
+                warn!(peer = %peer.id, "no slot is free: it gets no copies");
+                continue;
+            };
+            let handles = (0..SHARDS).map(|shard| {
+                let inner = Arc::clone(&self.inner);
+                tokio::spawn(send(inner, peer.id, slot, shard)).abort_handle()
+            });
+            tasks.insert(peer.id, handles.collect());
+        }
+    }
+
+    /// Counters by peer.
+    pub(crate) fn figures(&self) -> BTreeMap<NodeId, PeerFigures> {
+        lock(&self.inner.figures).clone()
+    }
+
+    /// Whether the connection to a peer is up.
+    pub(crate) fn connected(&self, peer: NodeId) -> bool {
+        self.inner.links.connected(peer)
+    }
+
+    /// Closes all streams.
+    pub(crate) async fn close(&self) {
+        for handle in lock(&self.tasks).values().flatten() {
+            handle.abort();
+        }
+        self.inner.links.close().await;
+    }
+}
+
+/// What this node is to a group towards `peer`.
+fn role_towards(peer: NodeId, now: &RoleNow) -> GroupRole {
+    match (now.role, now.before) {
+        (Role::Holder, _) => GroupRole::Send { epoch: now.epoch },
+        (Role::Other { node }, Some((before, epoch)))
+            if node == peer && before != (Role::Other { node }) =>
+        {
+            GroupRole::Donate { epoch, everything: before != Role::Holder }
+        }
+        _ => GroupRole::Idle,
+    }
+}
+
+async fn send(inner: Arc<Inner>, peer: NodeId, slot: Slot, shard: u8) {
+    let mut sender = Sender::new(inner.local, slot, shard, Arc::clone(&inner.dirty));
+    let mut known: BTreeMap<GroupId, GroupRole> = BTreeMap::new();
+    let mut roles = inner.roles.watch();
+    loop {
+        take_roles(&inner, peer, &mut sender, &mut known);
+        match stream(&inner, peer, &mut sender, &mut known, &mut roles).await {
+            Ok(()) => {}
+            Err(error) => debug!(%peer, shard, "stream: {error:#}"),
+        }
+        sender.handle_stream_down(clock::now_ns());
+        note(&inner, peer, &sender);
+        tokio::time::sleep(REOPEN_AFTER).await;
+    }
+}
+
+fn take_roles(
+    inner: &Inner,
+    peer: NodeId,
+    sender: &mut Sender,
+    known: &mut BTreeMap<GroupId, GroupRole>,
+) {
+    let now_ns = clock::now_ns();
+    let all = inner.roles.all();
+    for (group, now) in &all {
+        let role = role_towards(peer, now);
+        if known.insert(*group, role) != Some(role) {
+            sender.handle_role(now_ns, *group, role);
+        }
+    }
+    known.retain(|group, _| {
+        let stays = all.contains_key(group);
+        if !stays {
+            sender.handle_role(now_ns, *group, GroupRole::Idle);
+        }
+        stays
+    });
+}
+
+async fn stream(
+    inner: &Arc<Inner>,
+    peer: NodeId,
+    sender: &mut Sender,
+    known: &mut BTreeMap<GroupId, GroupRole>,
+    roles: &mut tokio::sync::watch::Receiver<u64>,
+) -> anyhow::Result<()> {
+    let mut stream = inner.links.open_stream(peer).await?;
+    stream.write_frame(&sender.hello()).await?;
+    let hello = tokio::time::timeout(HELLO_WITHIN, stream.read_frame()).await??;
+    let hello = hello.ok_or_else(|| anyhow::anyhow!("closed before its first frame"))?;
+    let boot = check_hello(inner.local, peer, &hello)?.boot;
+    sender.handle_stream_up(clock::now_ns(), boot);
+    let (mut writer, mut reader) = stream.split();
+    let mut noted = Instant::now();
+    loop {
+        let now_ns = clock::now_ns();
+        while let Some(frame) =
+            sender.poll_transmit(now_ns, &*inner.shared, wire::BATCH_BYTES_MAX)
+        {
+            writer.write_frame(&frame).await?;
+        }
+        if noted.elapsed() >= Duration::from_millis(20) {
+            noted = Instant::now();
+            note(inner, peer, sender);
+        }
+        let wait = sender.next_deadline().map_or(LOOK_EVERY, |at| {
+            let ns = at.saturating_sub(clock::now_ns()).max(BATCH_INTERVAL_NS / 4);
+            Duration::from_nanos(ns).min(LOOK_EVERY)
+        });
+        tokio::select! {
+            frame = reader.read_frame() => match frame? {
+                Some(frame) => sender.handle_ack(clock::now_ns(), &frame)?,
+                None => anyhow::bail!("closed by the peer"),
+            },
+            changed = roles.changed() => {
+                changed?;
+                take_roles(inner, peer, sender, known);
+            }
+            () = tokio::time::sleep(wait) => {}
+        }
+    }
+}
+
+fn note(inner: &Inner, peer: NodeId, sender: &Sender) {
+    let mut figures = lock(&inner.figures);
+    figures.entry(peer).or_default().sent.insert(sender.shard(), sender.metrics());
+}
+
+fn note_received(inner: &Inner, peer: NodeId, receiver: &Receiver) {
+    let mut figures = lock(&inner.figures);
+    figures.entry(peer).or_default().received.insert(receiver.shard(), receiver.metrics());
+}
+
+async fn accept(inner: Arc<Inner>, mut incoming: Incoming) {
+    loop {
+        tokio::select! {
+            stream = incoming.streams.recv() => match stream {
+                Some(stream) => {
+                    tokio::spawn(receive(Arc::clone(&inner), stream.from, stream.stream));
+                }
+                None => return,
+            },
+            event = incoming.events.recv() => match event {
+                Some(event) => info!(?event, "replication"),
+                None => return,
+            },
+        }
+    }
+}
+
+async fn receive(inner: Arc<Inner>, peer: NodeId, stream: PeerStream) {
+    if let Err(error) = apply(&inner, peer, stream).await {
+        debug!(%peer, "incoming stream: {error:#}");
+    }
+}
+
+async fn apply(inner: &Inner, peer: NodeId, mut stream: PeerStream) -> anyhow::Result<()> {
+    let first = tokio::time::timeout(HELLO_WITHIN, stream.read_frame()).await??;
+    let first = first.ok_or_else(|| anyhow::anyhow!("closed before its first frame"))?;
+    let (copies, dirty) = (Arc::clone(&inner.copies), Arc::clone(&inner.dirty));
+    let mut receiver = Receiver::new(inner.local, peer, &first, copies, dirty)?;
+    stream.write_frame(&receiver.hello()).await?;
+    let (mut writer, mut reader) = stream.split();
+    while let Some(frame) = reader.read_frame().await? {
+        let reply = receiver.handle_frame(clock::now_ns(), &*inner.shared, &frame)?;
+        note_received(inner, peer, &receiver);
+        if !reply.ack.is_empty() {
+            writer.write_frame(&reply.ack).await?;
+        }
+    }
+    Ok(())
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests {
+    use steadfast_model::Epoch;
+
+    use super::*;
+
+    #[test]
+    fn a_deposed_holder_donates_the_rest_and_a_survivor_everything() {
+        let at = |grant_index| Epoch { grant_index, ..Epoch::default() };
+        let other = |n| Role::Other { node: NodeId(n) };
+        let now = |role, before| RoleNow { role, epoch: at(9), before };
+        let towards = |role, before| role_towards(NodeId(2), &now(role, before));
+        let donate = |everything| GroupRole::Donate { epoch: at(5), everything };
+        for (role, before, expected) in [
+            (Role::Holder, None, GroupRole::Send { epoch: at(9) }),
+            (other(2), None, GroupRole::Idle),
+            (other(3), Some((Role::Holder, at(5))), GroupRole::Idle),
+            (other(2), Some((Role::Holder, at(5))), donate(false)),
+            (other(2), Some((other(3), at(5))), donate(true)),
+            (other(2), Some((other(2), at(5))), GroupRole::Idle),
+            (Role::NoHolder, Some((other(2), at(5))), GroupRole::Idle),
+        ] {
+            assert_eq!(towards(role, before), expected, "{role:?} {before:?}");
+        }
+    }
+}

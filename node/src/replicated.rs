@@ -1,0 +1,19 @@
+//! The cluster's state as what Raft replicates.
+
+use serde::{Deserialize, Serialize};
+use steadfast_consensus::StateMachine;
+use steadfast_model::{ClusterState, Command, Response};
+
+/// [`ClusterState`] behind the trait of the consensus crate.
+#[derive(Clone, Debug, Default, Deserialize, Serialize)]
+#[serde(transparent)]
+pub(crate) struct Replicated(pub(crate) ClusterState);
+
+impl StateMachine for Replicated {
+    type Command = Command;
+    type Response = Response;
+
+    fn apply(&mut self, index: u64, command: Command) -> Response {
+        self.0.apply(index, command)
+    }
+}
