@@ -1,0 +1,70 @@
+//! What the cluster has committed, as this core needs it: input, the same on every node.
+
+use steadfast_model::{BootId, Epoch, GroupId, NodeId};
+
+/// A layer-2 segment, by its committed number. The document names segments by prefix; every node
+/// finds its interface for one by its own address there.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct SegmentId(pub u16);
+
+/// The part of the replicated state that ownership is decided on.
+#[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Committed {
+    /// Raised when the cluster is restored from a backup.
+    pub generation: u32,
+    /// Index of the last log entry applied here.
+    pub applied_index: u64,
+    /// Who consents. 1, 3 or 5 nodes.
+    pub voters: Vec<NodeId>,
+    /// Voters and learners.
+    pub members: Vec<Member>,
+    /// Every VIP group.
+    pub groups: Vec<CommittedGroup>,
+}
+
+impl Committed {
+    /// How many voters are a majority of them.
+    pub fn majority(&self) -> usize {
+        self.voters.len() / 2 + 1
+    }
+
+    /// The member with this id.
+    pub fn member(&self, node: NodeId) -> Option<&Member> {
+        self.members.iter().find(|member| member.node == node)
+    }
+}
+
+/// A node of the cluster.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Member {
+    /// Its id.
+    pub node: NodeId,
+    /// It consents but neither claims nor gets grants.
+    pub cordoned: bool,
+    /// An operator said it will not come back; candidates behind it do not wait for it.
+    pub known_dead: bool,
+}
+
+/// A VIP group and its last committed grant.
+#[derive(Clone, Debug, Eq, Hash, PartialEq)]
+pub struct CommittedGroup {
+    /// Its id.
+    pub id: GroupId,
+    /// Every one of these must work at a node that holds the group.
+    pub segments: Vec<SegmentId>,
+    /// Who may hold it, best first.
+    pub candidates: Vec<NodeId>,
+    /// `None` before the first grant.
+    pub grant: Option<Grant>,
+}
+
+/// A committed right to announce.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Grant {
+    /// Index of its log entry, claim 0, and the holder.
+    pub epoch: Epoch,
+    /// Who may announce; the same as `epoch.node`.
+    pub holder: NodeId,
+    /// In which run of its daemon.
+    pub boot: BootId,
+}
