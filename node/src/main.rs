@@ -1,5 +1,8 @@
 //! The Steadfast daemon: wires the parts together.
 
+#![forbid(unsafe_code)]
+#![cfg_attr(test, allow(clippy::unwrap_used))]
+
 mod api;
 mod clock;
 mod daemon;
@@ -39,7 +42,7 @@ struct Arguments {
     #[arg(long, default_value = "/etc/steadfast/clusterd.yaml")]
     config: PathBuf,
     /// What to log, such as `info` or `clusterd=debug,info`.
-    #[arg(long, default_value = "info", env = "STEADFAST_LOG")]
+    #[arg(long, default_value = "info,openraft=warn", env = "STEADFAST_LOG")]
     log: String,
     /// Log one JSON object a line.
     #[arg(long)]

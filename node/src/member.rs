@@ -115,7 +115,7 @@ impl Member {
         let replicator =
             Replicator::start(parts, endpoint(Purpose::Replication, listen.replication))?;
         let proposer =
-            Proposer::new(identity.node, Arc::clone(&raft), owner.links.clone());
+            Proposer::new(identity.node, Arc::clone(&raft), owner.links.clone(), owner.news.clone());
         let member = Arc::new(Self {
             node: Arc::clone(node),
             identity,
@@ -271,8 +271,9 @@ impl Member {
     /// A planned stop: groups move away, what still arrives is forwarded, then all parts end.
     pub(crate) async fn stop(&self) {
         self.owner.tell(owner::Command::Shutdown).await;
-        let mut nothing = self.owner.holds_nothing.clone();
-        let moved = tokio::time::timeout(MOVE_AWAY_WITHIN, nothing.wait_for(|n| *n)).await;
+        let mut news = self.owner.news.clone();
+        let nothing = news.wait_for(|news| news.holds_nothing);
+        let moved = tokio::time::timeout(MOVE_AWAY_WITHIN, nothing).await;
         if moved.is_err() {
             warn!("some groups could not be moved away: given up");
         }

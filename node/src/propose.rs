@@ -10,9 +10,12 @@ use steadfast_consensus as raft;
 use steadfast_model::{Command, NodeId, Response};
 use steadfast_peer::Links;
 use thiserror::Error;
-use tokio::time::{Instant, sleep, timeout_at};
+use tokio::{
+    sync::watch,
+    time::{Instant, sleep, timeout_at},
+};
 
-use crate::replicated::Replicated;
+use crate::{owner::News, replicated::Replicated};
 
 /// A write is answered within so long; without a quorum it fails by then, with the reason.
 pub(crate) const PROPOSE_WITHIN: Duration = Duration::from_millis(900);
@@ -65,6 +68,7 @@ pub(crate) struct Proposer {
     node: NodeId,
     raft: Arc<raft::Consensus<Replicated>>,
     links: Links,
+    news: watch::Receiver<News>,
 }
 
 impl Proposer {
@@ -72,8 +76,9 @@ impl Proposer {
         node: NodeId,
         raft: Arc<raft::Consensus<Replicated>>,
         links: Links,
+        news: watch::Receiver<News>,
     ) -> Self {
-        Self { node, raft, links }
+        Self { node, raft, links, news }
     }
 
     /// Commits a command and waits until it is applied here.
@@ -126,6 +131,11 @@ impl Proposer {
             }
             let answer = match self.raft.leader().map(NodeId) {
                 Some(leader) if leader == self.node => self.answer(ask.clone(), left).await,
+                // Raft takes longer than the beacons to notice: asking would end in doubt.
+                Some(leader) if self.news.borrow().silent.contains(&leader) => {
+                    last = format!("node {leader}, the leader, is silent, and no other is elected");
+                    Answer::NotLeader
+                }
                 Some(leader) => match self.pass_on(leader, &ask, left).await {
                     Ok(answer) => answer,
                     Err(error) => {

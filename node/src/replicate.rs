@@ -18,7 +18,7 @@ use steadfast_replication::{
     BATCH_INTERVAL_NS, Copies, DirtySet, GroupRole, Local, Receiver, ReceiverMetrics, SHARDS,
     Sender, SenderMetrics, Slot, check_hello, wire,
 };
-use tokio::{task::AbortHandle, time::Instant};
+use tokio::{sync::Notify, task::AbortHandle, time::Instant};
 use tracing::{debug, info, warn};
 
 use crate::{
@@ -32,8 +32,8 @@ const REOPEN_AFTER: Duration = Duration::from_millis(50);
 /// How long a peer may take to answer the first frame.
 const HELLO_WITHIN: Duration = Duration::from_secs(2);
 
-/// How often a sender looks whether keys are marked, while it has nothing else to do.
-const LOOK_EVERY: Duration = Duration::from_millis(2);
+/// How often a sender looks around while nothing wakes it.
+const LOOK_EVERY: Duration = Duration::from_millis(25);
 
 /// Counters of a peer: what was sent to it and what came from it, over all shards.
 #[derive(Clone, Debug, Default)]
@@ -56,6 +56,8 @@ struct Inner {
     roles: Arc<Roles>,
     links: Links,
     figures: Mutex<BTreeMap<NodeId, PeerFigures>>,
+    /// Wakes the senders of a shard when a key is marked.
+    marked: Vec<Notify>,
 }
 
 /// What replication works on.
@@ -81,7 +83,17 @@ impl Replicator {
         let (links, incoming) = Links::start(endpoint, config);
         let Parts { local, shared, dirty, copies, roles } = parts;
         let figures = Mutex::default();
-        let inner = Arc::new(Inner { local, shared, dirty, copies, roles, links, figures });
+        let marked = (0..SHARDS).map(|_| Notify::new()).collect();
+        let inner =
+            Arc::new(Inner { local, shared, dirty, copies, roles, links, figures, marked });
+        let waker = Arc::downgrade(&inner);
+        inner.dirty.set_waker(move |shard| {
+            if let Some(marked) =
+                waker.upgrade().as_ref().and_then(|i| i.marked.get(usize::from(shard)))
+            {
+                marked.notify_waiters();
+            }
+        });
         tokio::spawn(accept(Arc::clone(&inner), incoming));
         Ok(Self { inner, tasks: Mutex::default() })
     }
@@ -203,6 +215,8 @@ async fn stream(
     let (mut writer, mut reader) = stream.split();
     let mut noted = Instant::now();
     loop {
+        // Registered before the look: a key that is marked after it ends the wait.
+        let marked = inner.marked[usize::from(sender.shard())].notified();
         let now_ns = clock::now_ns();
         while let Some(frame) =
             sender.poll_transmit(now_ns, &*inner.shared, wire::BATCH_BYTES_MAX)
@@ -226,6 +240,7 @@ async fn stream(
                 changed?;
                 take_roles(inner, peer, sender, known);
             }
+            () = marked => {}
             () = tokio::time::sleep(wait) => {}
         }
     }

@@ -49,7 +49,8 @@ fn connection_list() {
         epoch: "1.12.0@1".to_owned(),
         incarnation: 1,
         group: "web".to_owned(),
-        workers: Vec::new(),
+        in_queues: Vec::new(),
+        out_queues: Vec::new(),
     };
     let unbound = Connection {
         server: String::new(),

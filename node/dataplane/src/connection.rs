@@ -102,6 +102,10 @@ pub struct Live {
     pub synced_state: AtomicU8,
     /// For the replication policy alone: a word of its own (IPVS `sync_endtime`).
     pub sync_word: AtomicU64,
+    /// Workers that carried packets client to server, a bit each.
+    in_workers: AtomicU64,
+    /// Workers that carried packets server to client, a bit each.
+    out_workers: AtomicU64,
 }
 
 /// Not in the ledger.
@@ -201,6 +205,8 @@ impl Connection {
             sent_to: AtomicU32::new(0),
             synced_state: AtomicU8::new(State::None as u8),
             sync_word: AtomicU64::new(0),
+            in_workers: AtomicU64::new(0),
+            out_workers: AtomicU64::new(0),
         };
         Self { record, live }
     }
@@ -233,6 +239,8 @@ impl Connection {
             sent_to: AtomicU32::new(old.sent_to.load(relaxed)),
             synced_state: AtomicU8::new(old.synced_state.load(relaxed)),
             sync_word: AtomicU64::new(old.sync_word.load(relaxed)),
+            in_workers: AtomicU64::new(old.in_workers.load(relaxed)),
+            out_workers: AtomicU64::new(old.out_workers.load(relaxed)),
         };
         Self { record: Record { target: Some(target), ..self.record }, live }
     }
@@ -259,14 +267,23 @@ impl Live {
         }
     }
 
-    /// Counts an inbound packet; returns the new count.
-    pub fn count_in(&self) -> u64 {
+    /// Counts an inbound packet carried by `worker`; returns the new count.
+    pub fn count_in(&self, worker: usize) -> u64 {
+        note_worker(&self.in_workers, worker);
         self.in_pkts.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
     }
 
-    /// Counts a return packet; returns the new count.
-    pub fn count_out(&self) -> u64 {
+    /// Counts a return packet carried by `worker`; returns the new count.
+    pub fn count_out(&self, worker: usize) -> u64 {
+        note_worker(&self.out_workers, worker);
         self.out_pkts.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+    }
+
+    /// Workers that carried packets client to server, and server to client, a bit each.
+    #[must_use]
+    pub fn workers(&self) -> (u64, u64) {
+        let read = |workers: &AtomicU64| workers.load(Ordering::Relaxed);
+        (read(&self.in_workers), read(&self.out_workers))
     }
 
     /// Sets the inbound count (a replica starts at the `sync_threshold`, as in IPVS).
@@ -333,5 +350,13 @@ impl Live {
 
     pub(crate) fn kill(&self) {
         self.dead.store(true, Ordering::Release);
+    }
+}
+
+/// Written once per worker and connection, then only read.
+fn note_worker(workers: &AtomicU64, worker: usize) {
+    let bit = 1_u64.checked_shl(worker as u32).unwrap_or(0);
+    if workers.load(Ordering::Relaxed) & bit != bit {
+        workers.fetch_or(bit, Ordering::Relaxed);
     }
 }

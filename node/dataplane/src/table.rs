@@ -13,7 +13,7 @@ use std::{
     hash::BuildHasher,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering},
+        atomic::{AtomicUsize, Ordering, fence},
     },
 };
 
@@ -202,6 +202,13 @@ impl ConnectionTable {
         let connection = Arc::new(connection);
         self.link_reply(&connection, Some(old))?;
         old.live.kill();
+        if old.record.incarnation == connection.record.incarnation {
+            // A sender may have noted its peer in the old entry after it was copied: without the
+            // bit that peer would never get the connection's delete.
+            fence(Ordering::SeqCst);
+            let noted = old.live.sent_to.load(Ordering::SeqCst);
+            connection.live.sent_to.fetch_or(noted, Ordering::SeqCst);
+        }
         if old.record.reply_key() != connection.record.reply_key() {
             self.unlink_reply(old);
         }

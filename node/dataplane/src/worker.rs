@@ -342,9 +342,9 @@ where
             _ => (State::Udp, State::Udp),
         };
         let in_pkts = match hot.way {
-            Way::In => live.count_in(),
+            Way::In => live.count_in(self.index),
             Way::Out => {
-                live.count_out();
+                live.count_out(self.index);
                 live.in_pkts()
             }
         };

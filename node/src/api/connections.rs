@@ -137,6 +137,10 @@ fn origin(connection: &dp::Connection) -> Origin {
     }
 }
 
+fn queues(bits: u64) -> Vec<u32> {
+    (0..u64::BITS).filter(|queue| bits >> queue & 1 == 1).collect()
+}
+
 fn describe(
     connection: &dp::Connection,
     config: &dp::Config,
@@ -168,6 +172,7 @@ fn describe(
         epoch: epoch(record.origin).to_string(),
         incarnation: record.incarnation,
         group: named(&names.groups, record.group.0),
-        workers: Vec::new(),
+        in_queues: queues(live.workers().0),
+        out_queues: queues(live.workers().1),
     }
 }

@@ -92,7 +92,11 @@ async fn turn(
     }
     tell_links(member, state, view, told).await;
     let committed = committed(member, state);
-    if told.committed.as_ref() != Some(&committed) {
+    let same = |old: &Committed| {
+        (&old.voters, &old.members, &old.groups, old.generation)
+            == (&committed.voters, &committed.members, &committed.groups, committed.generation)
+    };
+    if !told.committed.as_ref().is_some_and(same) {
         told.committed = Some(committed.clone());
         member.owner.tell(owner::Command::Committed(Box::new(committed))).await;
     }
@@ -226,7 +230,7 @@ fn committed(member: &Member, state: &ClusterState) -> Committed {
     });
     Committed {
         generation: state.cluster.as_ref().map_or(0, |c| c.generation),
-        applied_index: 0,
+        applied_index: *member.raft.watch().borrow(),
         voters: membership.voters.iter().map(|v| NodeId(*v)).collect(),
         members: nodes()
             .map(|n| Candidate { node: n.id, cordoned: n.cordoned, known_dead: false })

@@ -9,7 +9,7 @@ mod publish;
 mod segment;
 mod thread;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
 
 use steadfast_model::{BootId, GroupId, NodeId};
 use steadfast_ownership::{Committed, MoveError, SegmentId, Settings, Status};
@@ -79,8 +79,17 @@ pub(crate) struct Owner {
     pub(crate) links: Links,
     /// The longest time between two turns of its loop, in microseconds.
     pub(crate) gap_max_us: Arc<std::sync::atomic::AtomicU64>,
-    /// Whether it holds no group any more.
-    pub(crate) holds_nothing: watch::Receiver<bool>,
+    /// What others need to know at once.
+    pub(crate) news: watch::Receiver<News>,
+}
+
+/// What the thread publishes besides roles.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct News {
+    /// It holds no group any more.
+    pub(crate) holds_nothing: bool,
+    /// Peers that are silent on every path.
+    pub(crate) silent: BTreeSet<NodeId>,
 }
 
 impl Owner {
@@ -92,16 +101,16 @@ impl Owner {
         let (commands, receiver) = mpsc::channel(COMMANDS_MAX);
         let (started, opened) = oneshot::channel();
         let gap_max_us = Arc::new(std::sync::atomic::AtomicU64::new(0));
-        let (nothing, holds_nothing) = watch::channel(true);
+        let (news_sender, news) = watch::channel(News::default());
         let main_runtime = tokio::runtime::Handle::current();
         let gap = Arc::clone(&gap_max_us);
         std::thread::Builder::new().name("ownership".to_owned()).spawn(move || {
-            thread::run(config, receiver, started, main_runtime, gap, nothing);
+            thread::run(config, receiver, started, main_runtime, gap, news_sender);
         })?;
         let links = opened
             .await
             .map_err(|_| anyhow::anyhow!("the ownership thread ended at its start"))??;
-        Ok(Self { commands, links, gap_max_us, holds_nothing })
+        Ok(Self { commands, links, gap_max_us, news })
     }
 
     /// Tells the thread something; waits while its queue is full.

@@ -21,7 +21,6 @@ const BROADCAST: [u8; 6] = [0xff; 6];
 /// One segment.
 pub(crate) struct Segment {
     pub(crate) id: SegmentId,
-    pub(crate) interface: u32,
     pub(crate) mac: [u8; 6],
     socket: AsyncFd<PacketSocket>,
 }
@@ -35,7 +34,7 @@ impl Segment {
         kept open until it is dropped")]
     pub(crate) fn open(id: SegmentId, interface: u32, mac: [u8; 6]) -> io::Result<Self> {
         let socket = AsyncFd::new(PacketSocket::bind(interface, ETHERTYPE)?)?;
-        Ok(Self { id, interface, mac, socket })
+        Ok(Self { id, mac, socket })
     }
 
     /// Waits until a frame may be there.

@@ -22,7 +22,7 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use super::{Command, OwnerConfig, Request, announce::Announcer, publish::Publisher, segment::Segment};
+use super::{Command, News, OwnerConfig, Request, announce::Announcer, publish::Publisher, segment::Segment};
 use crate::clock;
 
 /// Yields before input counts as drained: QUIC packets that wait in the kernel become datagrams
@@ -45,7 +45,7 @@ pub(crate) fn run(
     started: oneshot::Sender<anyhow::Result<Links>>,
     handler_runtime: Handle,
     gap_max_us: Arc<AtomicU64>,
-    holds_nothing: watch::Sender<bool>,
+    news: watch::Sender<News>,
 ) {
     raise_priority();
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
@@ -96,7 +96,7 @@ pub(crate) fn run(
             copies_judged_us: 0,
             more_to_send: false,
             gap_max_us,
-            holds_nothing,
+            news,
             config,
         };
         thread.run().await;
@@ -129,7 +129,7 @@ struct Thread {
     copies_judged_us: u64,
     more_to_send: bool,
     gap_max_us: Arc<AtomicU64>,
-    holds_nothing: watch::Sender<bool>,
+    news: watch::Sender<News>,
 }
 
 impl Thread {
@@ -309,6 +309,12 @@ impl Thread {
         }
         self.copies_judged_us = now.0;
         let status = self.core.status(now);
+        let silent = status.peers.iter().filter(|p| p.silent).map(|p| p.node).collect();
+        self.news.send_if_modified(|news| {
+            let changed = news.silent != silent;
+            news.silent = silent;
+            changed
+        });
         let boots: BTreeMap<NodeId, BootId> =
             status.peers.iter().filter_map(|p| Some((p.node, p.boot?))).collect();
         let mut worst: BTreeMap<NodeId, Completeness> = BTreeMap::new();
@@ -417,6 +423,8 @@ impl Thread {
         }
         self.config.plane.announce_until(latest);
         let nothing = self.core.holds_nothing();
-        self.holds_nothing.send_if_modified(|old| std::mem::replace(old, nothing) != nothing);
+        self.news.send_if_modified(|news| {
+            std::mem::replace(&mut news.holds_nothing, nothing) != nothing
+        });
     }
 }

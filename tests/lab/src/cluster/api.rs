@@ -216,23 +216,10 @@ pub struct Connection {
     pub vip: String,
     /// Real server.
     pub server: String,
-    /// Packets by worker.
-    pub workers: Vec<WorkerPackets>,
-}
-
-/// `WorkerPackets`.
-#[derive(Clone, Debug, Default, Deserialize)]
-#[serde(default)]
-pub struct WorkerPackets {
-    /// Queue.
-    #[serde(deserialize_with = "number")]
-    pub queue: u64,
-    /// Client to server.
-    #[serde(deserialize_with = "number")]
-    pub in_packets: u64,
-    /// Server to client.
-    #[serde(deserialize_with = "number")]
-    pub out_packets: u64,
+    /// Queues of the workers that carried it, client to server.
+    pub in_queues: Vec<u32>,
+    /// Queues of the workers that carried it, server to client.
+    pub out_queues: Vec<u32>,
 }
 
 /// Every connection in what `clusterctl -o json conn list` printed.

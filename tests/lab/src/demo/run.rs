@@ -266,25 +266,16 @@ fn check_servers(sessions: &mut [SessionReport], known: &HashMap<SocketAddr, Str
 
 /// With two queues: connections whose two directions went through different workers.
 fn two_workers(connections: &[Connection]) -> Check {
-    let only = |c: &Connection, packets: fn(&crate::cluster::api::WorkerPackets) -> u64| {
-        let mut busy = c.workers.iter().filter(|w| packets(w) > 0).map(|w| w.queue);
-        busy.next().filter(|_| busy.next().is_none())
-    };
     let split = |c: &&Connection| {
-        let (inward, outward) = (only(c, |w| w.in_packets), only(c, |w| w.out_packets));
-        inward.is_some() && outward.is_some() && inward != outward
+        matches!((&c.in_queues[..], &c.out_queues[..]), ([inward], [outward]) if inward != outward)
     };
     let found: Vec<&Connection> = connections.iter().filter(split).collect();
     let example = found.first().map_or_else(
         || "none of them was seen on two workers".to_owned(),
         |c| {
-            let (inward, outward) = (only(c, |w| w.in_packets), only(c, |w| w.out_packets));
             format!(
-                "{} to {}: client to server on worker {}, server to client on worker {}",
-                c.client,
-                c.server,
-                inward.unwrap_or_default(),
-                outward.unwrap_or_default()
+                "{} to {}: client to server on worker {:?}, server to client on worker {:?}",
+                c.client, c.server, c.in_queues, c.out_queues
             )
         },
     );
@@ -478,18 +469,13 @@ mod tests {
 
     #[test]
     fn two_workers_are_shown_only_by_a_connection_split_between_them() {
-        let with = |workers: &str| -> Connection {
-            serde_json::from_str(&format!(r#"{{"client":"c","server":"s","workers":{workers}}}"#))
-                .unwrap()
+        let with = |inward: &[u32], outward: &[u32]| Connection {
+            in_queues: inward.to_vec(),
+            out_queues: outward.to_vec(),
+            ..Connection::default()
         };
-        let split = with(
-            r#"[{"queue":0,"in_packets":5,"out_packets":0},{"queue":1,"in_packets":0,"out_packets":4}]"#,
-        );
-        let same = with(r#"[{"queue":1,"in_packets":5,"out_packets":4}]"#);
-        let mixed = with(
-            r#"[{"queue":0,"in_packets":5,"out_packets":1},{"queue":1,"in_packets":1,"out_packets":4}]"#,
-        );
-        let none = with("[]");
+        let (split, same) = (with(&[0], &[1]), with(&[1], &[1]));
+        let (mixed, none) = (with(&[0, 1], &[1]), with(&[], &[]));
         assert!(!two_workers(&[same.clone(), mixed.clone(), none.clone()]).passed);
         let check = two_workers(&[same, mixed, none, split]);
         assert!(check.passed && check.seen.starts_with("1 of 4"), "{}", check.seen);

@@ -7,6 +7,10 @@
 use super::fault::Fault;
 use crate::cluster::api::{Epoch, NodeRef};
 
+/// Probes that may get lost before the fault: datagrams on a busy machine. More, and the set-up
+/// itself does not work.
+const PROBES_LOST_BEFORE_MAX: u64 = 20;
+
 /// What was seen of one run.
 #[derive(Clone, Debug)]
 pub struct Evidence {
@@ -84,7 +88,7 @@ pub fn void_reasons(e: &Evidence) -> Vec<String> {
     unless(e.broken_before == 0, format!("{} sessions broke before the fault", e.broken_before));
     unless(e.mute_before == 0, format!("{} talkers had no echo before the fault", e.mute_before));
     unless(
-        e.probe_lost_before == 0,
+        e.probe_lost_before <= PROBES_LOST_BEFORE_MAX,
         format!("{} probes were lost before the fault", e.probe_lost_before),
     );
     unless(!e.listed.is_empty(), "no connection list was read".to_owned());
@@ -227,7 +231,7 @@ mod tests {
         (|e| (e.sessions, e.established) = (0, 0), "no session"),
         (|e| e.broken_before = 1, "1 sessions broke before"),
         (|e| e.mute_before = 2, "2 talkers had no echo"),
-        (|e| e.probe_lost_before = 3, "3 probes were lost before"),
+        (|e| e.probe_lost_before = 21, "21 probes were lost before"),
         (|e| e.listed[0].listed = 299, "299 of 300 sessions in its connection list"),
         (|e| e.listed.clear(), "no connection list"),
         (|e| e.holder_forwarded = 299, "n1 forwarded only 299 packets before"),
