@@ -138,9 +138,7 @@ impl Health {
                 .servers
                 .iter()
                 .enumerate()
-                .map(|(i, id)| {
-                    (*id, target(service, i).is_none_or(|t| inner.views.backend_up(&t)))
-                })
+                .map(|(i, id)| (*id, target(service, i).is_none_or(|t| inner.views.backend_up(&t))))
                 .collect();
             let window = service.spec.check.as_ref().map_or(Duration::ZERO, |c| {
                 let ms = u64::from(c.interval_ms) * u64::from(c.fall) + u64::from(c.timeout_ms);

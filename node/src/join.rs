@@ -156,9 +156,8 @@ async fn admission(
     let mut failures = Vec::new();
     for address in &token.api {
         let (address, fingerprint) = (*address, token.ca);
-        let fetched = tokio::task::spawn_blocking(move || {
-            pki::fetch_ca(address, fingerprint, STEP_TIMEOUT)
-        });
+        let fetched =
+            tokio::task::spawn_blocking(move || pki::fetch_ca(address, fingerprint, STEP_TIMEOUT));
         let ca = match fetched.await {
             Ok(Ok(ca)) => ca,
             Ok(Err(error)) => {
@@ -193,9 +192,8 @@ async fn ask(
     ca: &str,
 ) -> Result<AdmitReply, Status> {
     let unavailable = |e: tonic::transport::Error| Status::unavailable(format!("{e}"));
-    let tls = ClientTlsConfig::new()
-        .ca_certificate(Certificate::from_pem(ca))
-        .domain_name(NODE_TLS_NAME);
+    let tls =
+        ClientTlsConfig::new().ca_certificate(Certificate::from_pem(ca)).domain_name(NODE_TLS_NAME);
     let channel = Endpoint::from_shared(format!("https://{address}"))
         .map_err(unavailable)?
         .tls_config(tls)

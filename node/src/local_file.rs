@@ -18,7 +18,7 @@ pub(crate) struct LocalFile {
     pub(crate) data_dir: PathBuf,
     /// Where the daemon listens.
     pub(crate) listen: Listen,
-    /// The Unix socket of the API; default `/run/steadfast/<instance>.sock`.
+    /// The Unix socket of the API; default: where `clusterctl` looks for it.
     #[serde(default)]
     pub(crate) socket: Option<PathBuf>,
     /// Folder of the pins on a bpffs; default `/sys/fs/bpf/steadfast`.
@@ -61,11 +61,9 @@ impl LocalFile {
             bail!("instance `{name}` is no name: 1 to 63 letters, digits, '-', '_'");
         }
         let listen = &file.listen;
-        for (key, address) in [
-            ("api", listen.api),
-            ("control", listen.control),
-            ("replication", listen.replication),
-        ] {
+        for (key, address) in
+            [("api", listen.api), ("control", listen.control), ("replication", listen.replication)]
+        {
             if address.ip().is_unspecified() || address.port() == 0 {
                 bail!(
                     "listen.{key} is {address}: peers use it as it stands, so name an address of \
@@ -81,9 +79,7 @@ impl LocalFile {
 
     /// The Unix socket of the API.
     pub(crate) fn socket(&self) -> PathBuf {
-        self.socket
-            .clone()
-            .unwrap_or_else(|| PathBuf::from(format!("/run/steadfast/{}.sock", self.instance)))
+        self.socket.clone().unwrap_or_else(|| PathBuf::from(steadfast_proto::DEFAULT_SOCKET))
     }
 }
 
@@ -100,7 +96,7 @@ listen: {api: '198.18.2.1:7440', control: '198.18.2.1:7441', replication: '198.1
     #[test]
     fn a_good_file_is_read() {
         let file = LocalFile::parse(GOOD).unwrap();
-        assert_eq!(file.socket(), Path::new("/run/steadfast/n1.sock"));
+        assert_eq!(file.socket(), Path::new(steadfast_proto::DEFAULT_SOCKET));
         assert_eq!(file.bpffs, Path::new("/sys/fs/bpf/steadfast"));
     }
 

@@ -53,6 +53,8 @@ struct Arguments {
 const EXIT_CONFIG: u8 = 78;
 
 fn main() -> ExitCode {
+    // The data folder holds keys, and the log holds the key of the authority.
+    rustix::process::umask(rustix::fs::Mode::RWXG | rustix::fs::Mode::RWXO);
     let arguments = Arguments::parse();
     let filter = match EnvFilter::try_new(&arguments.log) {
         Ok(filter) => filter,

@@ -11,7 +11,9 @@ use std::{
 
 use anyhow::Context;
 use steadfast_consensus as raft;
-use steadfast_model::{BootId, ClusterState, Command, GroupId, NodeId, Response};
+use steadfast_model::{
+    BootId, ClusterState, Command, GroupId, NodeId, Response, document::BeaconSpec,
+};
 use steadfast_ownership::Settings;
 use steadfast_peer::{EndpointConfig, Membership, Purpose, pki};
 use steadfast_replication::{Copies, DirtySet, Local, ReplicationHook};
@@ -57,6 +59,8 @@ pub(crate) struct Member {
     pub(crate) replicator: Replicator,
     pub(crate) roles: Arc<Roles>,
     pub(crate) health: Arc<Health>,
+    /// Settings that a running daemon does not change: those it was started with.
+    pub(crate) started_with: StartSettings,
     membership: Membership,
     key: watch::Sender<Option<Vec<u8>>>,
     macs_changed: Arc<tokio::sync::Notify>,
@@ -79,8 +83,11 @@ impl Member {
         let membership = Membership::new(peers.chain([identity.node]).collect::<BTreeSet<_>>());
         let (raft, transport) = open_raft(node, &identity, start).await?;
         let state = raft.state();
+        let started_with = StartSettings::of(&state.0);
         let (plane, hook_parts) = start_plane(node, &state.0)?;
         let HookParts { dirty, copies } = hook_parts;
+        let beacon_ms = u64::from(started_with.beacon.interval_ms);
+        plane.set_beacon(Duration::from_millis(beacon_ms));
         let roles = Arc::new(Roles::new());
         let health = Health::start(identity.node, node.boot);
         let (requests, request_queue) = mpsc::channel(REQUESTS_MAX);
@@ -108,14 +115,22 @@ impl Member {
         })
         .await?;
         transport.connect(owner.links.clone());
-        let local =
-            Local { cluster: identity.cluster_id, node: identity.node, boot: node.boot };
-        let parts =
-            Parts { local, shared: Arc::clone(&plane.shared), dirty, copies, roles: Arc::clone(&roles) };
+        let local = Local { cluster: identity.cluster_id, node: identity.node, boot: node.boot };
+        let parts = Parts {
+            local,
+            shared: Arc::clone(&plane.shared),
+            dirty,
+            copies,
+            roles: Arc::clone(&roles),
+        };
         let replicator =
             Replicator::start(parts, endpoint(Purpose::Replication, listen.replication))?;
-        let proposer =
-            Proposer::new(identity.node, Arc::clone(&raft), owner.links.clone(), owner.news.clone());
+        let proposer = Proposer::new(
+            identity.node,
+            Arc::clone(&raft),
+            owner.links.clone(),
+            owner.news.clone(),
+        );
         let member = Arc::new(Self {
             node: Arc::clone(node),
             identity,
@@ -127,6 +142,7 @@ impl Member {
             replicator,
             roles,
             health,
+            started_with,
             membership,
             key,
             macs_changed,
@@ -330,10 +346,24 @@ fn start_plane(
         },
     );
     let queues = queues.min(steadfast_dataplane::WORKERS_MAX as u32);
-    let pins =
-        Pins { bpffs: node.local.bpffs.clone(), instance: node.local.instance.clone() };
+    let pins = Pins { bpffs: node.local.bpffs.clone(), instance: node.local.instance.clone() };
     let plane = DataPlane::start(pins, shared, hook, queues, &node.prober)?;
     Ok((Arc::new(plane), HookParts { dirty, copies }))
+}
+
+/// Settings that take effect when a daemon starts.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct StartSettings {
+    pub(crate) connections_max: u32,
+    pub(crate) beacon: BeaconSpec,
+}
+
+impl StartSettings {
+    /// Those that the cluster has committed.
+    pub(crate) fn of(state: &ClusterState) -> Self {
+        let settings = state.settings();
+        Self { connections_max: settings.connections_max, beacon: settings.beacon.clone() }
+    }
 }
 
 /// The ownership core's settings from the committed ones.

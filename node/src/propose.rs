@@ -35,6 +35,23 @@ pub(crate) enum Ask {
     Promote(Vec<NodeId>),
 }
 
+impl Ask {
+    /// Whether doing it twice is the same as doing it once. A node that is admitted twice is not:
+    /// the second time its token is spent.
+    fn may_be_repeated(&self) -> bool {
+        !matches!(self, Self::Commit(Command::AdmitNode { .. }))
+    }
+}
+
+/// What became of a question to the leader.
+enum Passed {
+    Answered(Answer),
+    /// It certainly had no effect.
+    NotSent(String),
+    /// It may have had an effect.
+    FellSilent,
+}
+
 /// What the leader answers.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub(crate) enum Answer {
@@ -124,10 +141,15 @@ impl Proposer {
 
     async fn ask(&self, ask: Ask, deadline: Instant) -> Result<Answer, ProposeError> {
         let mut last = "no leader is known".to_owned();
+        let mut in_doubt = false;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
             if left.is_zero() {
-                return Err(ProposeError::NoQuorum(last));
+                return Err(if in_doubt {
+                    ProposeError::Unknown(format!("no quorum: {last}"))
+                } else {
+                    ProposeError::NoQuorum(last)
+                });
             }
             let answer = match self.raft.leader().map(NodeId) {
                 Some(leader) if leader == self.node => self.answer(ask.clone(), left).await,
@@ -137,9 +159,17 @@ impl Proposer {
                     Answer::NotLeader
                 }
                 Some(leader) => match self.pass_on(leader, &ask, left).await {
-                    Ok(answer) => answer,
-                    Err(error) => {
-                        last = error;
+                    Passed::Answered(answer) => answer,
+                    Passed::NotSent(why) => {
+                        last = why;
+                        Answer::NotLeader
+                    }
+                    Passed::FellSilent => {
+                        last = format!("node {leader}, the leader, fell silent before it answered");
+                        if !ask.may_be_repeated() {
+                            return Err(ProposeError::Unknown(last));
+                        }
+                        in_doubt = true;
                         Answer::NotLeader
                     }
                 },
@@ -153,17 +183,30 @@ impl Proposer {
         }
     }
 
-    async fn pass_on(&self, leader: NodeId, ask: &Ask, left: Duration) -> Result<Answer, String> {
-        let request = serde_json::to_vec(ask).map_err(|e| e.to_string())?;
-        match self.links.call(leader, CALL_ASK, &request, left).await {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|e| e.to_string()),
+    async fn pass_on(&self, leader: NodeId, ask: &Ask, left: Duration) -> Passed {
+        let request = match serde_json::to_vec(ask) {
+            Ok(request) => request,
+            Err(error) => return Passed::NotSent(error.to_string()),
+        };
+        let mut news = self.news.clone();
+        let answered = tokio::select! {
+            answered = self.links.call(leader, CALL_ASK, &request, left) => answered,
+            _ = news.wait_for(|news| news.silent.contains(&leader)) => return Passed::FellSilent,
+        };
+        let doubt = |why: String| {
+            let why = format!("node {leader}, the leader: {why}");
+            Passed::Answered(Answer::Failed(ProposeError::Unknown(why)))
+        };
+        match answered {
+            Ok(bytes) => match serde_json::from_slice(&bytes) {
+                Ok(answer) => Passed::Answered(answer),
+                Err(error) => doubt(error.to_string()),
+            },
             Err(steadfast_peer::CallError::NotConnected { .. }) => {
-                Err(format!("the leader, node {leader}, cannot be reached"))
+                Passed::NotSent(format!("node {leader}, the leader, cannot be reached"))
             }
             // It may have been executed: asking again could do it twice.
-            Err(error) => Ok(Answer::Failed(ProposeError::Unknown(format!(
-                "node {leader}, the leader: {error}"
-            )))),
+            Err(error) => doubt(error.to_string()),
         }
     }
 

@@ -76,16 +76,13 @@ impl Replicator {
     /// When the replication address is taken or not ours.
     pub(crate) fn start(parts: Parts, endpoint: EndpointConfig) -> anyhow::Result<Self> {
         let endpoint = Endpoint::bind(endpoint)?;
-        let handler: steadfast_peer::Handler =
-            Arc::new(|_, _, _| Box::pin(async { Vec::new() }));
-        let config =
-            LinksConfig { handler, handler_runtime: tokio::runtime::Handle::current() };
+        let handler: steadfast_peer::Handler = Arc::new(|_, _, _| Box::pin(async { Vec::new() }));
+        let config = LinksConfig { handler, handler_runtime: tokio::runtime::Handle::current() };
         let (links, incoming) = Links::start(endpoint, config);
         let Parts { local, shared, dirty, copies, roles } = parts;
         let figures = Mutex::default();
         let marked = (0..SHARDS).map(|_| Notify::new()).collect();
-        let inner =
-            Arc::new(Inner { local, shared, dirty, copies, roles, links, figures, marked });
+        let inner = Arc::new(Inner { local, shared, dirty, copies, roles, links, figures, marked });
         let waker = Arc::downgrade(&inner);
         inner.dirty.set_waker(move |shard| {
             if let Some(marked) =
@@ -218,8 +215,7 @@ async fn stream(
         // Registered before the look: a key that is marked after it ends the wait.
         let marked = inner.marked[usize::from(sender.shard())].notified();
         let now_ns = clock::now_ns();
-        while let Some(frame) =
-            sender.poll_transmit(now_ns, &*inner.shared, wire::BATCH_BYTES_MAX)
+        while let Some(frame) = sender.poll_transmit(now_ns, &*inner.shared, wire::BATCH_BYTES_MAX)
         {
             writer.write_frame(&frame).await?;
         }

@@ -88,7 +88,10 @@ fn local() -> LocalStatus {
             tx_packets: 370_368,
             forwarded_in: 370_368,
             forwarded_out: 0,
-            drops: BTreeMap::from([("bad_checksum".to_owned(), 3), ("no_holder".to_owned(), 41)]),
+            drops: BTreeMap::from([
+                ("header_checksum".to_owned(), 3),
+                ("no_holder".to_owned(), 41),
+            ]),
             relayed: 12,
             held_back: 5,
             loop_gap_max_us: 10_420,
@@ -98,7 +101,7 @@ fn local() -> LocalStatus {
         forwarded_packets: 370_368,
         beacons: BTreeMap::from([
             ("received".to_owned(), 9_100),
-            ("rejected_mac".to_owned(), 7),
+            ("rejected_forged".to_owned(), 7),
             ("sent".to_owned(), 4_550),
         ]),
         replication: vec![ReplicationPeer {

@@ -84,12 +84,17 @@ impl Filter {
 
 fn filter(state: &ClusterState, request: &ListConnectionsRequest) -> Result<Filter, Status> {
     let missing = |what: &str, name: &str| {
-        refuse(Reason::NotFound, format!("there is no {what} `{name}`"), "`clusterctl status` shows them")
+        refuse(
+            Reason::NotFound,
+            format!("there is no {what} `{name}`"),
+            "`clusterctl status` shows them",
+        )
     };
     let group = match request.group.as_str() {
         "" => None,
         name => {
-            let found = state.groups.values().find(|g| g.spec.name == name || g.id.0.to_string() == name);
+            let found =
+                state.groups.values().find(|g| g.spec.name == name || g.id.0.to_string() == name);
             Some(dp::GroupId(found.ok_or_else(|| missing("group", name))?.id.0))
         }
     };
@@ -155,7 +160,8 @@ fn describe(
         dp::Protocol::Udp => Protocol::Udp,
     };
     let timeout_ns = config.timeouts(record.service).of_ns(state);
-    let named = |names: &BTreeMap<u32, String>, id: u32| names.get(&id).cloned().unwrap_or_default();
+    let named =
+        |names: &BTreeMap<u32, String>, id: u32| names.get(&id).cloned().unwrap_or_default();
     v1::Connection {
         protocol: protocol.into(),
         client: at(record.key.client, record.key.client_port),

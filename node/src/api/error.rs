@@ -99,9 +99,13 @@ mod tests {
 
     #[test]
     fn places_in_a_document_are_found() {
-        let at = document_error("f", "the document cannot be read: unknown field at line 3 column 7");
+        let at =
+            document_error("f", "the document cannot be read: unknown field at line 3 column 7");
         assert_eq!((at.line, at.column, at.path.as_str()), (3, 7, ""));
         let at = document_error("f", "services[0] (a): port 0 is no port");
-        assert_eq!((at.line, at.path.as_str(), at.what.as_str()), (0, "services[0] (a)", "port 0 is no port"));
+        assert_eq!(
+            (at.line, at.path.as_str(), at.what.as_str()),
+            (0, "services[0] (a)", "port 0 is no port")
+        );
     }
 }

@@ -28,8 +28,7 @@ pub(crate) async fn move_group(
         .find_group(&request.group)
         .or_else(|| state.groups.values().find(|g| g.id.0.to_string() == request.group))
         .ok_or_else(|| {
-            let known: Vec<&str> =
-                state.groups.values().map(|g| g.spec.name.as_str()).collect();
+            let known: Vec<&str> = state.groups.values().map(|g| g.spec.name.as_str()).collect();
             refuse(
                 Reason::NotFound,
                 format!("there is no group `{}`", request.group),
@@ -54,7 +53,10 @@ pub(crate) async fn move_group(
             Err(why) => {
                 return Err(refuse(
                     Reason::MoveRefused,
-                    format!("group `{}` cannot move to {}: {why}", group.spec.name, request.to_node),
+                    format!(
+                        "group `{}` cannot move to {}: {why}",
+                        group.spec.name, request.to_node
+                    ),
                     "`clusterctl status` shows leader, holder and copies",
                 ));
             }
@@ -84,10 +86,7 @@ pub(crate) async fn move_group(
 }
 
 /// Who holds a group as this node knows, and under which epoch.
-pub(crate) fn role_of(
-    member: &Member,
-    group: steadfast_model::GroupId,
-) -> Option<(NodeId, Epoch)> {
+pub(crate) fn role_of(member: &Member, group: steadfast_model::GroupId) -> Option<(NodeId, Epoch)> {
     let now = *member.roles.all().get(&group)?;
     match now.role {
         Role::Holder => Some((member.id(), now.epoch)),

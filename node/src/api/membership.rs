@@ -29,9 +29,8 @@ pub(crate) async fn init(node: &Arc<Node>, request: InitRequest) -> Result<InitR
         return Err(already_member());
     }
     let name = request.node_name.unwrap_or_else(|| node.local.instance.clone());
-    let member = join::init(node, &request.cluster_name, &name)
-        .await
-        .map_err(|e| local_failure(&e))?;
+    let member =
+        join::init(node, &request.cluster_name, &name).await.map_err(|e| local_failure(&e))?;
     let token = create_token(&member, None).await?;
     let state = member.state();
     let cluster = state.cluster.as_ref().ok_or_else(super::error::not_a_member)?;
@@ -99,8 +98,7 @@ pub(crate) async fn create_token(
     let mut api: Vec<SocketAddr> = state.nodes.get(&own).map(|n| n.api).into_iter().collect();
     api.extend(state.nodes.values().filter(|n| n.id != own).map(|n| n.api));
     api.truncate(ENDPOINTS_MAX);
-    let token =
-        Token::generate(ca.fingerprint(), api).map_err(|e| local_failure(&e.into()))?;
+    let token = Token::generate(ca.fingerprint(), api).map_err(|e| local_failure(&e.into()))?;
     let text = token.encode().map_err(|e| local_failure(&e.into()))?;
     let command = Command::CreateToken {
         hash: token.hash(),
@@ -216,7 +214,9 @@ mod tests {
     #[test]
     fn a_secret_is_32_digits() {
         assert_eq!(hex("000102030405060708090a0b0c0d0e0f").unwrap()[15], 15);
-        for bad in ["", "00", "000102030405060708090a0b0c0d0e0g", "+00102030405060708090a0b0c0d0e0f"] {
+        for bad in
+            ["", "00", "000102030405060708090a0b0c0d0e0g", "+00102030405060708090a0b0c0d0e0f"]
+        {
             assert_eq!(hex(bad), None, "{bad}");
         }
     }

@@ -39,8 +39,8 @@ async fn routes(node: Arc<Node>) -> anyhow::Result<Routes> {
         .register_encoded_file_descriptor_set(tonic_health::pb::FILE_DESCRIPTOR_SET)
         .build_v1()
         .context("reflection")?;
-    let control = ControlServer::new(ControlService::new(node))
-        .max_decoding_message_size(REQUEST_BYTES_MAX);
+    let control =
+        ControlServer::new(ControlService::new(node)).max_decoding_message_size(REQUEST_BYTES_MAX);
     Ok(Routes::new(control).add_service(health_service).add_service(reflection))
 }
 
@@ -62,8 +62,8 @@ pub(crate) async fn serve_socket(node: Arc<Node>, path: &Path) -> anyhow::Result
         }
         _ => {}
     }
-    let listener = UnixListener::bind(path)
-        .with_context(|| format!("cannot listen on {}", path.display()))?;
+    let listener =
+        UnixListener::bind(path).with_context(|| format!("cannot listen on {}", path.display()))?;
     fs::set_permissions(path, fs::Permissions::from_mode(0o600))
         .with_context(|| format!("cannot restrict {}", path.display()))?;
     let routes = routes(node).await?;

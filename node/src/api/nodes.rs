@@ -102,9 +102,8 @@ pub(crate) async fn cordon(
 /// Takes the steering programs off this node's interfaces.
 pub(crate) fn detach(node: &Node) -> Result<DetachReply, Status> {
     let member = node.member();
-    let holds = member.as_ref().is_some_and(|m| {
-        m.roles.all().values().any(|now| now.role == Role::Holder)
-    });
+    let holds =
+        member.as_ref().is_some_and(|m| m.roles.all().values().any(|now| now.role == Role::Holder));
     if holds {
         return Err(refuse(
             Reason::NodeInUse,
@@ -112,8 +111,7 @@ pub(crate) fn detach(node: &Node) -> Result<DetachReply, Status> {
             "move them away first: clusterctl vip move GROUP --to NODE",
         ));
     }
-    let pins =
-        Pins { bpffs: node.local.bpffs.clone(), instance: node.local.instance.clone() };
+    let pins = Pins { bpffs: node.local.bpffs.clone(), instance: node.local.instance.clone() };
     let interfaces: Vec<String> =
         node.kernel.borrow().interfaces.values().map(|i| i.name.clone()).collect();
     let pinned: Vec<String> = interfaces

@@ -13,7 +13,11 @@ use super::{
     membership::role,
     nodes::node_ref,
 };
-use crate::{clock, daemon::Node, member::Member};
+use crate::{
+    clock,
+    daemon::Node,
+    member::{Member, StartSettings},
+};
 
 /// Entries looked at per lock of the table.
 const WALK: usize = 1_024;
@@ -53,7 +57,11 @@ pub(crate) async fn status(node: &Node, member: &Member) -> Result<v1::StatusRep
         quorum_ack_age_ms,
         applied_index: metrics.applied_index.unwrap_or(0),
         config_revision: state.config.revision,
-        nodes: state.nodes.values().map(|n| node_message(member, &state, &view, n, leader)).collect(),
+        nodes: state
+            .nodes
+            .values()
+            .map(|n| node_message(member, &state, &view, n, leader))
+            .collect(),
         groups: state.groups.values().map(|g| group_message(member, &state, &view, g)).collect(),
         services: services(member, &state),
         local: Some(local(node, member, &state, &view)),
@@ -258,9 +266,8 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
 fn local(node: &Node, member: &Member, state: &ClusterState, view: &View) -> v1::LocalStatus {
     let workers = member.plane.workers();
     let gap = member.owner.gap_max_us.load(std::sync::atomic::Ordering::Relaxed);
-    let forwarded = workers.iter().map(|w| {
-        w.counters.sent(Sent::Forwarded) + w.counters.sent(Sent::Returned)
-    });
+    let forwarded =
+        workers.iter().map(|w| w.counters.sent(Sent::Forwarded) + w.counters.sent(Sent::Returned));
     v1::LocalStatus {
         interfaces: interfaces(node, member, state),
         forwarded_packets: forwarded.sum(),
@@ -317,7 +324,11 @@ fn interfaces(node: &Node, member: &Member, state: &ClusterState) -> Vec<v1::Int
         let bind_reason = if failed.is_empty() { why } else { failed.join("; ") };
         v1::Interface {
             name: port.name.clone(),
-            segment: state.segments.get(&port.segment.0).map(|s| s.name.clone()).unwrap_or_default(),
+            segment: state
+                .segments
+                .get(&port.segment.0)
+                .map(|s| s.name.clone())
+                .unwrap_or_default(),
             ifindex: port.interface,
             attach_mode: v1::AttachMode::Native.into(),
             bind_mode: bind_mode.into(),
@@ -411,9 +422,11 @@ fn warnings(member: &Member, state: &ClusterState, view: &View, has_quorum: bool
             warnings.push(format!("group {name} has no holder: its addresses do not answer"));
             continue;
         };
-        let complete = state.nodes.keys().filter(|n| **n != holder).any(|n| {
-            copy(member, state, view, group, *n).state() == v1::CopyState::Complete
-        });
+        let complete = state
+            .nodes
+            .keys()
+            .filter(|n| **n != holder)
+            .any(|n| copy(member, state, view, group, *n).state() == v1::CopyState::Complete);
         if !complete && state.nodes.len() > 1 {
             warnings.push(format!(
                 "group {name} has no complete copy: if its holder dies now, sessions break"
@@ -430,6 +443,14 @@ fn warnings(member: &Member, state: &ClusterState, view: &View, has_quorum: bool
     }
     if let Some(fatal) = member.raft.metrics().fatal {
         warnings.push(format!("the Raft role of this node has stopped: {fatal}"));
+    }
+    if member.started_with != StartSettings::of(state) {
+        let StartSettings { connections_max, beacon } = &member.started_with;
+        warnings.push(format!(
+            "this daemon runs with connections_max {connections_max} and beacons of {} ms x {}: \
+             restart it to take over the new settings",
+            beacon.interval_ms, beacon.silent_after
+        ));
     }
     for (what, why) in member.plane.troubles() {
         warnings.push(format!("{what}: {why}"));

@@ -32,13 +32,16 @@ pub(crate) struct Route {
     pub(crate) metric: u32,
 }
 
+/// A neighbour: the interface it is on, and its address.
+pub(crate) type NeighbourKey = (u32, IpAddr);
+
 /// The picture.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub(crate) struct KernelView {
     pub(crate) interfaces: BTreeMap<u32, Interface>,
     pub(crate) routes: Vec<Route>,
     /// MAC addresses of usable neighbours by (interface, address).
-    pub(crate) neighbours: HashMap<(u32, IpAddr), [u8; 6]>,
+    pub(crate) neighbours: HashMap<NeighbourKey, [u8; 6]>,
 }
 
 impl KernelView {

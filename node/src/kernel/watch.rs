@@ -19,7 +19,7 @@ use steadfast_model::document::Prefix;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, warn};
 
-use super::view::{Interface, KernelView, NEIGHBOURS_MAX, Route};
+use super::view::{Interface, KernelView, NEIGHBOURS_MAX, NeighbourKey, Route};
 
 /// A full read at least this often, in case a message was lost.
 pub(crate) const RESYNC_EVERY: Duration = Duration::from_secs(30);
@@ -40,8 +40,8 @@ pub(crate) async fn watch() -> anyhow::Result<(watch::Receiver<KernelView>, Hand
         MulticastGroup::Ipv6Route,
         MulticastGroup::Neigh,
     ];
-    let (connection, handle, mut messages) = rtnetlink::new_multicast_connection(&groups)
-        .context("cannot open a netlink socket")?;
+    let (connection, handle, mut messages) =
+        rtnetlink::new_multicast_connection(&groups).context("cannot open a netlink socket")?;
     tokio::spawn(connection);
     let first = read(&handle).await.context("cannot read interfaces and routes by netlink")?;
     let (sender, receiver) = watch::channel(first);
@@ -209,7 +209,7 @@ fn address(address: &RouteAddress) -> Option<IpAddr> {
 }
 
 /// Key and, while the entry is usable, MAC address of a neighbour.
-fn neighbour(message: &NeighbourMessage) -> Option<((u32, IpAddr), Option<[u8; 6]>)> {
+fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Option<[u8; 6]>)> {
     let (mut destination, mut mac) = (None, None);
     for attribute in &message.attributes {
         match attribute {

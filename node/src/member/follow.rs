@@ -3,7 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
-use steadfast_model::{ClusterState, NodeId};
+use steadfast_model::{ClusterState, NodeId, document::Switch};
 use steadfast_ownership::{Committed, CommittedGroup, Grant, Member as Candidate, SegmentId};
 use steadfast_peer::Peer;
 use tracing::{error, info};
@@ -20,6 +20,7 @@ struct Told {
     revision: Option<u64>,
     committed: Option<Committed>,
     members: Vec<NodeId>,
+    replication: Option<bool>,
     leader: Option<bool>,
     links: Vec<(SegmentId, bool)>,
     ports: usize,
@@ -72,10 +73,9 @@ async fn turn(
     if revision_new {
         info!(revision = state.config.revision, "configuration");
         member.health.set_targets(state);
-        let beacon = Duration::from_millis(u64::from(state.settings().beacon.interval_ms));
-        member.plane.set_beacon(beacon);
-        let addresses = addresses(state);
-        member.owner.tell(owner::Command::Addresses(addresses)).await;
+        let replicated = state.settings().replication == Switch::On;
+        let document = owner::Command::Document(addresses(state), replicated);
+        member.owner.tell(document).await;
     }
     if revision_new || health_new {
         let up = member.health.servers_up(state);
@@ -127,7 +127,8 @@ fn tell_members(member: &Member, state: &ClusterState, told: &mut Told) {
         members.sort_unstable();
         members.dedup();
     }
-    if told.members == members {
+    let on = state.settings().replication == Switch::On;
+    if told.members == members && told.replication == Some(on) {
         return;
     }
     let peer = |id: &NodeId, control: bool| -> Option<Peer> {
@@ -145,19 +146,14 @@ fn tell_members(member: &Member, state: &ClusterState, told: &mut Told) {
     member.membership.set(members.iter().copied().collect::<BTreeSet<_>>());
     let control: Vec<Peer> = members.iter().filter_map(|id| peer(id, true)).collect();
     member.owner.links.set_peers(&control);
-    let on = state.settings().replication == steadfast_model::document::Switch::On;
     let replication: Vec<Peer> = members.iter().filter_map(|id| peer(id, false)).collect();
     member.replicator.set_peers(if on { &replication } else { &[] });
     told.members = members;
+    told.replication = Some(on);
 }
 
 /// Which segments of the configuration work here.
-async fn tell_links(
-    member: &Member,
-    state: &ClusterState,
-    view: &KernelView,
-    told: &mut Told,
-) {
+async fn tell_links(member: &Member, state: &ClusterState, view: &KernelView, told: &mut Told) {
     let ports = member.plane.ports();
     let links: Vec<(SegmentId, bool)> = state
         .segments
@@ -206,8 +202,7 @@ fn committed(member: &Member, state: &ClusterState) -> Committed {
     let membership = member.raft.membership();
     let nodes = || state.nodes.values();
     let groups = state.groups.values().map(|group| {
-        let mut candidates =
-            group.grant.as_ref().map(|g| g.candidates.clone()).unwrap_or_default();
+        let mut candidates = group.grant.as_ref().map(|g| g.candidates.clone()).unwrap_or_default();
         // Nodes that came after the grant rank last; before the first grant, groups spread by
         // starting at another node each.
         let start = group.id.0 as usize % state.nodes.len().max(1);

@@ -48,9 +48,7 @@ impl raft::Transport for QuicTransport {
                 return Err(raft::TransportError::Unreachable("not started".to_owned()));
             };
             links.call(NodeId(target), CALL_RAFT, &request, ttl).await.map_err(|e| match e {
-                CallError::NotConnected { .. } => {
-                    raft::TransportError::Unreachable(e.to_string())
-                }
+                CallError::NotConnected { .. } => raft::TransportError::Unreachable(e.to_string()),
                 CallError::Timeout { .. } => raft::TransportError::Timeout,
                 _ => raft::TransportError::Broken(e.to_string()),
             })

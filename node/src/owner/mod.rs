@@ -28,8 +28,8 @@ const COMMANDS_MAX: usize = 256;
 pub(crate) enum Command {
     /// The replicated state has changed.
     Committed(Box<Committed>),
-    /// Every address of every group, with its segment.
-    Addresses(Vec<(GroupId, SegmentId, IpAddr)>),
+    /// Every address of every group with its segment, and whether connections are replicated.
+    Document(Vec<(GroupId, SegmentId, IpAddr)>, bool),
     /// Whether this node is the Raft leader.
     Leader(bool),
     /// The link of a segment came or went.

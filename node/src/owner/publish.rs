@@ -79,11 +79,25 @@ pub(crate) struct Publisher {
     last_other: HashMap<GroupId, (NodeId, BootId)>,
     /// Since when this node holds a group, and whether its copy was complete then.
     holding: HashMap<GroupId, (u64, bool)>,
+    /// Without replication there is no copy to wait for.
+    replicated: bool,
 }
 
 impl Publisher {
     pub(crate) fn new(plane: Arc<DataPlane>, copies: Arc<Copies>, roles: Arc<Roles>) -> Self {
-        Self { plane, copies, roles, last_other: HashMap::new(), holding: HashMap::new() }
+        Self {
+            plane,
+            copies,
+            roles,
+            last_other: HashMap::new(),
+            holding: HashMap::new(),
+            replicated: true,
+        }
+    }
+
+    /// Whether connections are replicated at all.
+    pub(crate) fn set_replicated(&mut self, replicated: bool) {
+        self.replicated = replicated;
     }
 
     /// A peer holds the group in this run of its daemon.
@@ -103,7 +117,8 @@ impl Publisher {
         let state = self.plane.shared.groups.group(dp::GroupId(group.0));
         let published = match role {
             Role::Holder => {
-                let copy_complete = self.last_other.get(&group).is_none_or(|(node, boot)| {
+                let known = self.last_other.get(&group).filter(|_| self.replicated);
+                let copy_complete = known.is_none_or(|(node, boot)| {
                     self.copies.completeness(group, *node, *boot, silent_since_ns).is_complete()
                 });
                 // A claim that is ratified, or a new grant to the holder, is no take-over.
@@ -147,7 +162,6 @@ impl Publisher {
         }
         self.roles.retain(keep);
     }
-
 }
 
 #[cfg(test)]

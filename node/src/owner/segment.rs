@@ -30,8 +30,11 @@ impl Segment {
     ///
     /// # Errors
     /// What the kernel says.
-    #[expect(deprecated, reason = "its unsafe successor wants what PacketSocket gives: one fd, \
-        kept open until it is dropped")]
+    #[expect(
+        deprecated,
+        reason = "its unsafe successor wants what PacketSocket gives: one fd, \
+        kept open until it is dropped"
+    )]
     pub(crate) fn open(id: SegmentId, interface: u32, mac: [u8; 6]) -> io::Result<Self> {
         let socket = AsyncFd::new(PacketSocket::bind(interface, ETHERTYPE)?)?;
         Ok(Self { id, mac, socket })

@@ -12,7 +12,8 @@ use std::{
 use futures_util::future::select_all;
 use steadfast_model::{BootId, Command as Commit, Epoch, GroupId, NodeId};
 use steadfast_ownership::{
-    Action, Committed, Completeness, Frame, Ownership, Path, RejectReason, Role, Seal, SegmentId, Time,
+    Action, Committed, Completeness, Frame, Ownership, Path, RejectReason, Role, Seal, SegmentId,
+    Time,
 };
 use steadfast_peer::{Endpoint, Incoming, Links, LinksConfig};
 use steadfast_replication as repl;
@@ -22,7 +23,9 @@ use tokio::{
 };
 use tracing::{debug, error, info, warn};
 
-use super::{Command, News, OwnerConfig, Request, announce::Announcer, publish::Publisher, segment::Segment};
+use super::{
+    Command, News, OwnerConfig, Request, announce::Announcer, publish::Publisher, segment::Segment,
+};
 use crate::clock;
 
 /// Yields before input counts as drained: QUIC packets that wait in the kernel become datagrams
@@ -218,13 +221,7 @@ impl Thread {
         }
     }
 
-    fn heard(
-        &mut self,
-        path: Path,
-        bytes: &[u8],
-        certified: Option<NodeId>,
-        mac: Option<[u8; 6]>,
-    ) {
+    fn heard(&mut self, path: Path, bytes: &[u8], certified: Option<NodeId>, mac: Option<[u8; 6]>) {
         self.learn_key();
         let Some(seal) = &self.seal else { return };
         let frame = match seal.decode(bytes) {
@@ -269,20 +266,21 @@ impl Thread {
                 self.publisher.retain(|group| groups.contains(&group));
                 self.committed = *committed;
             }
-            Command::Addresses(addresses) => self.announcer.set_addresses(addresses),
+            Command::Document(addresses, replicated) => {
+                self.announcer.set_addresses(addresses);
+                self.publisher.set_replicated(replicated);
+            }
             Command::Leader(leader) => self.core.handle_leader(now, leader),
             Command::Link(segment, up) => self.core.handle_link(now, segment, up),
-            Command::Port(port) => {
-                match Segment::open(port.segment, port.interface, port.mac) {
-                    Ok(segment) => {
-                        self.segments.retain(|s| s.id != segment.id);
-                        self.segments.push(segment);
-                    }
-                    Err(error) => {
-                        error!(interface = port.name, "no beacons on this segment: {error}");
-                    }
+            Command::Port(port) => match Segment::open(port.segment, port.interface, port.mac) {
+                Ok(segment) => {
+                    self.segments.retain(|s| s.id != segment.id);
+                    self.segments.push(segment);
                 }
-            }
+                Err(error) => {
+                    error!(interface = port.name, "no beacons on this segment: {error}");
+                }
+            },
             Command::Move(group, target, reply) => {
                 // Nobody waits any more when this fails.
                 let _ = reply.send(self.core.handle_move(now, group, target));
@@ -322,8 +320,7 @@ impl Thread {
             let Role::Other { node } = group.role else { continue };
             let Some(boot) = boots.get(&node) else { continue };
             self.publisher.note_holder(group.group, node, *boot);
-            let copy =
-                self.config.copies.completeness(group.group, node, *boot, now.0 * 1_000);
+            let copy = self.config.copies.completeness(group.group, node, *boot, now.0 * 1_000);
             let copy = match copy {
                 repl::Completeness::Complete { .. } => Completeness::Complete,
                 repl::Completeness::Stale => Completeness::Stale,
@@ -392,8 +389,7 @@ impl Thread {
 
     fn send_segment(&mut self, id: SegmentId, frame: &Frame) {
         self.learn_key();
-        let (Some(seal), Some(segment)) =
-            (&self.seal, self.segments.iter().find(|s| s.id == id))
+        let (Some(seal), Some(segment)) = (&self.seal, self.segments.iter().find(|s| s.id == id))
         else {
             return;
         };

@@ -150,7 +150,7 @@ impl Node {
         let old = connection.live.state();
         assert!(connection.live.swap_state(old, state));
         connection.live.touch(now);
-        let count = connection.live.count_in();
+        let count = connection.live.count_in(0);
         self.shared.table.changed(connection, &Timeouts::default());
         self.hook.forwarded(connection, old, state, count, now);
     }

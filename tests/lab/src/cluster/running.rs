@@ -44,7 +44,7 @@ pub struct Cluster {
     topology: Topology,
     ledger: Ledger,
     nodes: Vec<NodeHandle>,
-    servers: Vec<Process>,
+    servers: Vec<(u8, Process)>,
     /// Members that [`Cluster::heal`] has to uncordon.
     cordoned: Vec<u64>,
 }
@@ -291,6 +291,42 @@ impl Cluster {
         Ok(crate::host::state::remove(&self.plan.data_dir(n))?)
     }
 
+    /// Starts real server `n`, which does not run.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start_server(&mut self, n: u8) -> Result<()> {
+        let process = start_server(&self.plan, n, &mut self.ledger)?;
+        self.servers.push((n, process));
+        self.servers.sort_by_key(|(n, _)| *n);
+        Ok(())
+    }
+
+    /// Kills real server `n`; it then counts as gone.
+    ///
+    /// # Errors
+    /// When it does not run, or does not go.
+    pub async fn kill_server(&mut self, n: u8) -> Result<()> {
+        let at = self.servers.iter().position(|(of, _)| *of == n);
+        let at = at.ok_or_else(|| anyhow!("lab-server s{n} does not run"))?;
+        let (_, mut process) = self.servers.remove(at);
+        process.kill().await
+    }
+
+    /// Starts the client of this lab.
+    ///
+    /// # Errors
+    /// When it does not start.
+    pub fn client(&mut self) -> Result<crate::demo::client_link::ClientLink> {
+        crate::demo::client_link::ClientLink::start(&self.plan, &mut self.ledger)
+    }
+
+    /// The local file of node `n`.
+    #[must_use]
+    pub fn config_path(&self, n: u8) -> PathBuf {
+        self.plan.tag.run_dir().join(format!("n{n}.yaml"))
+    }
+
     /// Makes the running, wiped node `n` a member and a voter again; its new id.
     ///
     /// # Errors
@@ -354,8 +390,8 @@ impl Cluster {
     pub fn processes(&self) -> Vec<(String, i32)> {
         let nodes = self.nodes.iter().filter_map(|h| h.process.as_ref());
         let named = nodes.zip(self.running()).map(|(p, n)| (format!("clusterd n{n}"), p.pid()));
-        let servers = self.servers.iter().zip(SERVERS);
-        named.chain(servers.map(|(p, n)| (format!("lab-server s{n}"), p.pid()))).collect()
+        let servers = self.servers.iter();
+        named.chain(servers.map(|(n, p)| (format!("lab-server s{n}"), p.pid()))).collect()
     }
 
     /// Fails if a process ended that nobody told to.
@@ -375,11 +411,11 @@ impl Cluster {
                 );
             }
         }
-        for (process, n) in self.servers.iter_mut().zip(SERVERS) {
+        for (n, process) in &mut self.servers {
             if let Some(status) = process.ended()? {
                 bail!(
                     "lab-server s{n} ended, {status}:\n{}",
-                    tail(&self.plan.log(Host::Server(n)))
+                    tail(&self.plan.log(Host::Server(*n)))
                 );
             }
         }
@@ -398,8 +434,7 @@ impl Cluster {
 
     fn start_servers(&mut self) -> Result<()> {
         for n in SERVERS {
-            let process = start_server(&self.plan, n, &mut self.ledger)?;
-            self.servers.push(process);
+            self.start_server(n)?;
         }
         Ok(())
     }
@@ -422,7 +457,7 @@ impl Cluster {
             tag.socket(n).display(),
             tag.bpf_dir().display(),
         );
-        let path = tag.run_dir().join(format!("n{n}.yaml"));
+        let path = self.config_path(n);
         fs::write(&path, text)?;
         Ok(path)
     }

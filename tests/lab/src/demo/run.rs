@@ -266,9 +266,7 @@ fn check_servers(sessions: &mut [SessionReport], known: &HashMap<SocketAddr, Str
 
 /// With two queues: connections whose two directions went through different workers.
 fn two_workers(connections: &[Connection]) -> Check {
-    let split = |c: &&Connection| {
-        matches!((&c.in_queues[..], &c.out_queues[..]), ([inward], [outward]) if inward != outward)
-    };
+    let split = |c: &&Connection| matches!((&c.in_queues[..], &c.out_queues[..]), ([inward], [outward]) if inward != outward);
     let found: Vec<&Connection> = connections.iter().filter(split).collect();
     let example = found.first().map_or_else(
         || "none of them was seen on two workers".to_owned(),
