@@ -70,6 +70,14 @@ impl Ctl {
         self.json(&["status"]).await
     }
 
+    /// `status -o json`, as it is.
+    ///
+    /// # Errors
+    /// See [`CtlError`].
+    pub async fn status_text(&self) -> Result<String, CtlError> {
+        self.text(&["status"]).await
+    }
+
     /// `init --cluster-name NAME`; the administrator's credentials go to a file beside the socket.
     ///
     /// # Errors

@@ -156,6 +156,19 @@ impl Cluster {
         statuses
     }
 
+    /// Writes what each node says of itself beside its log, for whoever looks for a fault.
+    async fn keep_statuses(&self) {
+        for n in self.running() {
+            let said = match self.ctl(n).status_text().await {
+                Ok(text) => text,
+                Err(error) => error.to_string(),
+            };
+            let path = self.plan.out_dir.join("logs").join(format!("n{n}.status.json"));
+            // The failure that led here is told in any case.
+            let _ = std::fs::write(path, said);
+        }
+    }
+
     /// Which node has this committed id.
     ///
     /// # Errors
@@ -199,6 +212,7 @@ impl Cluster {
             }
             if Instant::now() > deadline {
                 let what = now.err().unwrap_or_else(|| "it keeps changing".to_owned());
+                self.keep_statuses().await;
                 bail!(
                     "the cluster is not ready after {} s: {what}; logs in {}",
                     READY_WITHIN.as_secs(),
