@@ -14,6 +14,7 @@ mod local_file;
 mod member;
 mod owner;
 mod plane;
+mod priority;
 mod propose;
 mod replicate;
 mod replicated;

@@ -137,6 +137,9 @@ impl Sender {
                 group.want_again();
             }
         }
+        for group in self.groups.values_mut() {
+            group.older_until_seq = 0;
+        }
         self.peer_boot = Some(peer_boot);
         self.metrics.lag_max_ns = 0;
         self.stream = Some(Stream { seq: 0, last_sent_ns: None, flights: VecDeque::new() });
@@ -190,8 +193,10 @@ impl Sender {
                 GroupRole::Send { .. },
                 Some(Group { role: GroupRole::Send { .. }, fenced: false, .. }),
             ) => {
+                let seq = self.stream.as_ref().map_or(0, |stream| stream.seq);
                 if let Some(known) = self.groups.get_mut(&group) {
                     known.role = role;
+                    known.older_until_seq = seq;
                 }
                 return;
             }
@@ -209,7 +214,9 @@ impl Sender {
         let sweep_from_ns = now_ns.saturating_add(SWEEP_DELAY_NS);
         let sweep = SweepState::Due;
         self.unsettled = true;
-        self.groups.insert(group, Group { role, phase, sweep_from_ns, sweep, fenced: false });
+        let (fenced, older_until_seq) = (false, 0);
+        let entry = Group { role, phase, sweep_from_ns, sweep, fenced, older_until_seq };
+        self.groups.insert(group, entry);
     }
 
     /// All live candidates have donated what they had of a group: the peers may sweep.
@@ -241,7 +248,13 @@ impl Sender {
             self.settle(seq);
         }
         for group in fenced {
-            if let Some(group) = self.groups.get_mut(&group) {
+            let Some(group) = self.groups.get_mut(&group) else { continue };
+            if seq <= group.older_until_seq {
+                // The claim was ratified, and the peer heard of it first: once more, under the
+                // epoch that both know now.
+                group.want_again();
+                self.unsettled = true;
+            } else {
                 group.fenced = true;
             }
         }

@@ -26,7 +26,7 @@ use tracing::{debug, error, info, warn};
 use super::{
     Command, News, OwnerConfig, Request, announce::Announcer, publish::Publisher, segment::Segment,
 };
-use crate::clock;
+use crate::{clock, priority};
 
 /// Yields before input counts as drained: QUIC packets that wait in the kernel become datagrams
 /// while the endpoint's tasks run.
@@ -37,6 +37,10 @@ const DATAGRAMS_PER_TURN: usize = 1_024;
 
 /// Actions carried out in one turn; the core produces no more than this per input by far.
 const ACTIONS_PER_TURN: usize = 100_000;
+
+/// A worker whose loop has not turned for so many silence times is stuck. More than one, since a
+/// busy machine stops a thread that long, and a resignation costs what it is meant to save.
+const WORKER_SILENCES: u64 = 2;
 
 /// How often the copies are judged.
 const COPIES_EVERY_US: u64 = 20_000;
@@ -50,7 +54,7 @@ pub(crate) fn run(
     gap_max_us: Arc<AtomicU64>,
     news: watch::Sender<News>,
 ) {
-    raise_priority();
+    priority::raise(priority::OWNERSHIP);
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
@@ -108,14 +112,6 @@ pub(crate) fn run(
 
 fn now() -> Time {
     Time(clock::now_ns() / 1_000)
-}
-
-/// Nice -20 for this thread alone; without the right to it the thread runs like the others.
-fn raise_priority() {
-    let thread = rustix::thread::gettid();
-    if let Err(error) = rustix::process::setpriority_process(Some(thread), -20) {
-        warn!("the ownership thread runs with normal priority: {error}");
-    }
 }
 
 struct Thread {
@@ -293,9 +289,10 @@ impl Thread {
         }
     }
 
-    /// A node that beats must also serve: every worker's loop has turned within a silence time.
+    /// A node that beats must also serve: every worker's loop has turned lately.
     fn judge_workers(&mut self, now: Time) {
-        let since = now.0.saturating_sub(self.config.settings.silence());
+        let stuck = self.config.settings.silence().saturating_mul(WORKER_SILENCES);
+        let since = now.0.saturating_sub(stuck);
         let turned = self.config.plane.workers_turned_since(since * 1_000);
         self.core.handle_worker_progress(now, turned);
     }

@@ -20,7 +20,7 @@ use steadfast_replication::ReplicationHook;
 use tracing::{debug, error, info, warn};
 
 use super::port::{PortInfo, PortMode};
-use crate::{clock, kernel::Prober};
+use crate::{clock, kernel::Prober, priority};
 
 /// The longest wait for packets; it bounds how late a stop or a new interface is seen.
 const POLL_MAX: Duration = Duration::from_millis(10);
@@ -93,9 +93,11 @@ impl WorkerHandle {
             status: Arc::clone(&status),
             beacon: Duration::from_millis(25),
         };
-        let thread = std::thread::Builder::new()
-            .name(format!("worker-{queue}"))
-            .spawn(move || running.run(&receiver, &stop))?;
+        let thread =
+            std::thread::Builder::new().name(format!("worker-{queue}")).spawn(move || {
+                priority::raise(priority::WORKER);
+                running.run(&receiver, &stop);
+            })?;
         Ok(Self { status, commands, thread: Some(thread) })
     }
 

@@ -43,6 +43,9 @@ pub(super) struct Group {
     /// The peer has refused records that it acknowledged: it knows of a higher epoch. Which ones is
     /// not remembered, so that everything is donated once this node knows as well.
     pub(super) fenced: bool,
+    /// Batches of this stream up to this number went out under an earlier epoch of ours: when the
+    /// peer refused those, it had only heard of the present one before we did.
+    pub(super) older_until_seq: u64,
 }
 
 /// How far the snapshot of a group, or its donation, has come.

@@ -125,6 +125,34 @@ fn a_deposed_holder_changes_nothing() {
     assert!(before.iter().all(|(key, value)| after.get(key) == Some(value)));
 }
 
+/// A claim is ratified while its snapshot is on the way: a peer that hears of the grant before the
+/// holder does refuses the rest of the snapshot, and must get it all the same.
+#[test]
+fn a_snapshot_refused_by_a_peer_that_knew_of_the_grant_first_is_sent_again() {
+    let mut refused = 0;
+    for (before, between) in (0..12).flat_map(|a| (0..6).map(move |b| (a, b))) {
+        let mut world = World::new(1, 2);
+        world.join_all();
+        world.take_over(G, 0, &[0, 1]);
+        for port in 1..=50 {
+            world.connect(G, port, 1);
+        }
+        world.run(before);
+        let old = world.holders[&G];
+        world.take_over(G, 0, &[1]);
+        world.run(between);
+        world.inform(G, 0, Some(old));
+        world.quiesce();
+        world.run(100);
+        let place = format!("ratified after {before} ms, {between} ms apart");
+        assert!(world.completeness(G, 1).is_complete(), "{place}");
+        world.assert_copies(G, &[1], 1);
+        refused +=
+            world.nodes[1].receivers.values().map(|r| r.metrics().rejected_epoch).sum::<u64>();
+    }
+    assert!(refused > 0, "the race did not happen");
+}
+
 #[test]
 fn survivors_donate_what_the_dead_holder_had_told_them() {
     let mut world = World::new(1, 3);
