@@ -461,7 +461,8 @@ impl Document {
             return Err(DocumentError::TooLarge { bytes: text.len() });
         }
         let document: Self = serde_saphyr::from_str(text)
-            .map_err(|e| DocumentError::Syntax { message: e.to_string() })?;
+            // One line, with the place in it: clusterctl shows the excerpt.
+            .map_err(|e| DocumentError::Syntax { message: e.without_snippet().to_string() })?;
         if document.api_version != API_VERSION {
             return Err(DocumentError::ApiVersion { found: document.api_version });
         }
@@ -526,6 +527,7 @@ settings: {replication: off, beacon: {interval_ms: 25}}
         let text = EXAMPLE.replace("scheduler: rr", "schedular: rr");
         let error = Document::parse(&text).unwrap_err().to_string();
         assert!(error.contains("schedular") && error.contains("line 10"), "{error}");
+        assert!(error.contains("column ") && !error.contains('\n'), "not one line: {error}");
     }
 
     #[test]

@@ -255,7 +255,8 @@ impl Check<'_> {
             if server.port == 0 {
                 self.problem(&place, "port 0 is no port of a server");
             }
-            if service.forwarding == Forwarding::Dr && server.port != service.port {
+            let fixed_port = service.forwarding == Forwarding::Dr && service.port != 0;
+            if fixed_port && server.port != service.port {
                 self.problem(
                     &place,
                     format!("dr cannot change ports: use {} or forwarding: nat", service.port),

@@ -86,6 +86,7 @@ async fn turn(
         steer(member, state, view).await;
         member.plane.route(view);
     }
+    resolve_servers(member, state, view);
     for port in member.plane.ports().into_iter().skip(told.ports) {
         told.ports += 1;
         member.owner.tell(owner::Command::Port(port)).await;
@@ -104,6 +105,16 @@ async fn turn(
     if told.leader != Some(leader) {
         told.leader = Some(leader);
         member.owner.tell(owner::Command::Leader(leader)).await;
+    }
+}
+
+/// The first packet to a server must not be the one that finds it unresolved: it would be lost.
+fn resolve_servers(member: &Member, state: &ClusterState, view: &KernelView) {
+    for server in state.services.values().flat_map(|s| &s.spec.servers) {
+        let hop = view.route(server.address);
+        if hop.is_some_and(|hop| !view.neighbours.contains_key(&hop)) {
+            member.node.prober.probe(server.address);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use steadfast_lab::{
     host::names::{GATEWAY, Mode, PORT, SERVERS, VIP},
 };
 use steadfast_model::document::{Document, Forwarding, Scheduler};
+use steadfast_model::validate;
 
 fn example(mode: Mode) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
@@ -48,5 +49,19 @@ fn the_switches_that_the_lab_turns_are_there_exactly_once() {
         let changed = text.replacen("weight: 1", "weight: 2", 1);
         let (old, new) = (Document::parse(&text).unwrap(), Document::parse(&changed).unwrap());
         assert_ne!(old, new);
+    }
+}
+
+/// What a reader copies out of the README is taken by a cluster.
+#[test]
+fn the_documents_of_the_readme_are_accepted() {
+    let readme = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../README.md");
+    let readme = std::fs::read_to_string(readme).unwrap();
+    let blocks = readme.split("```yaml\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let documents: Vec<&str> = blocks.filter(|b| b.contains("apiVersion:")).collect();
+    assert!(!documents.is_empty(), "the README shows no document");
+    for text in documents {
+        let document = Document::parse(text).unwrap();
+        assert_eq!(validate(&document), [], "{text}");
     }
 }
