@@ -215,6 +215,13 @@ impl Report {
             Verdict::Pass
         }
     }
+
+    /// Void, and no session broke either: a busy machine spoilt it, and it may be tried again. A
+    /// broken session is never tried away.
+    #[must_use]
+    pub fn shows_nothing(&self) -> bool {
+        self.verdict() == Verdict::Void && self.broken == 0
+    }
 }
 
 #[cfg(test)]
@@ -295,6 +302,15 @@ mod tests {
         }
         let codes = [Verdict::Pass, Verdict::Broken, Verdict::Void].map(Verdict::exit_code);
         assert_eq!(codes, [0, 1, 2]);
+    }
+
+    #[test]
+    fn a_broken_session_is_never_tried_away() {
+        let again = |broken, void: &[&str]| {
+            Report::of(&[run(1, broken, void, 1.0)], &origin()).shows_nothing()
+        };
+        assert!(again(0, &["x"]));
+        assert!(!again(1, &["x"]) && !again(1, &[]) && !again(0, &[]));
     }
 
     #[test]
