@@ -3,6 +3,7 @@
 
 use std::{collections::BTreeSet, sync::Arc, time::Duration};
 
+use steadfast_dataplane::{Connection, Cursor, Forwarding};
 use steadfast_model::{ClusterState, NodeId, document::Switch};
 use steadfast_ownership::{Committed, CommittedGroup, Grant, Member as Candidate, SegmentId};
 use steadfast_peer::Peer;
@@ -14,6 +15,9 @@ use crate::{kernel::KernelView, owner};
 /// Everything is looked at again at least this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
+/// Connections looked at in one turn for clients that are not resolved.
+const CLIENTS_PER_TURN: usize = 1_024;
+
 /// What has been told to the parts, to tell them only what is new.
 #[derive(Default)]
 struct Told {
@@ -24,6 +28,8 @@ struct Told {
     leader: Option<bool>,
     links: Vec<(SegmentId, bool)>,
     ports: usize,
+    /// How far the table was walked for clients whose next hop is not resolved.
+    walked: Option<Cursor>,
 }
 
 /// Runs until the daemon ends.
@@ -87,6 +93,7 @@ async fn turn(
         member.plane.route(view);
     }
     resolve_servers(member, state, view);
+    told.walked = resolve_clients(member, view, told.walked);
     for port in member.plane.ports().into_iter().skip(told.ports) {
         told.ports += 1;
         member.owner.tell(owner::Command::Port(port)).await;
@@ -116,6 +123,23 @@ fn resolve_servers(member: &Member, state: &ClusterState, view: &KernelView) {
             member.node.prober.probe(server.address);
         }
     }
+}
+
+/// A node that takes a NAT service over sends to its clients at once: their next hops must be
+/// resolved before. Looks at a part of the table in each turn.
+fn resolve_clients(member: &Member, view: &KernelView, from: Option<Cursor>) -> Option<Cursor> {
+    let (connections, next) =
+        member.plane.shared.table.walk(from.unwrap_or_default(), CLIENTS_PER_TURN);
+    let nat = |c: &&Arc<Connection>| {
+        c.record.target.is_some_and(|target| target.forwarding == Forwarding::Nat)
+    };
+    let clients: BTreeSet<_> =
+        connections.iter().filter(nat).map(|c| c.record.key.client).collect();
+    let unresolved = |hop: Option<_>| hop.is_some_and(|hop| !view.neighbours.contains_key(&hop));
+    for client in clients.into_iter().filter(|c| unresolved(view.route(*c))) {
+        member.node.prober.probe(client);
+    }
+    next
 }
 
 /// Binding sockets and loading programs blocks.
