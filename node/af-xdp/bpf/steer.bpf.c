@@ -43,7 +43,7 @@ struct {
 	MAP_TYPE(value, struct settings);
 } settings SECTION(".maps");
 
-/* Until when, in nanoseconds of CLOCK_BOOTTIME, ARP and NS go to the socket. Workers extend it:
+/* Until when, in nanoseconds of CLOCK_BOOTTIME, ARP and NS go to the socket. The daemon extends it:
  * a stopped process falls silent by itself. */
 struct {
 	MAP_INT(type, MAP_ARRAY);
