@@ -1,9 +1,6 @@
 //! One run of the daemon: from the local file to the last frame.
 
-use std::{
-    sync::Arc,
-    time::{Duration, Instant},
-};
+use std::{sync::Arc, time::Instant};
 
 use anyhow::Context;
 use arc_swap::ArcSwapOption;
@@ -92,7 +89,5 @@ pub(crate) async fn run(local: LocalFile) -> anyhow::Result<()> {
     if let Err(error) = std::fs::remove_file(&socket) {
         warn!("cannot remove {}: {error}", socket.display());
     }
-    // Tasks that serve the API have no end of their own.
-    tokio::time::sleep(Duration::from_millis(1)).await;
     Ok(())
 }
