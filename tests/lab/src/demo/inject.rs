@@ -11,6 +11,7 @@ use super::{
     dice::Dice,
     fault::Fault,
     returning,
+    run::Chosen,
     validity::{Check, Listed},
 };
 use crate::{
@@ -76,6 +77,8 @@ pub struct Injected {
     pub checks: Vec<Check>,
     /// Connection lists of further holders.
     pub listed: Vec<Listed>,
+    /// What a further holder had chosen, sessions opened meanwhile included.
+    pub servers: Chosen,
 }
 
 impl Injected {
@@ -88,6 +91,7 @@ impl Injected {
             opened: (0, 0),
             checks: Vec::new(),
             listed: Vec::new(),
+            servers: Chosen::new(),
         }
     }
 }

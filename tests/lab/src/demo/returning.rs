@@ -64,7 +64,7 @@ pub async fn inject(scene: &mut Scene<'_>, first: u8) -> Result<Injected> {
     scene.cluster.cordon(third_id).await?;
     wait_cordoned(scene, third_id).await?;
     let sessions = scene.client.snapshot().await?;
-    let (listed, _) = list_sessions(scene.cluster, second, &sessions).await?;
+    let (listed, servers) = list_sessions(scene.cluster, second, &sessions).await?;
 
     (scene.say)(&format!("n{first} is complete, n{third} cordoned; n{second} is killed"));
     scene.cluster.signal(second, Signal::KILL)?;
@@ -76,6 +76,7 @@ pub async fn inject(scene: &mut Scene<'_>, first: u8) -> Result<Injected> {
     let (_, holder) = successor(scene, &second_node).await?;
     injected.opened = (u64::from(more), u64::from(opened.established));
     injected.listed.push(listed);
+    injected.servers = servers;
     injected.checks.push(Check {
         what: "the node that came back takes over".to_owned(),
         passed: holder.id == returned,
