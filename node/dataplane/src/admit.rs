@@ -35,7 +35,9 @@ where
         let role = self.shared.groups.role(address.group);
         let epoch = match &*role {
             Role::Holder { epoch, .. } => *epoch,
-            Role::Other { relay } => return Err(self.relay(frame, relay, view)),
+            Role::Other { relay } => {
+                return Err(self.relay(frame, relay, address.group, Some(key.vip), view));
+            }
             Role::NoHolder { .. } => return Err(Verdict::Drop(Reason::NoHolder)),
         };
         if !is_client(packet.src) {
@@ -65,7 +67,7 @@ where
 
     /// What becomes of a packet from a NAT pool that belongs to no connection here.
     pub(crate) fn refuse_return(
-        &self,
+        &mut self,
         frame: &mut Frame<'_>,
         group: GroupId,
         view: View<'_>,
@@ -73,7 +75,7 @@ where
         let role = self.shared.groups.role(group);
         match &*role {
             // The server has not yet heard who answers for its gateway now.
-            Role::Other { relay } => self.relay(frame, relay, view),
+            Role::Other { relay } => self.relay(frame, relay, group, None, view),
             Role::Holder { .. } if !is_settled(&role, frame.now_ns) => {
                 Verdict::Drop(Reason::HeldBack)
             }

@@ -26,6 +26,7 @@ mod replica;
 mod scheduler;
 mod shared;
 mod spec;
+mod stale;
 mod state;
 mod table;
 mod verdict;
@@ -46,6 +47,7 @@ pub use spec::{
     ConfigSpec, Forwarding, GroupSpec, SchedulerKind, ServerSpec, ServiceSpec, SyncSettings,
     Unserved,
 };
+pub use stale::{STALE_SENDERS_MAX, StaleSender, StaleSenders};
 pub use state::{Class, Direction, State, TCP_STATES, Timeouts};
 pub use table::{
     Advanced, Applied, CONNECTIONS_CEILING, ConnectionTable, Cursor, InsertError, Replica, Sweep,

@@ -5,7 +5,8 @@ use std::sync::{Arc, Mutex, PoisonError};
 use arc_swap::ArcSwap;
 
 use crate::{
-    Advanced, Config, ConnectionTable, Cursor, Groups, NextHops, Removal, SyncHook, TableOptions,
+    Advanced, Config, ConnectionTable, Cursor, Groups, NextHops, Removal, StaleSenders, SyncHook,
+    TableOptions,
 };
 
 /// Connections looked at per lock of the table when records are bound to their servers.
@@ -20,6 +21,8 @@ pub struct Shared {
     pub groups: Groups,
     /// Next hops.
     pub next_hops: ArcSwap<NextHops>,
+    /// Who sends to this node what another one should get.
+    pub stale_senders: StaleSenders,
     /// Connections.
     pub table: ConnectionTable,
     /// Where the search for records that can be bound stands.
@@ -34,6 +37,7 @@ impl Shared {
             config: ArcSwap::from_pointee(Config::default()),
             groups: Groups::new(),
             next_hops: ArcSwap::from_pointee(NextHops::default()),
+            stale_senders: StaleSenders::default(),
             table: ConnectionTable::new(options),
             bind_cursor: Mutex::default(),
         }

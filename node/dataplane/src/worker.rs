@@ -5,7 +5,10 @@
 //! echo are answered only while this node holds the group; nothing is created for a group that
 //! another node holds. Not here: VLAN, fragments and IPv6 (dropped, counted), ICMP errors.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use steadfast_packet::{
     ArpRequest, Content, Ipv4Packet, Mac, ParseError, TcpFlags, Transport, arp_reply,
@@ -18,6 +21,7 @@ use crate::{
     WorkerCounters,
     bucket::TokenBucket,
     cache::{Cache, Hot, Tuple, Way},
+    stale::{Lookout, StaleSender},
 };
 
 /// Resets and port unreachables per second and worker, and at once.
@@ -45,6 +49,7 @@ pub(crate) struct Core<H> {
     pub(crate) hook: H,
     counters: Arc<WorkerCounters>,
     pub(crate) answers: TokenBucket,
+    lookout: Lookout,
 }
 
 /// The frame at hand.
@@ -72,7 +77,8 @@ where
     pub fn new(index: usize, shared: Arc<Shared>, hook: H) -> Self {
         let counters = Arc::default();
         let answers = TokenBucket::new(ANSWERS_PER_SECOND, ANSWERS_BURST);
-        let core = Core { index, shared, hook, counters, answers };
+        let lookout = Lookout::default();
+        let core = Core { index, shared, hook, counters, answers, lookout };
         Self { cache: Cache::new(), discard_arp_until_ns: 0, core }
     }
 
@@ -255,7 +261,7 @@ where
     }
 
     fn find_return(
-        &self,
+        &mut self,
         frame: &mut Frame<'_>,
         tuple: &Tuple,
         group: GroupId,
@@ -303,6 +309,10 @@ where
                 Resolved::NoRoute => return Verdict::Drop(Reason::NoRoute),
             },
         };
+        if self.lookout.is_due(frame.now_ns) {
+            let vip = (hot.way == Way::In).then_some(record.key.vip);
+            self.look(frame, record.group, vip, view);
+        }
         //= Linux ip_vs_xmit.c, decrement_ttl(): in every forwarding method, DR too
         if !decrement_ttl(&mut *frame.buffer, packet) {
             return Verdict::Drop(Reason::TtlExceeded);
@@ -312,7 +322,7 @@ where
                 Way::In => (target.addr, target.port),
                 Way::Out => (record.key.vip, record.key.vip_port),
             };
-            let std::net::IpAddr::V4(addr) = addr else { return Verdict::Drop(Reason::Ipv6) };
+            let IpAddr::V4(addr) = addr else { return Verdict::Drop(Reason::Ipv6) };
             match hot.way {
                 Way::In => rewrite_destination(frame.buffer, packet, addr, port),
                 Way::Out => rewrite_source(frame.buffer, packet, addr, port),
@@ -386,16 +396,29 @@ where
                 Ok(len) => self.send_back(frame, packet.src, len, view),
                 Err(_) => Verdict::Drop(Reason::NoSpace),
             },
-            Role::Other { relay } => self.relay(frame, relay, view),
+            Role::Other { relay } => {
+                let vip = (address.kind == AddressKind::Vip).then_some(packet.dst.into());
+                self.relay(frame, relay, address.group, vip, view)
+            }
             Role::NoHolder { .. } => Verdict::Drop(Reason::NoHolder),
         }
     }
 
-    /// Hands a frame unchanged to the node that holds the group.
+    /// Notes the sender of a frame if it should have sent it to another node.
+    fn look(&mut self, frame: &Frame<'_>, group: GroupId, vip: Option<IpAddr>, view: View<'_>) {
+        let stale = matches!(&*self.shared.groups.role(group), Role::Other { .. })
+            && !view.hops.is_cluster_mac(frame.port, frame.src_mac);
+        let sender = StaleSender { group, port: frame.port, mac: frame.src_mac, vip };
+        self.lookout.looked(frame.now_ns, stale.then_some(sender), &self.shared.stale_senders);
+    }
+
+    /// Hands a frame unchanged to the node that holds the group; `vip` as in [`StaleSender`].
     pub(crate) fn relay(
-        &self,
+        &mut self,
         frame: &mut Frame<'_>,
         relay: &[Option<Mac>],
+        group: GroupId,
+        vip: Option<IpAddr>,
         view: View<'_>,
     ) -> Verdict {
         // Two nodes that each take the other for the holder must not play ping-pong.
@@ -406,6 +429,9 @@ where
         let (Some(holder), Some(own)) = (holder, view.hops.port_mac(frame.port)) else {
             return Verdict::Drop(Reason::NoHolder);
         };
+        if self.lookout.is_due(frame.now_ns) {
+            self.look(frame, group, vip, view);
+        }
         set_macs(frame.buffer, own, holder);
         self.transmit(Sent::Relayed, frame.port, frame.len)
     }

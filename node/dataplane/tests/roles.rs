@@ -4,7 +4,7 @@
 mod lab;
 
 use lab::*;
-use steadfast_dataplane::{Reason, Role};
+use steadfast_dataplane::{GroupId, Reason, Role, StaleSender};
 
 fn arp_answer(target: [u8; 4], own: [u8; 6]) -> Outcome {
     let mut frame = arp_request(target, CLIENT);
@@ -145,4 +145,30 @@ fn returns_of_unknown_connections_are_relayed_held_back_or_dropped() {
     lab.set_role(Role::Other { relay: vec![None, Some(PEER)] });
     let relayed = tcp((BACK, PEER), real, client, 64, ACK);
     assert_eq!(lab.handle(1, &reply), Outcome::Sent(1, relayed), "stale entry for the gateway");
+}
+
+#[test]
+fn who_sends_to_a_node_that_does_not_hold_the_group_is_noted() {
+    const LATER: u64 = 1_000_000;
+    let mut lab = Lab::new();
+    let vip = Some([198, 18, 0, 100].into());
+    let seen = |lab: &Lab| lab.shared.stale_senders.take().into_iter().collect::<Vec<_>>();
+    let sender = |port, mac, vip| StaleSender { group: GroupId(1), port, mac, vip };
+    lab.handle(0, &from_client(4000, 80, SYN));
+    assert_eq!(seen(&lab), [], "the holder is the right one to send to");
+    lab.set_role(Role::Other { relay: vec![Some(PEER), Some(PEER)] });
+    lab.now += LATER;
+    lab.handle(0, &from_client(4000, 80, ACK));
+    assert_eq!(seen(&lab), [sender(0, CLIENT, vip)], "of a connection known here");
+    lab.handle(0, &from_client(4001, 80, SYN));
+    assert_eq!(seen(&lab), [], "not every frame is looked at");
+    lab.now += LATER;
+    lab.handle(0, &from_client(4001, 80, SYN));
+    assert_eq!(seen(&lab), [sender(0, CLIENT, vip)], "of a relayed packet");
+    lab.now += LATER;
+    lab.handle(0, &tcp((PEER, FRONT), "198.18.0.2:4000", "198.18.0.100:80", 64, ACK));
+    assert_eq!(seen(&lab), [], "a relaying node knows what it does");
+    lab.now += LATER;
+    lab.handle(1, &tcp((NAT_1, BACK), "198.18.1.21:80", "198.18.0.2:4000", 64, ACK));
+    assert_eq!(seen(&lab), [sender(1, NAT_1, None)], "a server uses the old gateway");
 }

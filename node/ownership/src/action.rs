@@ -2,7 +2,7 @@
 
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
 
-use crate::{Frame, SegmentId};
+use crate::{Frame, SegmentId, StaleSender};
 
 /// One request to the driver. Actions are executed in the order they are polled.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -41,6 +41,11 @@ pub enum Action {
     SendGratuitousArp {
         /// Which group.
         group: GroupId,
+    },
+    /// Send one gratuitous ARP to this sender alone, which still uses another node's MAC address.
+    AnnounceTo {
+        /// Whom, about what.
+        sender: StaleSender,
     },
     /// The data plane's view of the group has changed.
     RoleChanged {

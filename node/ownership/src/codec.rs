@@ -9,6 +9,8 @@
 //! the version and the cluster is looked at before the tag fits. The decoder accepts exactly what
 //! the encoder makes: counts are bounded and no byte is left over.
 
+use std::net::IpAddr;
+
 use ring::hmac;
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
 
@@ -16,7 +18,7 @@ use crate::wire::{Reader, Writer};
 use crate::{
     Beacon, CLAIMS_MAX, ClaimAnswer, ClaimRequest, Completeness, Frame, GROUPS_PER_BEACON,
     GroupReport, Message, PATHS_MAX, PEERS_MAX, Path, PeerReport, Refusal, RejectReason, Resign,
-    SEGMENTS_MAX, SegmentId, Stance,
+    SEGMENTS_MAX, STALE_SENDERS_MAX, SegmentId, StaleSender, Stance,
 };
 
 /// The longest sealed frame: fits a QUIC datagram on a path with the smallest allowed MTU.
@@ -36,6 +38,8 @@ const BEACON_MAX: usize = 1
     + (1 + PEERS_MAX * (21 + PATHS_MAX))
     + (1 + GROUPS_PER_BEACON * (5 + EPOCH_LEN));
 const _: () = assert!(HEADER_LEN + BEACON_MAX + TAG_LEN <= FRAME_MAX);
+const STALE_SENDER_LEN: usize = 4 + 2 + 6 + 1 + 16;
+const _: () = assert!(HEADER_LEN + 1 + STALE_SENDERS_MAX * STALE_SENDER_LEN + TAG_LEN <= FRAME_MAX);
 const _: () = assert!(HEADER_LEN + 6 + CLAIMS_MAX * REFUSAL_LEN + TAG_LEN <= FRAME_MAX);
 const _: () = assert!(HEADER_LEN + 5 + CLAIMS_MAX * CLAIM_LEN + TAG_LEN <= FRAME_MAX);
 
@@ -85,6 +89,9 @@ impl Seal {
             }
             Message::ClaimAnswer(answer) => write_answer(&mut out, answer),
             Message::Resign(resign) => write_claims(&mut out, &resign.groups),
+            Message::StaleSenders(senders) => {
+                out.list(senders, STALE_SENDERS_MAX, write_stale_sender);
+            }
         }
         let tag = self.tag(out.as_slice());
         out.bytes(&tag.as_ref()[..TAG_LEN]);
@@ -129,6 +136,7 @@ fn kind(body: &Message) -> u8 {
         Message::ClaimRequest(_) => 2,
         Message::ClaimAnswer(_) => 3,
         Message::Resign(_) => 4,
+        Message::StaleSenders(_) => 5,
     }
 }
 
@@ -150,6 +158,7 @@ fn read_frame(sealed: &[u8]) -> Option<Frame> {
         }),
         3 => Message::ClaimAnswer(read_answer(&mut input)?),
         4 => Message::Resign(Resign { groups: read_claims(&mut input)? }),
+        5 => Message::StaleSenders(input.list(STALE_SENDERS_MAX, read_stale_sender)?),
         _ => return None,
     };
     let to = (to != TO_ALL).then_some(NodeId(to));
@@ -195,6 +204,37 @@ fn write_claims(out: &mut Writer, claims: &[(GroupId, Epoch)]) {
 
 fn read_claims(input: &mut Reader<'_>) -> Option<Vec<(GroupId, Epoch)>> {
     input.list(CLAIMS_MAX, |input| Some((GroupId(input.u32()?), read_epoch(input)?)))
+}
+
+fn write_stale_sender(out: &mut Writer, sender: &StaleSender) {
+    out.u32(sender.group.0);
+    out.u16(sender.segment.0);
+    out.bytes(&sender.mac);
+    match sender.vip {
+        None => out.u8(0),
+        Some(IpAddr::V4(vip)) => {
+            out.u8(4);
+            out.bytes(&vip.octets());
+        }
+        Some(IpAddr::V6(vip)) => {
+            out.u8(6);
+            out.bytes(&vip.octets());
+        }
+    }
+}
+
+fn read_stale_sender(input: &mut Reader<'_>) -> Option<StaleSender> {
+    Some(StaleSender {
+        group: GroupId(input.u32()?),
+        segment: SegmentId(input.u16()?),
+        mac: input.array()?,
+        vip: match input.u8()? {
+            0 => None,
+            4 => Some(IpAddr::from(input.array::<4>()?)),
+            6 => Some(IpAddr::from(input.array::<16>()?)),
+            _ => return None,
+        },
+    })
 }
 
 fn write_answer(out: &mut Writer, answer: &ClaimAnswer) {

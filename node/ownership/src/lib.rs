@@ -59,6 +59,7 @@ mod receive;
 mod reject;
 mod report;
 mod settings;
+mod stale;
 mod state;
 mod status;
 mod time;
@@ -71,7 +72,7 @@ pub use leader::MoveError;
 pub use message::{
     Beacon, CLAIMS_MAX, ClaimAnswer, ClaimRequest, Completeness, Frame, GROUPS_PER_BEACON,
     GroupReport, MOVES_MAX, Message, PATHS_MAX, PEERS_MAX, Path, PeerReport, Refusal, Resign,
-    SEGMENTS_MAX, Stance, Tally,
+    SEGMENTS_MAX, STALE_SENDERS_MAX, StaleSender, Stance, Tally,
 };
 pub use ownership::Ownership;
 pub use reject::RejectReason;

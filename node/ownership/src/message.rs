@@ -1,6 +1,7 @@
 //! What nodes say to each other.
 
 use std::collections::BTreeMap;
+use std::net::IpAddr;
 
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
 
@@ -18,6 +19,8 @@ pub const GROUPS_PER_BEACON: usize = 8;
 pub const SEGMENTS_MAX: usize = 8;
 /// Groups in one claim request, answer or resignation; more go in further messages.
 pub const CLAIMS_MAX: usize = 32;
+/// Stale senders in one message, and kept until one is sent; the others are seen again later.
+pub const STALE_SENDERS_MAX: usize = 32;
 /// Groups in one request to move.
 pub const MOVES_MAX: usize = 256;
 
@@ -61,6 +64,8 @@ pub enum Message {
     ClaimAnswer(ClaimAnswer),
     /// I have stopped announcing these groups; do not wait for my silence.
     Resign(Resign),
+    /// To the holder: these still send to me what you should get.
+    StaleSenders(Vec<StaleSender>),
 }
 
 /// Evidence of life of one node; one series per node, not per group.
@@ -181,6 +186,19 @@ pub enum Refusal {
 pub struct Resign {
     /// Each group with the epoch given up.
     pub groups: Vec<(GroupId, Epoch)>,
+}
+
+/// Somebody on a segment whose neighbour entry for an address of a group is out of date.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct StaleSender {
+    /// Whose address it is.
+    pub group: GroupId,
+    /// Where.
+    pub segment: SegmentId,
+    /// Who.
+    pub mac: [u8; 6],
+    /// The VIP it sends to; `None`: it sends through the group's gateway address.
+    pub vip: Option<IpAddr>,
 }
 
 /// Messages by what became of them.

@@ -311,6 +311,7 @@ impl Ownership {
             !matches!(
                 action,
                 Action::SendGratuitousArp { .. }
+                    | Action::AnnounceTo { .. }
                     | Action::StartAnnouncing { .. }
                     | Action::SendSegment { .. }
                     | Action::SendPeer { .. }

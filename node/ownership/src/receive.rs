@@ -56,6 +56,7 @@ impl Ownership {
             }
             Message::ClaimAnswer(answer) => self.take_answer(now, frame.from, answer),
             Message::Resign(resign) => self.take_resign(now, frame.from, &resign),
+            Message::StaleSenders(senders) => self.tell_stale_senders(&senders),
         }
         Ok(())
     }

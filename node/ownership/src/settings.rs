@@ -34,6 +34,8 @@ pub struct Settings {
     pub arp_refresh: u64,
     /// At least so long between two gratuitous ARPs that answer a lower epoch.
     pub arp_pace: u64,
+    /// A node tells the holder who still sends to it so long after the group changed hands.
+    pub stale_sender_after: u64,
     /// A planned stop that has not moved every group by then resigns what is left.
     pub shutdown_bound: u64,
     /// The leader repeats a proposal that has not been committed after so long.
@@ -104,6 +106,7 @@ impl Default for Settings {
             arp_offsets: vec![0, 20 * MS, 100 * MS, 300 * MS, 700 * MS],
             arp_refresh: 60_000 * MS,
             arp_pace: 100 * MS,
+            stale_sender_after: 10_000 * MS,
             shutdown_bound: 3_000 * MS,
             propose_again: 1_000 * MS,
             regrant_after: 2_000 * MS,

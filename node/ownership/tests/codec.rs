@@ -82,6 +82,13 @@ fn refusals() -> impl Strategy<Value = Refusal> {
     ]
 }
 
+fn stale_senders() -> impl Strategy<Value = StaleSender> {
+    let vip = prop::option::of(any::<std::net::IpAddr>());
+    (any::<u32>(), any::<u16>(), any::<[u8; 6]>(), vip).prop_map(|(group, segment, mac, vip)| {
+        StaleSender { group: GroupId(group), segment: SegmentId(segment), mac, vip }
+    })
+}
+
 fn messages() -> impl Strategy<Value = Message> {
     let half = CLAIMS_MAX / 2;
     let refused = vec((any::<u32>().prop_map(GroupId), refusals()), 0..=half);
@@ -94,6 +101,7 @@ fn messages() -> impl Strategy<Value = Message> {
             Message::ClaimAnswer(ClaimAnswer { echo, consents, refusals })
         }),
         pairs(CLAIMS_MAX).prop_map(|groups| Message::Resign(Resign { groups })),
+        vec(stale_senders(), 0..=STALE_SENDERS_MAX).prop_map(Message::StaleSenders),
     ]
 }
 

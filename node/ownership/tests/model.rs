@@ -34,6 +34,7 @@ fn settings() -> Settings {
         arp_offsets: Vec::new(),
         arp_refresh: 0,
         arp_pace: 1,
+        stale_sender_after: 1_000,
         shutdown_bound: 8,
         propose_again: 4,
         regrant_after: 12,

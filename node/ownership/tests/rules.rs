@@ -465,3 +465,34 @@ fn a_claim_number_is_promised_to_one_node_only() {
     let above = Epoch { claim: 1, node: askers[0], ..held };
     assert_eq!(net.epoch(2, G), above, "the promise is reported in every beacon");
 }
+
+#[test]
+fn the_holder_tells_a_sender_that_still_uses_another_node_after_ten_seconds() {
+    let mut net = Net::running(3);
+    net.grant(G, 2);
+    assert!(net.run_until(500 * MS, |net| net.holders(G) == vec![node(2)]));
+    let moved = net.now;
+    let mac = [2, 0, 0, 0, 0, 9];
+    let client = StaleSender { group: G, segment: SEG, mac, vip: Some([198, 18, 0, 100].into()) };
+    // A group that nobody knows, and one that the sender of the report holds itself.
+    let unknown = StaleSender { group: GroupId(77), ..client };
+    let told = |net: &Net, n| {
+        let mut actions = net.actions_of(n, moved).into_iter();
+        actions.find_map(|(at, a)| match a {
+            Action::AnnounceTo { sender } => Some((at, sender)),
+            _ => None,
+        })
+    };
+    while net.now.since(moved) < 15_000 * MS {
+        let now = net.now;
+        for n in [1, 2, 3] {
+            net.core(n).handle_stale_senders(now, &[client, unknown].into());
+        }
+        net.run(1_000 * MS);
+    }
+    let (at, sender) = told(&net, 2).expect("the holder announces to it");
+    assert_eq!(sender, client);
+    let after = at.since(moved);
+    assert!((9_900 * MS..11_500 * MS).contains(&after), "{after} us after the move");
+    assert_eq!((told(&net, 1), told(&net, 3)), (None, None), "nobody else does");
+}

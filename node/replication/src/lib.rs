@@ -25,8 +25,7 @@
 //!   come back to [`Sender::handle_ack`]. At its end [`Sender::handle_stream_down`].
 //! - Incoming stream: [`Receiver::new`] with its first frame, write [`Receiver::hello`], then for
 //!   each frame [`Receiver::handle_frame`], and write the acknowledgement back.
-//! - When all live candidates have said [`Reply::donations_ended`] in all shards after a take-over:
-//!   [`Sender::handle_sweep_allowed`]; without it sweeps wait for [`SWEEP_DELAY_NS`].
+//! - Sweeps wait for [`SWEEP_DELAY_NS`] after a take-over, for the survivors' donations.
 //!
 //! Pure: no sockets, no clock, no async. Times are nanoseconds of one monotone clock per node.
 #![forbid(unsafe_code)]

@@ -219,13 +219,6 @@ impl Sender {
         self.groups.insert(group, entry);
     }
 
-    /// All live candidates have donated what they had of a group: the peers may sweep.
-    pub fn handle_sweep_allowed(&mut self, now_ns: u64, group: GroupId) {
-        if let Some(group) = self.groups.get_mut(&group) {
-            group.sweep_from_ns = group.sweep_from_ns.min(now_ns);
-        }
-    }
-
     /// A frame from the peer.
     ///
     /// # Errors

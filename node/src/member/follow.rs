@@ -215,7 +215,7 @@ async fn tell_links(member: &Member, state: &ClusterState, view: &KernelView, to
     told.links = links;
 }
 
-fn addresses(state: &ClusterState) -> Vec<(steadfast_model::GroupId, SegmentId, std::net::IpAddr)> {
+fn addresses(state: &ClusterState) -> Vec<owner::GroupAddress> {
     let segment_of = |address| {
         let spec = state.config.document.segment_of(address)?;
         let found = state.segments.iter().find(|(_, s)| s.name == spec.name)?;
@@ -223,9 +223,11 @@ fn addresses(state: &ClusterState) -> Vec<(steadfast_model::GroupId, SegmentId, 
     };
     let mut all = Vec::new();
     for group in state.groups.values() {
-        for address in group.spec.addresses.iter().chain(&group.spec.gateways) {
-            if let Some(segment) = segment_of(*address) {
-                all.push((group.id, segment, *address));
+        let vips = group.spec.addresses.iter().map(|address| (*address, false));
+        let gateways = group.spec.gateways.iter().map(|address| (*address, true));
+        for (address, gateway) in vips.chain(gateways) {
+            if let Some(segment) = segment_of(address) {
+                all.push(owner::GroupAddress { group: group.id, segment, address, gateway });
             }
         }
     }

@@ -1,14 +1,14 @@
 //! Gratuitous ARP for the addresses of a group.
 
 use std::{
-    collections::{BTreeMap, VecDeque},
+    collections::{BTreeMap, BTreeSet, VecDeque},
     net::{IpAddr, Ipv4Addr},
 };
 
 use steadfast_model::GroupId;
-use steadfast_ownership::SegmentId;
+use steadfast_ownership::{SegmentId, StaleSender};
 use steadfast_packet::gratuitous_arp;
-use tracing::debug;
+use tracing::{debug, info};
 
 use super::segment::Segment;
 
@@ -16,23 +16,43 @@ use super::segment::Segment;
 /// stop beating meanwhile.
 const FRAMES_PER_TURN: usize = 64;
 
+/// Senders that wait to be told alone; more are reported again.
+const ALONE_MAX: usize = 256;
+
+fn mac_text(mac: [u8; 6]) -> String {
+    mac.map(|byte| format!("{byte:02x}")).join(":")
+}
+
 /// Addresses of each group by segment, and what is still to be sent.
 #[derive(Default)]
 pub(crate) struct Announcer {
     addresses: BTreeMap<GroupId, Vec<(SegmentId, Ipv4Addr)>>,
+    gateways: BTreeSet<Ipv4Addr>,
     pending: VecDeque<(GroupId, SegmentId, Ipv4Addr)>,
+    alone: VecDeque<StaleSender>,
+}
+
+/// An address of a group and what it is for.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct GroupAddress {
+    pub(crate) group: GroupId,
+    pub(crate) segment: SegmentId,
+    pub(crate) address: IpAddr,
+    /// The gateway of a NAT pool; else a VIP.
+    pub(crate) gateway: bool,
 }
 
 impl Announcer {
     /// The addresses of all groups. IPv6 VIPs are refused by validation until they are served.
-    pub(crate) fn set_addresses(
-        &mut self,
-        addresses: impl IntoIterator<Item = (GroupId, SegmentId, IpAddr)>,
-    ) {
+    pub(crate) fn set_addresses(&mut self, addresses: impl IntoIterator<Item = GroupAddress>) {
         self.addresses.clear();
-        for (group, segment, address) in addresses {
+        self.gateways.clear();
+        for GroupAddress { group, segment, address, gateway } in addresses {
             if let IpAddr::V4(address) = address {
                 self.addresses.entry(group).or_default().push((segment, address));
+                if gateway {
+                    self.gateways.insert(address);
+                }
             }
         }
     }
@@ -46,20 +66,55 @@ impl Announcer {
         self.pending.extend(addresses.map(|(segment, address)| (group, *segment, *address)));
     }
 
+    /// Queues one announcement to a sender alone.
+    pub(crate) fn queue_to(&mut self, sender: StaleSender) {
+        if self.alone.len() < ALONE_MAX && !self.alone.contains(&sender) {
+            self.alone.push_back(sender);
+        }
+    }
+
     /// Forgets what is queued for a group: it is not ours to announce any more.
     pub(crate) fn cancel(&mut self, group: GroupId) {
         self.pending.retain(|(g, ..)| *g != group);
+        self.alone.retain(|sender| sender.group != group);
     }
 
     /// Sends what one turn may send; says whether more waits.
     pub(crate) fn send(&mut self, segments: &[Segment]) -> bool {
         for _ in 0..FRAMES_PER_TURN {
-            let Some((group, id, address)) = self.pending.pop_front() else { return false };
+            let Some((group, id, address)) = self.pending.pop_front() else { break };
             let Some(segment) = segments.iter().find(|s| s.id == id) else { continue };
             if let Err(error) = segment.send(&gratuitous_arp(segment.mac, address)) {
                 debug!(%group, %address, "gratuitous ARP not sent: {error}");
             }
         }
-        !self.pending.is_empty()
+        for _ in 0..FRAMES_PER_TURN {
+            let Some(sender) = self.alone.pop_front() else { break };
+            self.announce_to(sender, segments);
+        }
+        !(self.pending.is_empty() && self.alone.is_empty())
+    }
+
+    /// The same frame as for everybody, to one MAC address. A peer says which VIP; it must be one
+    /// of the group's.
+    fn announce_to(&self, sender: StaleSender, segments: &[Segment]) {
+        let StaleSender { group, segment: id, mac, vip } = sender;
+        let Some(segment) = segments.iter().find(|s| s.id == id) else { return };
+        let of_group = self.addresses.get(&group).into_iter().flatten();
+        for (_, address) in of_group.filter(|(on, _)| *on == id) {
+            let meant = match vip {
+                Some(vip) => vip == IpAddr::V4(*address),
+                None => self.gateways.contains(address),
+            };
+            if !meant {
+                continue;
+            }
+            let mut frame = gratuitous_arp(segment.mac, *address);
+            frame[..6].copy_from_slice(&mac);
+            match segment.send(&frame) {
+                Ok(()) => info!(%group, %address, mac = mac_text(mac), "told a stale sender"),
+                Err(error) => debug!(%group, %address, "stale sender not told: {error}"),
+            }
+        }
     }
 }

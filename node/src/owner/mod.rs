@@ -9,7 +9,7 @@ mod publish;
 mod segment;
 mod thread;
 
-use std::{collections::BTreeSet, net::IpAddr, sync::Arc};
+use std::{collections::BTreeSet, sync::Arc};
 
 use steadfast_model::{BootId, GroupId, NodeId};
 use steadfast_ownership::{Committed, MoveError, SegmentId, Settings, Status};
@@ -17,6 +17,7 @@ use steadfast_peer::{EndpointConfig, Handler, Links};
 use steadfast_replication::Copies;
 use tokio::sync::{mpsc, oneshot, watch};
 
+pub(crate) use self::announce::GroupAddress;
 pub(crate) use self::publish::{RoleNow, Roles};
 use crate::plane::{DataPlane, PortInfo};
 
@@ -29,7 +30,7 @@ pub(crate) enum Command {
     /// The replicated state has changed.
     Committed(Box<Committed>),
     /// Every address of every group with its segment, and whether connections are replicated.
-    Document(Vec<(GroupId, SegmentId, IpAddr)>, bool),
+    Document(Vec<GroupAddress>, bool),
     /// Whether this node is the Raft leader.
     Leader(bool),
     /// The link of a segment came or went.

@@ -13,7 +13,7 @@ use futures_util::future::select_all;
 use steadfast_model::{BootId, Command as Commit, Epoch, GroupId, NodeId};
 use steadfast_ownership::{
     Action, Committed, Completeness, Frame, Ownership, Path, RejectReason, Role, Seal, SegmentId,
-    Time,
+    StaleSender, Time,
 };
 use steadfast_peer::{Endpoint, Incoming, Links, LinksConfig};
 use steadfast_replication as repl;
@@ -44,6 +44,9 @@ const WORKER_SILENCES: u64 = 2;
 
 /// How often the copies are judged.
 const COPIES_EVERY_US: u64 = 20_000;
+
+/// How often stale senders are reported.
+const STALE_EVERY_US: u64 = 1_000_000;
 
 /// Runs the thread until the daemon ends.
 pub(crate) fn run(
@@ -101,6 +104,7 @@ pub(crate) fn run(
             publisher,
             committed: Committed::default(),
             copies_judged_us: 0,
+            stale_reported_us: 0,
             more_to_send: false,
             gap_max_us,
             news,
@@ -126,6 +130,7 @@ struct Thread {
     publisher: Publisher,
     committed: Committed,
     copies_judged_us: u64,
+    stale_reported_us: u64,
     more_to_send: bool,
     gap_max_us: Arc<AtomicU64>,
     news: watch::Sender<News>,
@@ -146,6 +151,7 @@ impl Thread {
             before = now;
             self.judge_workers(now);
             self.judge_copies(now);
+            self.report_stale_senders(now);
             self.core.handle_tick(now);
             self.act(now);
             self.more_to_send = self.announcer.send(&self.segments);
@@ -332,6 +338,25 @@ impl Thread {
         }
     }
 
+    /// Who sent to this node what the holder of a group should get.
+    fn report_stale_senders(&mut self, now: Time) {
+        if now.0 < self.stale_reported_us + STALE_EVERY_US {
+            return;
+        }
+        self.stale_reported_us = now.0;
+        let ports = self.config.plane.ports();
+        let known = |seen: steadfast_dataplane::StaleSender| {
+            let steadfast_dataplane::StaleSender { group, port, mac, vip } = seen;
+            let segment = ports.get(usize::from(port))?.segment;
+            Some(StaleSender { group: GroupId(group.0), segment, mac, vip })
+        };
+        let seen = self.config.plane.shared.stale_senders.take();
+        if !seen.is_empty() {
+            let seen = seen.into_iter().filter_map(known).collect();
+            self.core.handle_stale_senders(now, &seen);
+        }
+    }
+
     fn act(&mut self, now: Time) {
         for _ in 0..ACTIONS_PER_TURN {
             let Some(action) = self.core.poll_action() else { return };
@@ -353,6 +378,7 @@ impl Thread {
                 self.config.plane.shared.groups.group(id).set_announce_until_ns(0);
             }
             Action::SendGratuitousArp { group } => self.announcer.queue(group),
+            Action::AnnounceTo { sender } => self.announcer.queue_to(sender),
             Action::RoleChanged { group, role, epoch } => {
                 self.role_changed(now, group, role, epoch);
             }

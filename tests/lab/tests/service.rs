@@ -38,6 +38,9 @@ const UNSERVED: u16 = 9;
 /// The others take over, or learn something, by then.
 const SOON: Duration = Duration::from_secs(10);
 
+/// Ten seconds after a take-over, a second until it is reported, and time for the machine.
+const STALE_WITHIN: Duration = Duration::from_secs(20);
+
 #[tokio::test]
 async fn a_client_an_operator_and_an_attacker_see() {
     let mut lab = Lab::start("e2esvc").await;
@@ -197,6 +200,7 @@ async fn forged_and_replayed_beacons_change_nothing(lab: &mut Lab) {
     assert_eq!((sessions.len(), broken(&sessions)), (36, Vec::new()), "sessions meanwhile");
 
     a_stale_sender_is_relayed(lab);
+    a_stale_sender_is_told(lab);
     replayed_beacons_do_not_keep_a_dead_holder_alive(lab).await;
 }
 
@@ -251,6 +255,38 @@ fn a_stale_sender_is_relayed(lab: &Lab) {
         assert_eq!(servers.len(), 3, "sessions through n{n}, which does not hold the VIP");
         assert!(relayed(lab, n) >= before + 3, "n{n} did not relay");
     }
+}
+
+/// A client whose neighbour entry stays wrong is told by the holder alone, ten seconds after the
+/// group changed hands.
+fn a_stale_sender_is_told(lab: &Lab) {
+    phase("a client that goes on sending to another node is told who holds the VIP");
+    let (holder, _) = lab.holder().unwrap();
+    let (holder_mac, client) = (mac_of(lab, Host::Node(holder)), lab.namespace(Host::Client));
+    let other = NODES.into_iter().find(|n| *n != holder).unwrap();
+    let text = |mac: Mac| mac.map(|b| format!("{b:02x}")).join(":");
+    // Its own kernel must not find out by itself.
+    let kept = "sysctl -qw net.ipv4.neigh.front.base_reachable_time_ms=3600000";
+    exec::shell_in(&client, kept).unwrap();
+    let other_mac = mac_of(lab, Host::Node(other));
+    let stale =
+        format!("ip neigh replace {VIP} lladdr {} dev front nud reachable", text(other_mac));
+    exec::shell_in(&client, &stale).unwrap();
+    let arp = Wire::open(&client, wire::ARP);
+    let mut told = Vec::new();
+    until("an ARP request of the holder for the client alone", STALE_WITHIN, || {
+        ask_servers(lab, 0, 1);
+        let frames = arp.receive(Duration::from_millis(100));
+        let alone = |f: &Vec<u8>| f[..6] == arp.mac && wire::source(f) == holder_mac;
+        told.extend(frames.into_iter().filter(alone));
+        if told.is_empty() { Err("none came".to_owned()) } else { Ok(()) }
+    });
+    let frame = told.first().unwrap();
+    assert_eq!(frame[20..22], [0, 1], "in the request form");
+    assert_eq!((&frame[28..32], &frame[38..42]), (&VIP.octets()[..], &VIP.octets()[..]));
+    let entry = exec::shell_in(&client, &format!("ip neigh show {VIP} dev front")).unwrap();
+    assert!(entry.contains(&text(holder_mac)), "the client did not take it up: {entry}");
+    exec::shell_in(&client, &format!("ip neigh del {VIP} dev front")).unwrap();
 }
 
 fn relayed(lab: &Lab, n: u8) -> u64 {

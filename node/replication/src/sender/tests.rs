@@ -85,7 +85,7 @@ impl Rig {
     fn settled() -> Self {
         let mut rig = Self::new();
         rig.sender.handle_role(rig.now, G, GroupRole::Send { epoch: EPOCH });
-        rig.sender.handle_sweep_allowed(rig.now, G);
+        rig.now += SWEEP_DELAY_NS;
         rig.sender.handle_stream_up(rig.now, BootId(9));
         let (frame, _) = rig.poll().unwrap();
         assert_eq!(rig.names(&frame), ["begin", "end", "sweep"]);
