@@ -168,12 +168,15 @@ impl Ownership {
         paths: &[Path],
     ) -> Option<PeerReport> {
         // A new run has to be answered to become believed, but a recorded frame of an old one must
-        // not suppress the confirmation of a live one: take turns while both are heard.
-        let silent = peer.silent(now, self.settings.silence());
-        let turn = silent || self.sequence.is_multiple_of(2);
-        let unproven = peer.unproven.filter(|_| peer.boot.is_none() || turn);
+        // not suppress the confirmation of a live one: take turns while both are heard, and forget
+        // what is not repeated.
+        let silence = self.settings.silence();
+        let turn = peer.silent(now, silence) || self.sequence.is_multiple_of(2);
+        let unproven = peer
+            .unproven
+            .filter(|(_, _, at)| peer.boot.is_none() || (turn && now.since(*at) < silence));
         let (boot, sequence, proven) = match (unproven, peer.boot) {
-            (Some((boot, sequence)), _) => (boot, sequence, false),
+            (Some((boot, sequence, _)), _) => (boot, sequence, false),
             (None, Some(boot)) => (boot, peer.newest, true),
             (None, None) => return None,
         };

@@ -78,7 +78,7 @@ impl Ownership {
         let Some(group) = self.groups.get_mut(&id) else { return };
         let epoch = Epoch {
             generation: group.epoch.generation.max(generation),
-            claim: group.epoch.claim + 1,
+            claim: group.epoch.claim.saturating_add(1),
             node,
             ..group.epoch
         };

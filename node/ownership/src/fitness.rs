@@ -43,8 +43,9 @@ impl Ownership {
         }
         let deaf = self.peers.values().all(|peer| !hears_on(peer, now, segment, silence));
         // What they hear of this node they report a moment later: give it one silence time more.
-        let unheard = up_for >= silence.saturating_mul(2)
-            && views.iter().filter_map(|view| self.hears_self(view, segment)).all(|hears| !hears);
+        let mut hears = views.iter().filter_map(|view| self.hears_self(view, segment)).peekable();
+        let told = up_for >= silence.saturating_mul(2) && hears.peek().is_some();
+        let unheard = told && hears.all(|hears| !hears);
         deaf || unheard
     }
 
@@ -56,9 +57,14 @@ impl Ownership {
             .any(|report| self.fresh(report.path_ages.get(column)))
     }
 
+    /// Whether the sender of a view hears this run; `None` if it speaks of another one, which
+    /// somebody may have recorded and replayed.
     fn hears_self(&self, view: &View, segment: SegmentId) -> Option<bool> {
         let column = column(view, segment)?;
         let report = view.peers.get(&self.node)?;
+        if report.boot != self.boot || report.age.is_none() {
+            return None;
+        }
         Some(self.fresh(report.path_ages.get(column)))
     }
 

@@ -17,8 +17,8 @@ const PATH_LAG_MAX: u64 = 64;
 pub(crate) struct Peer {
     /// The run that has proven to be fresh.
     pub(crate) boot: Option<BootId>,
-    /// A run that was heard but has not echoed this node yet, and its latest sequence.
-    pub(crate) unproven: Option<(BootId, u64)>,
+    /// A run that was heard but has not echoed this node yet, its latest sequence, and when.
+    pub(crate) unproven: Option<(BootId, u64, Time)>,
     retired: Vec<BootId>,
     /// Per path: latest sequence, and when.
     pub(crate) paths: BTreeMap<Path, (u64, Time)>,
@@ -89,7 +89,7 @@ impl Peer {
         let mut heard = if self.heard.is_some() { Heard::Again } else { Heard::Back };
         if self.boot != Some(frame.boot) {
             if !proof {
-                self.unproven = Some((frame.boot, frame.sequence));
+                self.unproven = Some((frame.boot, frame.sequence, now));
                 return Err(RejectReason::Unproven);
             }
             if self.begin_run(frame.boot) {

@@ -71,6 +71,45 @@ fn frames_of_an_earlier_run_change_nothing() {
     assert_eq!(net.holders(G), vec![node(1)]);
 }
 
+/// Nodes that have all restarted know no earlier runs. One recorded frame of the holder's, replayed
+/// to each of the others at whatever moment, must not make them seem deaf to the present run.
+#[test]
+fn a_frame_of_a_run_that_nobody_remembers_does_not_depose_the_holder() {
+    let mut net = Net::running(3);
+    net.log_frames = true;
+    net.run(100 * MS);
+    let of_holder = |frame: &Frame| frame.from == node(1) && frame.path == Path::Segment(SEG);
+    let old = net.frames.drain(..).map(|(_, frame)| frame).find(of_holder).unwrap();
+    net.log_frames = false;
+    for n in [1, 2, 3] {
+        net.kill(n);
+    }
+    net.run(500 * MS);
+    for n in [1, 2, 3] {
+        net.restart(n);
+    }
+    net.lead(1);
+    assert!(net.run_until(5_000 * MS, |net| net.holders(G) == vec![node(1)]));
+    net.run(2_000 * MS);
+    let since = net.now;
+    for step in 0..40 {
+        for victim in [2, 3] {
+            let now = net.now;
+            net.core(victim).handle_message(now, old.path, old.clone());
+            // So that each meets the other's beacons at every phase.
+            net.run(5 * MS + step * MS);
+        }
+        net.run(300 * MS);
+    }
+    for n in [2, 3] {
+        assert!(net.core(n).counters().rejected[&RejectReason::Unproven] >= 40);
+    }
+    let stops = net.actions_of(1, since);
+    let stopped = |(_, a): &(Time, Action)| matches!(a, Action::StopAnnouncing { .. });
+    assert!(!stops.iter().any(stopped), "{stops:?}");
+    assert_eq!(net.holders(G), vec![node(1)]);
+}
+
 #[test]
 fn strangers_and_own_frames_are_refused() {
     let mut net = Net::running(3);
