@@ -36,6 +36,12 @@ where
         let epoch = match &*role {
             Role::Holder { epoch, .. } => *epoch,
             Role::Other { relay } => {
+                // The holder opens a new one for this SYN. What follows must not go to the server
+                // of the finished one while the copy of the new one is still on its way here. It
+                // stays in its place, or a late copy of it would take it again.
+                if let Some(old) = old {
+                    old.live.supersede();
+                }
                 return Err(self.relay(frame, relay, address.group, Some(key.vip), view));
             }
             Role::NoHolder { .. } => return Err(Verdict::Drop(Reason::NoHolder)),

@@ -1,7 +1,7 @@
 //! A worker's private cache of hot flows.
 //!
 //! Guarantees: fixed size; what it returns was found under the configuration generation asked for
-//! and is not dead. Two flows of one place push each other out, which costs a look-up, no more.
+//! and is open to packets. Two flows of one place push each other out, which costs a look-up, no more.
 
 use std::{net::Ipv4Addr, sync::Arc};
 
@@ -57,7 +57,7 @@ impl Cache {
         self.places[tuple.place()].as_mut().filter(|hot| {
             hot.tuple == *tuple
                 && hot.config_generation == config_generation
-                && !hot.connection.live.is_dead()
+                && hot.connection.live.is_open()
         })
     }
 

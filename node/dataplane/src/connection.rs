@@ -7,7 +7,7 @@
 use std::{
     hash::{Hash, Hasher},
     net::IpAddr,
-    sync::atomic::{AtomicBool, AtomicU8, AtomicU32, AtomicU64, Ordering},
+    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
 };
 
 use crate::{Class, Forwarding, GroupId, Origin, ServerId, ServiceId, State};
@@ -89,7 +89,8 @@ pub struct Live {
     last_seen_ns: AtomicU64,
     in_pkts: AtomicU64,
     out_pkts: AtomicU64,
-    dead: AtomicBool,
+    /// Bits that keep packets from following it: [`DEAD`], [`SUPERSEDED`].
+    gate: AtomicU8,
     flags: AtomicU32,
     /// Snapshot generation that last confirmed this replica.
     pub(crate) snapshot: AtomicU64,
@@ -110,6 +111,11 @@ pub struct Live {
 
 /// Not in the ledger.
 pub(crate) const NO_SLOT: u32 = u32::MAX;
+
+/// It left the table.
+const DEAD: u8 = 1;
+/// See [`Live::is_superseded`].
+const SUPERSEDED: u8 = 2;
 
 /// Scheduled by this node.
 const LOCAL: u32 = 1;
@@ -198,7 +204,7 @@ impl Connection {
             last_seen_ns: AtomicU64::new(now_ns),
             in_pkts: AtomicU64::new(0),
             out_pkts: AtomicU64::new(0),
-            dead: AtomicBool::new(false),
+            gate: AtomicU8::new(0),
             flags: AtomicU32::new(flags),
             snapshot: AtomicU64::new(0),
             slot: AtomicU32::new(NO_SLOT),
@@ -232,7 +238,7 @@ impl Connection {
             last_seen_ns: AtomicU64::new(old.last_seen_ns.load(relaxed)),
             in_pkts: AtomicU64::new(old.in_pkts.load(relaxed)),
             out_pkts: AtomicU64::new(old.out_pkts.load(relaxed)),
-            dead: AtomicBool::new(false),
+            gate: AtomicU8::new(0),
             flags: AtomicU32::new(old.flags.load(relaxed)),
             snapshot: AtomicU64::new(old.snapshot.load(relaxed)),
             slot: AtomicU32::new(NO_SLOT),
@@ -318,7 +324,23 @@ impl Live {
     /// No packet may follow this connection any more.
     #[must_use]
     pub fn is_dead(&self) -> bool {
-        self.dead.load(Ordering::Acquire)
+        self.gate.load(Ordering::Acquire) & DEAD != 0
+    }
+
+    /// The holder was handed a SYN that opens another connection in its place; this node waits to
+    /// hear of that one.
+    #[must_use]
+    pub fn is_superseded(&self) -> bool {
+        self.gate.load(Ordering::Acquire) & SUPERSEDED != 0
+    }
+
+    /// Packets may follow it.
+    pub(crate) fn is_open(&self) -> bool {
+        self.gate.load(Ordering::Acquire) == 0
+    }
+
+    pub(crate) fn supersede(&self) {
+        self.gate.fetch_or(SUPERSEDED, Ordering::AcqRel);
     }
 
     /// Where it came from. A local connection that the new holder confirms becomes a replica.
@@ -349,7 +371,7 @@ impl Live {
     }
 
     pub(crate) fn kill(&self) {
-        self.dead.store(true, Ordering::Release);
+        self.gate.fetch_or(DEAD, Ordering::AcqRel);
     }
 }
 

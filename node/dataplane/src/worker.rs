@@ -254,7 +254,8 @@ where
         }
         //= IPVS conn_reuse_mode=1: a SYN in TIME_WAIT or CLOSE opens a new connection; here also
         //= one whose server is gone, which nothing else could ever use again
-        if opens(packet) && (found.live.state().is_reusable() || !known) {
+        let reopens = opens(packet) && (found.live.state().is_reusable() || !known);
+        if reopens || found.live.is_superseded() {
             return self.admit(frame, packet, key, Some(found), view);
         }
         if known { Ok(found) } else { Err(Verdict::Drop(Reason::ServerRemoved)) }

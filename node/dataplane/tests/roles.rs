@@ -4,7 +4,9 @@
 mod lab;
 
 use lab::*;
-use steadfast_dataplane::{GroupId, Reason, Role, StaleSender};
+use steadfast_dataplane::{
+    GroupId, Protocol, Reason, Record, Replica, Role, ServerId, StaleSender, State,
+};
 
 fn arp_answer(target: [u8; 4], own: [u8; 6]) -> Outcome {
     let mut frame = arp_request(target, CLIENT);
@@ -171,4 +173,40 @@ fn who_sends_to_a_node_that_does_not_hold_the_group_is_noted() {
     lab.now += LATER;
     lab.handle(1, &tcp((NAT_1, BACK), "198.18.1.21:80", "198.18.0.2:4000", 64, ACK));
     assert_eq!(seen(&lab), [sender(1, NAT_1, None)], "a server uses the old gateway");
+}
+
+/// The port of a finished connection is used again, and the client sends to a node that does not
+/// hold the group: only the holder knows the server of the new connection.
+#[test]
+fn a_finished_connection_gives_way_to_the_one_that_the_holder_opens() {
+    let mut lab = Lab::new();
+    for flags in [SYN, ACK, RST] {
+        lab.handle(0, &from_client(4000, 80, flags));
+    }
+    let known = |lab: &Lab| lab.find(Protocol::Tcp, "198.18.0.2:4000", "198.18.0.100:80");
+    assert_eq!(known(&lab).unwrap().live.state(), State::Close);
+    lab.set_role(Role::Other { relay: vec![Some(PEER)] });
+    let relayed = |flags| {
+        let (src, dst) = ("198.18.0.2:4000", "198.18.0.100:80");
+        Outcome::Sent(0, tcp((FRONT, PEER), src, dst, 64, flags))
+    };
+    for flags in [SYN, ACK] {
+        assert_eq!(lab.handle(0, &from_client(4000, 80, flags)), relayed(flags));
+    }
+    let finished = known(&lab).unwrap();
+    let copy = |record| Replica { record, ..replica(4000, 1, State::Established) };
+    let config = lab.shared.config.load_full();
+    lab.shared.table.apply_replica(&copy(finished.record), &config, lab.now);
+    assert_eq!(
+        lab.handle(0, &from_client(4000, 80, ACK)),
+        relayed(ACK),
+        "late news of the old one"
+    );
+    let incarnation = finished.record.incarnation + 1;
+    let server = ServerId(23 - finished.record.server.0);
+    let opened = Record { incarnation, server, ..finished.record };
+    lab.shared.table.apply_replica(&copy(opened), &config, lab.now);
+    let forwarded =
+        Outcome::Sent(0, tcp((FRONT, DR_2), "198.18.0.2:4000", "198.18.0.100:80", 63, ACK));
+    assert_eq!(lab.handle(0, &from_client(4000, 80, ACK)), forwarded, "the copy of the new one");
 }
