@@ -99,6 +99,9 @@ pub struct RunReport {
     pub checks: Vec<Check>,
     /// Why the run does not count; empty if it does.
     pub void: Vec<String>,
+    /// It was void before the fault came: the machine spoilt it, not the cluster's answer to the
+    /// fault.
+    pub spoilt: bool,
     /// How long the run took, from the ready cluster to the verdict.
     pub took_ms: u64,
 }
@@ -216,11 +219,12 @@ impl Report {
         }
     }
 
-    /// Void, and no session broke either: a busy machine spoilt it, and it may be tried again. A
-    /// broken session is never tried away.
+    /// Void before a fault came, and no session broke either: a busy machine spoilt it, and it may
+    /// be tried again. A broken session is never tried away, nor is what went wrong after a fault.
     #[must_use]
     pub fn shows_nothing(&self) -> bool {
-        self.verdict() == Verdict::Void && self.broken == 0
+        let void = self.runs.iter().filter(|r| !r.void.is_empty());
+        self.verdict() == Verdict::Void && self.broken == 0 && void.clone().all(|r| r.spoilt)
     }
 }
 
@@ -263,6 +267,7 @@ mod tests {
             },
             checks: Vec::new(),
             void: void.iter().map(|&v| v.to_owned()).collect(),
+            spoilt: false,
             took_ms: 9000,
         };
         RunOutcome { report, stalls_ms: vec![100.0, 400.0] }
@@ -306,11 +311,14 @@ mod tests {
 
     #[test]
     fn a_broken_session_is_never_tried_away() {
-        let again = |broken, void: &[&str]| {
-            Report::of(&[run(1, broken, void, 1.0)], &origin()).shows_nothing()
+        let again = |broken, void: &[&str], spoilt| {
+            let mut spoilt_run = run(1, broken, void, 1.0);
+            spoilt_run.report.spoilt = spoilt;
+            Report::of(&[run(1, 0, &[], 1.0), spoilt_run], &origin()).shows_nothing()
         };
-        assert!(again(0, &["x"]));
-        assert!(!again(1, &["x"]) && !again(1, &[]) && !again(0, &[]));
+        assert!(again(0, &["x"], true));
+        assert!(!again(1, &["x"], true) && !again(1, &[], true) && !again(0, &[], true));
+        assert!(!again(0, &["x"], false), "what went wrong after the fault is never tried away");
     }
 
     #[test]

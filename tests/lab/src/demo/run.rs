@@ -16,7 +16,7 @@ use super::{
     inject::{Injected, Scene, inject},
     report::{BeforeAfter, BrokenSession, RunOutcome, RunReport},
     stats::{Summary, ms},
-    validity::{Check, Evidence, Listed, void_reasons},
+    validity::{Check, Evidence, Listed, is_spoilt, void_reasons},
 };
 use crate::{
     cluster::{
@@ -70,11 +70,18 @@ struct Before {
     listed: Listed,
     servers: Chosen,
     checks: Vec<Check>,
+    /// The group changed hands although nothing had happened yet.
+    moved: Option<String>,
 }
 
 /// The server that a holder had chosen for each session, by the session's number. Not by the
 /// client's port: ports come again, and a list may still hold the one that used it before.
 pub(crate) type Chosen = HashMap<u32, String>;
+
+/// Marks an error that came after the fault: it is the cluster's, not the machine's.
+#[derive(Debug, thiserror::Error)]
+#[error("after the fault")]
+pub struct AfterFault;
 
 /// Runs it on a cluster that may still have to heal.
 ///
@@ -118,21 +125,30 @@ pub async fn run(
         dice: &mut dice,
         say: &mut *say,
     };
-    let injected = inject(order.fault, &mut scene).await?;
+    let injected = inject(order.fault, &mut scene).await.context(AfterFault)?;
     say(&format!("{}; 5 s for every echo", injected.done));
-    sleep_until_ns(injected.window.ended_ns + nanos(SPEAK_AFTER)).await;
-    client.speak().await?;
-    sleep_until_ns(injected.window.echo_deadline_ns()).await;
-    let (mut sessions, probe) = client.finish(injected.window).await?;
-    let probe = probe.context("the probe was lost")?;
+    let listened = listen(client, &injected).await.context(AfterFault);
+    let (mut sessions, probe) = listened?;
     check_servers(&mut sessions, &before.servers);
     check_servers(&mut sessions, &injected.servers);
     let after = cluster.statuses().await;
-    cluster.check_processes()?;
+    cluster.check_processes().context(AfterFault)?;
 
     let evidence = evidence(order, &baseline, &before, &injected, &probe, &after);
     let took = started.elapsed();
     Ok(Seen { order, plan, evidence, injected, sessions, probe, fault_after_ms, took }.outcome())
+}
+
+/// Lets the silent sessions speak, and everybody have the answer.
+async fn listen(
+    mut client: ClientLink,
+    injected: &Injected,
+) -> Result<(Vec<SessionReport>, ProbeReport)> {
+    sleep_until_ns(injected.window.ended_ns + nanos(SPEAK_AFTER)).await;
+    client.speak().await?;
+    sleep_until_ns(injected.window.echo_deadline_ns()).await;
+    let (sessions, probe) = client.finish(injected.window).await?;
+    Ok((sessions, probe.context("the probe was lost")?))
 }
 
 /// All that was seen of a run.
@@ -192,17 +208,14 @@ async fn look(
     sleep_until_ns(fault_at.saturating_sub(nanos(LOOK_BEFORE))).await;
     let statuses = cluster.statuses().await;
     let (_, holder, epoch) = announcer(&statuses).context("nobody holds the group")?;
+    let mut moved = None;
     if holder.id != ready.holder.id || epoch != ready.epoch {
-        checks.push(Check {
-            what: "the group stays where it is until the fault".to_owned(),
-            passed: false,
-            seen: format!(
-                "{} held it under {}, now {} under {epoch}",
-                ready.holder.name, ready.epoch, holder.name
-            ),
-        });
+        moved = Some(format!(
+            "{} held the group under {}, and before the fault {} under {epoch}",
+            ready.holder.name, ready.epoch, holder.name
+        ));
     }
-    Ok(Before { statuses, holder, epoch, sessions, listed, servers, checks })
+    Ok(Before { statuses, holder, epoch, sessions, listed, servers, checks, moved })
 }
 
 /// The node that says of itself that it holds the group and announces it; the one with the
@@ -336,6 +349,7 @@ fn evidence(
         broken_before: before.sessions.iter().filter(|s| s.broken.is_some()).count() as u64,
         mute_before: before.sessions.iter().filter(mute).count() as u64,
         probe_lost_before: probe.lost_before_fault,
+        moved_before: before.moved.clone(),
         victim: injected.victim.clone(),
         holder_before: before.holder.clone(),
         epoch_before: before.epoch.clone(),
@@ -400,6 +414,7 @@ impl Seen {
             },
             checks: evidence.checks.clone(),
             void: void_reasons(evidence),
+            spoilt: is_spoilt(evidence),
             took_ms: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
         };
         RunOutcome { report, stalls_ms }

@@ -11,6 +11,7 @@ use anyhow::{Context as _, Result};
 use super::{
     fault::Fault,
     report::{BeforeAfter, Origin, Report, RunOutcome, RunReport},
+    run::AfterFault,
     run::{Order, run},
     stats::Summary,
     story::{self, Console},
@@ -94,6 +95,7 @@ fn failure(order: Order, plan: &Plan, error: &anyhow::Error) -> RunOutcome {
         epoch: BeforeAfter::default(),
         checks: Vec::new(),
         void: vec![format!("{error:#}")],
+        spoilt: !error.is::<AfterFault>(),
         took_ms: 0,
     };
     RunOutcome { report, stalls_ms: Vec::new() }

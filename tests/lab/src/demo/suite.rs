@@ -168,15 +168,22 @@ async fn run_batch(
         };
         console.say(&format!("=== {} x {}", case.name(), case.runs));
         let mut report = run_case(&mut cluster, &plan, &series, console).await?;
-        for _ in 1..TRIES_MAX {
+        let mut tries = 1;
+        while tries < TRIES_MAX {
             if !report.shows_nothing() {
                 break;
             }
-            console.say(&format!("=== {} was void, again", case.name()));
+            let why = report.runs.iter().flat_map(|r| &r.void).cloned().collect::<Vec<_>>();
+            console.say(&format!("=== {} was spoilt, again: {}", case.name(), why.join("; ")));
+            tries += 1;
             report = run_case(&mut cluster, &plan, &series, console).await?;
         }
         let as_expected = is_as_expected(case, &report, suite.extent);
         table.push_str(&line(case, &report, as_expected));
+        if tries > 1 {
+            let spoilt = tries - 1;
+            table.push_str(&format!("{:<26} spoilt {spoilt} times before the fault\n", ""));
+        }
         good &= as_expected;
     }
     drop(cluster);

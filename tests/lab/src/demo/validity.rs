@@ -26,6 +26,8 @@ pub struct Evidence {
     pub mute_before: u64,
     /// Datagrams of the probe that were lost before the fault came.
     pub probe_lost_before: u64,
+    /// How the group changed hands before the fault came, if it did.
+    pub moved_before: Option<String>,
     /// The node that the fault hit; absent when it hits none.
     pub victim: Option<NodeRef>,
     /// The node that held the group and announced it, just before the fault.
@@ -91,6 +93,9 @@ pub fn void_reasons(e: &Evidence) -> Vec<String> {
         e.probe_lost_before <= PROBES_LOST_BEFORE_MAX,
         format!("{} probes were lost before the fault", e.probe_lost_before),
     );
+    if let Some(moved) = &e.moved_before {
+        unless(false, moved.clone());
+    }
     unless(!e.listed.is_empty(), "no connection list was read".to_owned());
     for Listed { holder, sessions, listed } in &e.listed {
         unless(
@@ -112,6 +117,13 @@ pub fn void_reasons(e: &Evidence) -> Vec<String> {
         unless(false, format!("{}: {}", check.what, check.seen));
     }
     void
+}
+
+/// Whether a busy machine can have spoilt the run before the fault came: only what pauses and lost
+/// datagrams explain.
+#[must_use]
+pub fn is_spoilt(e: &Evidence) -> bool {
+    e.moved_before.is_some() || e.probe_lost_before > PROBES_LOST_BEFORE_MAX
 }
 
 fn way_of_the_group(e: &Evidence) -> Vec<String> {
@@ -173,6 +185,7 @@ mod tests {
             sessions: 300,
             established: 300,
             broken_before: 0,
+            moved_before: None,
             mute_before: 0,
             probe_lost_before: 0,
             victim: Some(node(1)),
@@ -226,7 +239,8 @@ mod tests {
     type Spoil = fn(&mut Evidence);
 
     /// What makes any run void.
-    const ALWAYS: [(Spoil, &str); 12] = [
+    const ALWAYS: [(Spoil, &str); 13] = [
+        (|e| e.moved_before = Some("moved early".to_owned()), "moved early"),
         (|e| e.established = 299, "299 of 300 sessions came up"),
         (|e| (e.sessions, e.established) = (0, 0), "no session"),
         (|e| e.broken_before = 1, "1 sessions broke before"),
@@ -279,6 +293,21 @@ mod tests {
                 base.fault
             );
         }
+    }
+
+    #[test]
+    fn only_what_came_before_the_fault_spoils_a_run() {
+        let mut evidence = moved(Fault::Kill);
+        assert!(!is_spoilt(&evidence));
+        for (spoil, reason) in ALWAYS.iter().chain(&WHEN_MOVING) {
+            let mut evidence = evidence.clone();
+            spoil(&mut evidence);
+            let before =
+                reason.contains("probes were lost before") || reason.contains("moved early");
+            assert_eq!(is_spoilt(&evidence), before, "{reason}");
+        }
+        evidence.moved_before = Some("x".to_owned());
+        assert!(is_spoilt(&evidence));
     }
 
     #[test]
