@@ -13,6 +13,7 @@ use steadfast_packet::Protocol;
 use crate::{
     ConfigSpec, FlowCounters, FlowTotals, Forwarding, GroupId, Record, Scheduler, ServerId,
     ServerSpec, ServiceId, ServiceSpec, Target, Timeouts, Unserved, WORKERS_MAX,
+    bucket::SharedBucket,
 };
 
 /// Keys here come from the operator, so the hash needs no secret.
@@ -56,7 +57,13 @@ pub struct Service {
     pub spec: ServiceSpec,
     scheduler: Scheduler,
     counters: Vec<Arc<FlowCounters>>,
+    first_copies: Arc<SharedBucket>,
 }
+
+/// Flows of one datagram so far that a service may have copied in a second, and at once. Anybody
+/// can make such flows; without a bound they would fill the tables of all nodes.
+const FIRST_COPIES_PER_SECOND: u64 = 200;
+const FIRST_COPIES_BURST: u64 = 2_000;
 
 /// What is wrong with a [`ConfigSpec`].
 #[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
@@ -242,6 +249,12 @@ impl Service {
         self.scheduler.pick(&self.spec.servers, client, client_port)
     }
 
+    /// Whether one more flow may be copied on its first datagram.
+    #[must_use]
+    pub fn take_first_copy(&self, now_ns: u64) -> bool {
+        self.first_copies.take(now_ns)
+    }
+
     /// Counters of the server at `index`.
     #[must_use]
     pub fn counters(&self, index: usize) -> Option<&Arc<FlowCounters>> {
@@ -281,7 +294,11 @@ impl Service {
                     .map_or_else(|| Arc::new(FlowCounters::new(workers)), Arc::clone)
             })
             .collect();
-        Self { spec, scheduler, counters }
+        let first_copies = old.map_or_else(
+            || Arc::new(SharedBucket::new(FIRST_COPIES_PER_SECOND, FIRST_COPIES_BURST)),
+            |old| Arc::clone(&old.first_copies),
+        );
+        Self { spec, scheduler, counters, first_copies }
     }
 }
 

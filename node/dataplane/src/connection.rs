@@ -195,9 +195,8 @@ impl Connection {
     pub fn new(record: Record, state: State, provenance: Provenance, now_ns: u64) -> Self {
         let flags = match provenance {
             Provenance::Local => LOCAL,
-            // Only conversations are replicated, so a copy counts as one.
-            Provenance::Replica => ASSURED,
-            Provenance::Donated => DONATED | ASSURED,
+            Provenance::Replica => 0,
+            Provenance::Donated => DONATED,
         };
         let live = Live {
             state: AtomicU8::new(state as u8),
@@ -367,7 +366,6 @@ impl Live {
     /// The holder vouches for it: from now on it is a replica.
     pub(crate) fn become_replica(&self) {
         self.flags.fetch_and(!(LOCAL | DONATED), Ordering::Relaxed);
-        self.flags.fetch_or(ASSURED, Ordering::Relaxed);
     }
 
     pub(crate) fn kill(&self) {

@@ -58,6 +58,9 @@ impl ConnectionTable {
                     here.live.set_state(replica.state);
                     here.live.touch(now_ns);
                     here.live.snapshot.fetch_max(replica.snapshot, Ordering::Relaxed);
+                    if replica.assured {
+                        here.live.assure();
+                    }
                     if !replica.donated {
                         here.live.become_replica();
                     }
@@ -156,6 +159,9 @@ impl Replica {
     fn connection(&self, record: Record, now_ns: u64) -> Connection {
         let provenance = if self.donated { Provenance::Donated } else { Provenance::Replica };
         let connection = Connection::new(record, self.state, provenance, now_ns);
+        if self.assured {
+            connection.live.assure();
+        }
         connection.live.set_in_pkts(self.in_pkts);
         connection.live.snapshot.store(self.snapshot, Ordering::Relaxed);
         connection

@@ -71,6 +71,8 @@ pub struct Replica {
     pub state: State,
     /// Inbound packets to start with (IPVS: the `sync_threshold`).
     pub in_pkts: u64,
+    /// The sender has seen a conversation, not one datagram that may be forged.
+    pub assured: bool,
     /// A deposed holder gives it, rather than the holder sending it.
     pub donated: bool,
     /// Snapshot generation it belongs to; see [`ConnectionTable::sweep`].
@@ -373,7 +375,10 @@ impl ConnectionTable {
             }
             ledger.oldest(Class::HalfOpen).or_else(|| ledger.oldest(Class::Closing))?
         };
-        evicted.extend(self.remove_if(&victim.record.key, |held| Arc::ptr_eq(held, &victim)));
+        // It may have become established since the ledger was asked.
+        evicted.extend(self.remove_if(&victim.record.key, |held| {
+            Arc::ptr_eq(held, &victim) && held.class() != Class::Established
+        }));
         self.ledger().reserve()
     }
 

@@ -143,8 +143,7 @@ fn merge_rules() {
         let table = table(4);
         let local = Connection::new(side(here), here.0, Provenance::Local, START);
         let local = table.insert(local, &Timeouts::default(), &mut Vec::new()).unwrap();
-        let replica =
-            Replica { record: side(peer), state: peer.0, in_pkts: 3, donated, snapshot: 7 };
+        let replica = Replica { record: side(peer), donated, snapshot: 7, ..replica(1, 1, peer.0) };
         assert_eq!(table.apply_replica(&replica, &config, START + 1), expected, "{description}");
         let after = table.find(&flow(1)).unwrap();
         let (winner, state) = match expected {
@@ -244,6 +243,25 @@ fn a_copy_that_does_not_fit_says_so() {
     assert_eq!(apply(3, State::Established), Applied::Full, "nothing is pushed out");
     assert_eq!(apply(2, State::Established), Applied::Updated, "known ones still fit");
     assert_eq!(table.len(), 2);
+}
+
+/// Otherwise forged datagrams, copied by the holder, would fill the table of its successor for good.
+#[test]
+fn the_copy_of_a_single_datagram_gives_way_as_the_original_does() {
+    let (table, config) = (table(3), config());
+    let apply = |port, assured| {
+        let replica = Replica { assured, ..replica(port, 1, State::Udp) };
+        table.apply_replica(&replica, &config, START)
+    };
+    assert_eq!(apply(1, true), Applied::Inserted);
+    assert_eq!([apply(2, false), apply(3, false)], [Applied::Inserted; 2]);
+    assert_eq!(apply(3, true), Applied::Updated, "the holder has seen more of it");
+    for port in 4..9 {
+        let local = Connection::new(record(port, 1), State::Udp, Provenance::Local, START);
+        table.insert(local, &Timeouts::default(), &mut Vec::new()).unwrap();
+    }
+    let kept: Vec<_> = (1..9).filter(|port| table.find(&flow(*port)).is_some()).collect();
+    assert_eq!(kept, [1, 3, 8]);
 }
 
 #[test]

@@ -15,7 +15,8 @@ use steadfast_dataplane::{
 use steadfast_model::{Epoch, GroupId, ServerId, ServiceId};
 
 use crate::{
-    Applied, Authority, Deleted, Key, PROTOCOL_TCP, PROTOCOL_UDP, Record, Slot, Table, shard_of,
+    Applied, Authority, Deleted, FLAG_UNASSURED, Key, PROTOCOL_TCP, PROTOCOL_UDP, Record, Slot,
+    Table, shard_of,
 };
 
 /// Connections looked at per lock of the table when it is swept.
@@ -81,6 +82,7 @@ impl Table for Shared {
             state,
             //= Linux ip_vs_sync.c, ip_vs_proc_conn(): in_pkts starts at sync_threshold
             in_pkts: config.service(service).map_or(0, |s| u64::from(s.spec.sync.threshold)),
+            assured: record.flags & FLAG_UNASSURED == 0,
             donated: authority.donated,
             snapshot: authority.generation,
         };
@@ -178,6 +180,6 @@ fn record_of(key: Key, connection: &Arc<Connection>, state: State) -> Record {
         server: ServerId(record.server.0),
         incarnation: record.incarnation,
         state: state as u8,
-        flags: 0,
+        flags: if connection.live.is_assured() || state != State::Udp { 0 } else { FLAG_UNASSURED },
     }
 }

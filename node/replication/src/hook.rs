@@ -50,7 +50,11 @@ impl SyncHook for ReplicationHook {
         let Some(service) = config.service(connection.record.service) else { return };
         let packet =
             Packet { old, new, in_pkts, now_ns, timeout_ns: service.spec.timeouts.of_ns(new) };
-        let deviating = || !config.is_derivable(&connection.record);
+        // UDP asks with its first datagram alone, which anybody can send.
+        let deviating = || {
+            !config.is_derivable(&connection.record)
+                && (new != State::Udp || service.take_first_copy(now_ns))
+        };
         if policy::wants(&service.spec.sync, &packet, &connection.live, deviating) {
             self.mark(connection);
         }
@@ -77,3 +81,6 @@ impl SyncHook for ReplicationHook {
         self.dirty.mark_deleted(&key_of(&record.key), group, record.incarnation, sent_to);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -61,12 +61,15 @@ pub struct Record {
     pub incarnation: u64,
     /// State by its number in the data plane's table, below [`STATE_MAX`].
     pub state: u8,
-    /// Bits that travel untouched, below [`FLAGS_MAX`].
+    /// Bits of [`FLAG_UNASSURED`]; those that are not known travel untouched. Below [`FLAGS_MAX`].
     pub flags: u8,
 }
 
 /// A record's state is below this: it shares a byte with the flags on the wire.
 pub const STATE_MAX: u8 = 16;
+/// One datagram was seen, and nothing that shows a conversation: the copy gives way first when a
+/// table is full, as the original does.
+pub const FLAG_UNASSURED: u8 = 1;
 /// A record's flags are below this.
 pub const FLAGS_MAX: u8 = 16;
 

@@ -1,0 +1,115 @@
+use std::sync::Arc;
+
+use steadfast_dataplane::{
+    Config, ConfigSpec, FlowKey, Forwarding, GroupId as Group, GroupSpec, Origin, Protocol,
+    Provenance, SchedulerKind, ServerId, ServerSpec, ServiceId, ServiceSpec, SyncSettings,
+    TableOptions, Timeouts, Unserved,
+};
+use steadfast_model::NodeId;
+
+use super::*;
+use crate::{Authority, FLAG_UNASSURED, Record, SHARDS, Table as _};
+
+const SECOND: u64 = 1_000_000_000;
+
+/// A UDP service whose servers no hash could find again.
+fn shared() -> Arc<Shared> {
+    let vip = [198, 18, 0, 100].into();
+    let (id, addr) = (ServerId(7), [198, 18, 0, 21].into());
+    let server = ServerSpec { id, addr, port: 53, weight: 1, drained: false, up: true };
+    let spec = ConfigSpec {
+        generation: 1,
+        groups: vec![GroupSpec {
+            id: Group(1),
+            vips: vec![vip],
+            gateways: vec![],
+            unserved: Unserved::Drop,
+        }],
+        services: vec![ServiceSpec {
+            id: ServiceId(1),
+            group: Group(1),
+            vip,
+            port: 53,
+            protocol: Protocol::Udp,
+            scheduler: SchedulerKind::Rr,
+            forwarding: Forwarding::Dr,
+            servers: vec![server],
+            timeouts: Timeouts::default(),
+            sync: SyncSettings::default(),
+        }],
+        workers: 1,
+    };
+    let shared = Shared::new(TableOptions { connections_max: 8_192, seed: [1, 2] });
+    shared.set_config(Config::compile(spec, None).unwrap());
+    Arc::new(shared)
+}
+
+fn flow(shared: &Shared, port: u16) -> Arc<Connection> {
+    let key = FlowKey {
+        protocol: Protocol::Udp,
+        client: [198, 18, 0, 2].into(),
+        client_port: port,
+        vip: [198, 18, 0, 100].into(),
+        vip_port: 53,
+    };
+    let record = steadfast_dataplane::Record {
+        key,
+        server: ServerId(7),
+        target: shared.config.load().target(ServerId(7)),
+        service: ServiceId(1),
+        group: Group(1),
+        incarnation: 1,
+        origin: Origin::default(),
+    };
+    let connection = Connection::new(record, State::Udp, Provenance::Local, SECOND);
+    shared.table.insert(connection, &Timeouts::default(), &mut Vec::new()).unwrap()
+}
+
+#[test]
+fn first_datagrams_are_copied_within_the_budget_of_their_service() {
+    let (shared, dirty) = (shared(), Arc::new(DirtySet::new()));
+    let hook = ReplicationHook::new(Arc::clone(&shared), Arc::clone(&dirty));
+    let slot = dirty.slot(NodeId(2)).unwrap();
+    for shard in 0..SHARDS {
+        dirty.set_feed(shard, slot, GroupId(1), crate::dirty::Feed::Deltas);
+    }
+    let waiting = |dirty: &DirtySet| {
+        let mut taken = Vec::new();
+        for shard in 0..SHARDS {
+            dirty.take(shard, slot, 10_000, &mut taken);
+        }
+        taken.len()
+    };
+    let first_of = |ports: std::ops::Range<u16>, now| {
+        for port in ports {
+            hook.forwarded(&flow(&shared, port), State::Udp, State::Udp, 1, now);
+        }
+    };
+    first_of(1_000..5_000, 100 * SECOND);
+    assert_eq!(waiting(&dirty), 2_000, "so many at once");
+    first_of(5_000..6_000, 101 * SECOND);
+    assert_eq!(waiting(&dirty), 200, "so many in a second");
+    // A flow that goes on is copied by its packets, whatever others do.
+    let flow = flow(&shared, 6_000);
+    hook.forwarded(&flow, State::Udp, State::Udp, 3, 101 * SECOND);
+    assert_eq!(waiting(&dirty), 1);
+}
+
+#[test]
+fn the_copy_of_a_single_datagram_says_so() {
+    let (shared, dirty) = (shared(), DirtySet::new());
+    let slot = dirty.slot(NodeId(2)).unwrap();
+    let flow = flow(&shared, 1_000);
+    let flags = || shared.get(&key_of(&flow.record.key), slot).unwrap().flags;
+    assert_eq!(flags(), FLAG_UNASSURED);
+    let record = shared.get(&key_of(&flow.record.key), slot).unwrap();
+    let successor = self::shared();
+    let epoch = steadfast_model::Epoch::default();
+    let authority = Authority { epoch, donated: false, generation: 1, now_ns: SECOND };
+    let copied = |record| {
+        successor.apply(&record, &authority);
+        successor.table.find(&flow.record.key).unwrap().live.is_assured()
+    };
+    assert!(!copied(record), "the copy is worth no more than the original");
+    assert!(copied(Record { flags: 0, ..record }), "and no less, once the sender has seen more");
+}
