@@ -71,8 +71,8 @@ pub trait Table {
     /// Merges a record in.
     fn apply(&self, record: &Record, authority: &Authority) -> Applied;
 
-    /// Removes a connection if it is the life that `incarnation` names, not this node's own and
-    /// not of a higher epoch.
+    /// Removes a connection if it is the life that `incarnation` names, or an earlier one, and not
+    /// of a higher epoch. Also one that this node opened: the holder knows better.
     fn delete(&self, key: &Key, incarnation: u64, authority: &Authority) -> Deleted;
 
     /// Removes the replicas of `group` in `shard` whose generation is below that of `authority`,
