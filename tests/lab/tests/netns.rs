@@ -45,7 +45,7 @@ impl Lab {
         let tag = tag(letter);
         sweep::sweep(&tag).unwrap();
         let out_dir = scratch(&tag);
-        fs::create_dir_all(out_dir.join("logs")).unwrap();
+        fs::create_dir_all(out_dir.join("logs").join(tag.to_string())).unwrap();
         let topology = Topology { tag: tag.clone(), mode, queues };
         let ledger = Ledger::open(&tag).unwrap();
         let bin_dir = Path::new(env!("CARGO_BIN_EXE_lab")).parent().unwrap().to_owned();

@@ -71,8 +71,13 @@ fn a_wrong_document_changes_nothing(lab: &Lab) {
         ("scheduler: rr", "scheduler: rx", place("scheduler: rr"), &["rx"]),
         ("forwarding: dr", "forwarding: dr\n    wieght: 1", String::new(), &["wieght"]),
         ("weight: 1}", "weight: heavy}", place("weight: 1}"), &[]),
-        ("group: web", "group: wbe", String::new(), &["services", "wbe"]),
-        ("port: 7\n    protocol: tcp", "port: 0\n    protocol: tcp", String::new(), &["port"]),
+        ("group: web", "group: wbe", place("group: web"), &["services[0].group", "wbe", "web"]),
+        (
+            "port: 7\n    protocol: tcp",
+            "port: 0\n    protocol: tcp",
+            place("port: 7"),
+            &["services[0].port", "1 to 65535"],
+        ),
     ];
     for (from, to, place, parts) in cases {
         assert!(good.contains(from), "the example has no `{from}`");
@@ -91,6 +96,13 @@ fn a_wrong_document_changes_nothing(lab: &Lab) {
     let said = lab.ctl(1, &["apply", "-f", &file, "--dry-run"]);
     assert!(said.err.contains(&format!("{file}{line}")), "no FILE:LINE:COLUMN: {said}");
     said.bad(1, &["rr"]);
+    // The daemon knows what does not fit together by its path only; the line is found all the same.
+    let line = place("group: web");
+    let file = write(lab, "wrong.yaml", &good.replacen("group: web", "group: wbe", 1));
+    let said = lab.ctl(1, &["apply", "-f", &file, "--dry-run"]);
+    let wanted = format!("{file}{line}12: services[0].group: group `wbe` does not exist; write");
+    assert!(said.err.contains(&wanted), "no `{wanted}`: {said}");
+    said.bad(1, &["`web`"]);
     lab.ctl(1, &["apply", "-f", "/nonexistent.yaml"]).bad(2, &["/nonexistent.yaml"]);
     for n in NODES {
         let now = (lab.status(n).config_revision, config(lab, n));

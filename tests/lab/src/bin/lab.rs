@@ -7,7 +7,7 @@ use std::{
     process::ExitCode,
 };
 
-use anyhow::{Context as _, Result, anyhow};
+use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
 use steadfast_lab::{
     cluster::{Cluster, Plan},
@@ -157,6 +157,7 @@ fn run(cli: Cli) -> Result<u8> {
             runtime.block_on(guarded(&tag, After::Remove, demo(plan, series)))
         }
         Command::Up(args) => {
+            refuse_if_up(&args.tag)?;
             let plan = plan_of(&args.common, &args.tag, args.mode, &args.replication, args.queues)?;
             runtime.block_on(guarded(&args.tag, After::KeepIfGood, up(plan)))
         }
@@ -275,6 +276,14 @@ async fn up(plan: Plan) -> Result<u8> {
     Ok(0)
 }
 
+/// Somebody may be at work with it: only `lab down` removes a lab that was left running.
+fn refuse_if_up(tag: &Tag) -> Result<()> {
+    if sweep::namespaces(tag).is_empty() {
+        return Ok(());
+    }
+    bail!("the lab `{tag}` is up already; remove it first: make lab-down, or lab down --tag {tag}")
+}
+
 /// What one can do with a running lab.
 fn commands(cluster: &Cluster) -> String {
     let plan = cluster.plan();
@@ -303,10 +312,13 @@ fn commands(cluster: &Cluster) -> String {
     for (what, pid) in cluster.processes() {
         text.push_str(&format!("kill -9 {pid:<8} # {what}\n"));
     }
-    text.push_str(&format!(
-        "\nLogs: {}\nRemove it: make lab-down\n",
-        plan.out_dir.join("logs").display()
-    ));
+    text.push_str("\n# and start it again (it stays in the foreground)\n");
+    for n in NODES {
+        let (net, clusterd) = (in_net(Host::Node(n)), plan.program("clusterd"));
+        let config = cluster.config_path(n);
+        text.push_str(&format!("{net} {} --config {}\n", clusterd.display(), config.display()));
+    }
+    text.push_str(&format!("\nLogs: {}\nRemove it: make lab-down\n", plan.log_dir().display()));
     text
 }
 

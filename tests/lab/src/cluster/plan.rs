@@ -32,10 +32,16 @@ impl Plan {
         self.bin_dir.join(name)
     }
 
+    /// Folder of the logs; no other lab writes there.
+    #[must_use]
+    pub fn log_dir(&self) -> PathBuf {
+        self.out_dir.join("logs").join(self.tag.to_string())
+    }
+
     /// The log of a host.
     #[must_use]
     pub fn log(&self, host: Host) -> PathBuf {
-        self.out_dir.join("logs").join(format!("{host}.log"))
+        self.log_dir().join(format!("{host}.log"))
     }
 
     /// Folder of all data; removed in the end.

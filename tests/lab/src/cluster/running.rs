@@ -91,7 +91,7 @@ impl Cluster {
         let mut ledger = Ledger::open(&plan.tag)?;
         let work = plan.work_dir();
         ledger.update(|s| s.paths.push(work.clone()))?;
-        for dir in [work, plan.out_dir.join("logs")] {
+        for dir in [work, plan.log_dir()] {
             crate::host::state::remove(&dir)?;
             fs::create_dir_all(&dir).with_context(|| format!("cannot make {}", dir.display()))?;
         }
@@ -163,7 +163,7 @@ impl Cluster {
                 Ok(text) => text,
                 Err(error) => error.to_string(),
             };
-            let path = self.plan.out_dir.join("logs").join(format!("n{n}.status.json"));
+            let path = self.plan.log_dir().join(format!("n{n}.status.json"));
             // The failure that led here is told in any case.
             let _ = std::fs::write(path, said);
         }
@@ -216,7 +216,7 @@ impl Cluster {
                 bail!(
                     "the cluster is not ready after {} s: {what}; logs in {}",
                     READY_WITHIN.as_secs(),
-                    self.plan.out_dir.join("logs").display()
+                    self.plan.log_dir().display()
                 );
             }
             last = now;
