@@ -20,6 +20,9 @@ use crate::target::Target;
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(3);
 /// The status of thousands of groups is some megabytes.
 const REPLY_BYTES_MAX: usize = 64 << 20;
+/// A refusal travels in the header of the answer. One of a document lists every error in it, a
+/// thousand at most: some hundred KiB, which with the usual bound of 16 KiB end the connection.
+const HEADER_BYTES_MAX: u32 = 16 << 20;
 
 /// A connected client with the deadline of its command.
 #[derive(Debug)]
@@ -140,7 +143,8 @@ async fn connect_socket(path: &Path) -> Result<Channel, Failure> {
     }
     let socket: PathBuf = path.to_owned();
     // The name is never resolved: it only fills the :authority header.
-    let endpoint = Endpoint::from_static("http://clusterd.local");
+    let endpoint =
+        Endpoint::from_static("http://clusterd.local").http2_max_header_list_size(HEADER_BYTES_MAX);
     let connector = tower::service_fn(move |_: Uri| {
         let socket = socket.clone();
         async move { Ok::<_, std::io::Error>(TokioIo::new(UnixStream::connect(socket).await?)) }
@@ -186,7 +190,8 @@ async fn connect_tls(
         .domain_name(NODE_TLS_NAME);
     let endpoint = Endpoint::from_shared(format!("https://{address}"))
         .and_then(|endpoint| endpoint.tls_config(tls))
-        .map_err(|error| format!("these credentials do not work: {}", root_cause(&error)))?;
+        .map_err(|error| format!("these credentials do not work: {}", root_cause(&error)))?
+        .http2_max_header_list_size(HEADER_BYTES_MAX);
     match tokio::time::timeout(timeout, endpoint.connect()).await {
         Err(_) => Err(format!("no answer within {} ms", timeout.as_millis())),
         Ok(Err(error)) => Err(root_cause(&error)),

@@ -166,7 +166,7 @@ impl Session<'_> {
         let reply = client
             .change(request, async |c, r| c.apply(r).await)
             .await
-            .map_err(|failure| Failure { document, ..failure })?;
+            .map_err(|failure| failure.in_document(document))?;
         for warning in &reply.warnings {
             self.notes.push(format!("warning: {}", printable(warning)));
         }

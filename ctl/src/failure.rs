@@ -7,6 +7,7 @@ use steadfast_proto::error_detail;
 use steadfast_proto::v1::{DocumentError, Reason};
 use tonic::{Code, Status};
 
+use crate::locate::Locator;
 use crate::render::{Paint, Tone, printable};
 
 /// The exit codes; `clusterctl --help` prints this table.
@@ -54,6 +55,22 @@ impl Failure {
     /// Adds what to do.
     pub(crate) fn fix(self, fix: impl Into<String>) -> Self {
         Self { fix: fix.into(), ..self }
+    }
+
+    /// Adds the document that was refused. A node tells by path what does not fit together; this
+    /// finds the lines, and puts the errors in their order.
+    pub(crate) fn in_document(mut self, document: String) -> Self {
+        let by_path = |wrong: &DocumentError| wrong.line == 0 && !wrong.path.is_empty();
+        if self.document_errors.iter().any(by_path) {
+            let locator = Locator::read(&document);
+            for wrong in self.document_errors.iter_mut().filter(|wrong| by_path(wrong)) {
+                let Some(place) = locator.find(&wrong.path) else { continue };
+                (wrong.line, wrong.column) = (place.line, place.column);
+            }
+        }
+        // Stable: keeps the node's order in one place. Those without a place come last.
+        self.document_errors.sort_by_key(|wrong| (wrong.line == 0, wrong.line, wrong.column));
+        Self { document, ..self }
     }
 
     /// What a node answered. `peer` is where it was asked, `changing` whether the call may have
@@ -116,6 +133,9 @@ impl Failure {
         text
     }
 }
+
+/// Characters of a line of the document that are shown; of a longer one those around the error.
+const EXCERPT_CHARS_MAX: usize = 160;
 
 /// TLS alerts (RFC 8446, section 6.2) by which a server refuses a client's certificate.
 /// DecryptError: the authority has the right name but another key, as two clusters' may.
@@ -207,11 +227,24 @@ fn place(wrong: &DocumentError) -> String {
 fn excerpt(document: &str, wrong: &DocumentError) -> String {
     let Some(index) = (wrong.line as usize).checked_sub(1) else { return String::new() };
     let Some(line) = document.lines().nth(index) else { return String::new() };
-    let mut text = format!("{:>5} | {}\n", wrong.line, printable(line));
-    if let Some(before) = (wrong.column as usize).checked_sub(1) {
+    let column = (wrong.column as usize).checked_sub(1);
+    // A document in one line, as programs write it, must not be printed for every error in it.
+    let skipped = match column {
+        Some(column) if line.chars().nth(EXCERPT_CHARS_MAX).is_some() => {
+            column.saturating_sub(EXCERPT_CHARS_MAX / 2)
+        }
+        _ => 0,
+    };
+    let shown: String = line.chars().skip(skipped).take(EXCERPT_CHARS_MAX).collect();
+    let mut text = format!("{:>5} | {}\n", wrong.line, printable(&shown));
+    if let Some(column) = column {
         // Not longer than the line: a column past its end marks the end.
-        let before = before.min(line.chars().count());
+        let before = (column - skipped).min(shown.chars().count());
         let _ = writeln!(text, "      | {}^", " ".repeat(before));
     }
     text
 }
+
+#[cfg(test)]
+#[path = "failure_test.rs"]
+mod tests;

@@ -12,6 +12,7 @@ use steadfast_proto::v1::{
     AdminCredentials, DocumentError, ErrorDetail, ListConnectionsReply, Reason, StatusReply,
 };
 use steadfast_proto::{error_status, v1};
+use tonic::Status;
 
 /// Broken pipes and pauses must not hang a test.
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -76,6 +77,65 @@ error: web.yaml:2:9: services[0].port: 70000 is not a port
 error: web.yaml was refused, nothing was changed
 ";
     assert_eq!(run.stderr, wanted);
+}
+
+/// As a node refuses a document: by path, with the name the request gave the document.
+fn refusal_by_path(errors: impl IntoIterator<Item = (String, String)>, source: &str) -> Status {
+    let wrong = |(path, what)| DocumentError {
+        source: source.to_owned(),
+        path,
+        what,
+        ..DocumentError::default()
+    };
+    let detail = ErrorDetail {
+        reason: Reason::InvalidDocument.into(),
+        document_errors: errors.into_iter().map(wrong).collect(),
+        ..ErrorDetail::default()
+    };
+    error_status("the document has errors; nothing was changed", &detail)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn errors_told_by_path_have_their_line_also_from_stdin() {
+    let folder = Folder::new("by-path");
+    let what = "group `wbe` does not exist; write `web`".to_owned();
+    let refusal = refusal_by_path([("services[1].group".to_owned(), what)], "stdin");
+    let socket = on_socket(&folder, Fake::refusing(refusal)).await;
+    let text = "services:\n- name: a\n- name: b\n  group: wbe\n";
+
+    let arguments = ["--socket", &socket, "apply", "-f", "-"];
+    let run = fake::finish_with_stdin(fake::command(arguments), text).await;
+    assert_eq!(run.code, 1);
+    let wanted = "\
+error: stdin:4:10: services[1].group: group `wbe` does not exist; write `web`
+    4 |   group: wbe
+      |          ^
+error: the document has errors; nothing was changed
+";
+    assert_eq!(run.stderr, wanted);
+}
+
+/// They travel in the header of the answer, of which clients take 16 KiB unless told otherwise.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_thousand_errors_arrive() {
+    let folder = Folder::new("thousand");
+    let text: String = (0..1_000).map(|i| format!("- name: {i}\n")).collect();
+    let file = folder.write("many.yaml", &format!("services:\n{text}"));
+    let what = "a name, and what else a long message may have to say of it; ".repeat(4);
+    let errors = (0..1_000).map(|i| (format!("services[{i}].name"), what.clone()));
+    let refusal = refusal_by_path(errors, &file);
+
+    let socket = on_socket(&folder, Fake::refusing(refusal.clone())).await;
+    let authority = Authority::new();
+    let address = over_tls(&authority, Fake::refusing(refusal)).await;
+    let credentials = folder.credentials(&authority.client(), &authority, &[address]);
+    for way in [["--socket", &socket], ["--credentials", &credentials]] {
+        let run = clusterctl(way.into_iter().chain(["apply", "-f", &file])).await;
+        assert_eq!(run.code, 1, "{}", run.stderr);
+        let listed = run.stderr.lines().filter(|line| line.starts_with("error: ")).count();
+        assert_eq!(listed, 1_001);
+        assert!(run.stderr.contains(&format!("{file}:1001:9: services[999].name: ")));
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::process::Stdio;
 use std::sync::{Arc, Mutex};
 
 use rcgen::{
@@ -11,6 +12,7 @@ use rcgen::{
 use steadfast_proto::NODE_TLS_NAME;
 use steadfast_proto::v1::control_server::{Control, ControlServer};
 use steadfast_proto::v1::{self, AdminCredentials, NodeRef, NodeRole, StatusReply};
+use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpListener, UnixListener};
 use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
 use tonic::transport::{Certificate, Identity, Server, ServerTlsConfig};
@@ -327,8 +329,18 @@ pub(crate) fn command<S: AsRef<std::ffi::OsStr>>(
 }
 
 /// Runs it to its end.
-pub(crate) async fn finish(mut command: tokio::process::Command) -> Run {
-    let output = tokio::time::timeout(super::PATIENCE, command.output()).await.unwrap().unwrap();
+pub(crate) async fn finish(command: tokio::process::Command) -> Run {
+    finish_with_stdin(command, "").await
+}
+
+/// Runs it to its end with this on its standard input.
+pub(crate) async fn finish_with_stdin(mut command: tokio::process::Command, text: &str) -> Run {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().unwrap();
+    // Dropped at the end of the statement, which ends the input.
+    child.stdin.take().unwrap().write_all(text.as_bytes()).await.unwrap();
+    let output = child.wait_with_output();
+    let output = tokio::time::timeout(super::PATIENCE, output).await.unwrap().unwrap();
     Run {
         code: output.status.code().unwrap(),
         stdout: String::from_utf8(output.stdout).unwrap(),

@@ -431,7 +431,7 @@ impl<'de> Deserialize<'de> for Prefix {
 pub enum DocumentError {
     /// Larger than [`DOCUMENT_BYTES_MAX`].
     #[error(
-        "the document has {bytes} bytes; at most {DOCUMENT_BYTES_MAX} are accepted: split off what is not configuration"
+        "the document has {bytes} bytes, at most {DOCUMENT_BYTES_MAX} are accepted; split off what is not configuration"
     )]
     TooLarge {
         /// Its size.
@@ -443,8 +443,8 @@ pub enum DocumentError {
         /// What the parser said, with the place.
         message: String,
     },
-    /// Another `apiVersion`.
-    #[error("apiVersion is `{found}`; this cluster reads `{API_VERSION}`")]
+    /// Another `apiVersion`. Told as a [`Problem`](crate::Problem) is, with the path first.
+    #[error("apiVersion: `{found:.63}` is not read by this cluster; write `{API_VERSION}`")]
     ApiVersion {
         /// What the document says.
         found: String,
@@ -461,8 +461,7 @@ impl Document {
             return Err(DocumentError::TooLarge { bytes: text.len() });
         }
         let document: Self = serde_saphyr::from_str(text)
-            // One line, with the place in it: clusterctl shows the excerpt.
-            .map_err(|e| DocumentError::Syntax { message: e.without_snippet().to_string() })?;
+            .map_err(|e| DocumentError::Syntax { message: crate::reading::told(&e) })?;
         if document.api_version != API_VERSION {
             return Err(DocumentError::ApiVersion { found: document.api_version });
         }

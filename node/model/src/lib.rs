@@ -10,13 +10,16 @@ mod command;
 pub mod document;
 mod epoch;
 mod ids;
+mod problem;
+mod reading;
 mod state;
 mod validate;
 
 pub use command::{Command, Initialise, NodeSpec, Rejection, Response};
 pub use epoch::Epoch;
 pub use ids::{BootId, GroupId, NodeId, ServerId, ServiceId};
+pub use problem::{PROBLEMS_MAX, Problem};
 pub use state::{
     Cluster, ClusterState, Config, Grant, Group, HISTORY_MAX, NODES_MAX, Node, Service, TOKENS_MAX,
 };
-pub use validate::{GROUPS_MAX, Problem, SERVERS_MAX, SERVICES_MAX, WEIGHT_MAX, validate};
+pub use validate::{GROUPS_MAX, SERVERS_MAX, SERVICES_MAX, WEIGHT_MAX, validate};

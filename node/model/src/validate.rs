@@ -1,15 +1,20 @@
 //! How the parts of a document must fit together.
 //!
 //! Guarantees: a document without problems can be compiled into services on every node. All
-//! problems are reported at once, each with the place and what to do.
+//! problems are reported at once, each with the place, what is wrong and what to write instead.
+//!
+//! Every node applies the log by these rules: a document that one version refuses and another
+//! takes would tear the replicated state apart.
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    fmt,
     net::IpAddr,
 };
 
-use crate::document::{Document, Forwarding, GroupSpec, ServiceSpec};
+use crate::{
+    document::{Document, Forwarding, GroupSpec, Prefix, ServerSpec, ServiceSpec},
+    problem::{NAME_LENGTH_MAX, Problem, Problems, choose_or, in_names, shown},
+};
 
 /// Services in one document.
 pub const SERVICES_MAX: usize = 10_000;
@@ -20,81 +25,85 @@ pub const GROUPS_MAX: usize = 10_000;
 /// Largest weight of a server.
 pub const WEIGHT_MAX: u32 = 65_535;
 
-const NAME_LENGTH_MAX: usize = 63;
 const CONNECTIONS_MIN: u32 = 1_024;
 const CONNECTIONS_LIMIT: u32 = 64 << 20;
+const TIMEOUT_MAX_S: u32 = 2_678_400;
+const RETRIES_MAX: u32 = 3;
 
-/// One thing wrong with a document.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Problem {
-    /// Where, as a path such as `services.echo.servers[2]`.
-    pub place: String,
-    /// What is wrong and what to do.
-    pub message: String,
-}
+/// What to write for a port that must be given.
+const PORT_FIX: &str = "write 1 to 65535";
 
-impl fmt::Display for Problem {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}: {}", self.place, self.message)
-    }
-}
-
-/// Every problem of `document`; empty when it can be committed.
+/// Every problem of `document`, at most [`PROBLEMS_MAX`](crate::PROBLEMS_MAX); empty when it can
+/// be committed.
 #[must_use]
 pub fn validate(document: &Document) -> Vec<Problem> {
-    let mut check = Check { document, problems: Vec::new() };
+    let mut check = Check { document, problems: Problems::default() };
     check.segments();
     check.groups();
     check.services();
     check.settings();
-    check.problems
+    check.problems.into_vec()
 }
 
 struct Check<'a> {
     document: &'a Document,
-    problems: Vec<Problem>,
+    problems: Problems,
 }
 
-impl Check<'_> {
-    fn problem(&mut self, place: impl Into<String>, message: impl Into<String>) {
-        self.problems.push(Problem { place: place.into(), message: message.into() });
+impl<'a> Check<'a> {
+    fn problem(
+        &mut self,
+        place: impl Into<String>,
+        what: impl Into<String>,
+        fix: impl Into<String>,
+    ) {
+        self.problems.add(place, what, fix);
     }
 
-    fn name(&mut self, place: &str, name: &str, seen: &mut BTreeSet<String>) {
-        let ok = !name.is_empty()
-            && name.len() <= NAME_LENGTH_MAX
-            && name
-                .bytes()
-                .all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_' || b == b'.');
+    /// The name of what lies at `owner`; `seen` has the earlier ones and where they were.
+    fn name(&mut self, owner: &str, name: &'a str, seen: &mut BTreeMap<&'a str, String>) {
+        let place = format!("{owner}.name");
+        let ok = !name.is_empty() && name.len() <= NAME_LENGTH_MAX && name.bytes().all(in_names);
         if !ok {
-            self.problem(
-                place,
-                format!(
-                    "`{name}` is no name: 1 to {NAME_LENGTH_MAX} letters, digits, '-', '_', '.'"
-                ),
-            );
+            let fix = format!("write 1 to {NAME_LENGTH_MAX} letters, digits, '-', '_' or '.'");
+            self.problem(&place, format!("{} is no name", shown(name)), fix);
         }
-        if !seen.insert(name.to_owned()) {
-            self.problem(place, format!("the name `{name}` is used twice: rename one"));
+        if let Some(first) = seen.get(name) {
+            let what = format!("{} is the name of {first} already", shown(name));
+            self.problem(place, what, "give one of them another name");
+        } else {
+            seen.insert(name, owner.to_owned());
         }
     }
 
     fn count(&mut self, place: &str, found: usize, most: usize) -> bool {
         if found > most {
-            self.problem(place, format!("{found} entries; at most {most} are supported"));
+            let what = format!("has {found} entries, at most {most} are supported");
+            self.problem(place, what, format!("take out {}", found - most));
         }
         found <= most
     }
 
+    fn range(&mut self, place: impl Into<String>, value: u32, least: u32, most: u32) {
+        if !(least..=most).contains(&value) {
+            let what = format!("{value} is out of range");
+            self.problem(place, what, format!("write {least} to {most}"));
+        }
+    }
+
     fn segments(&mut self) {
-        let mut seen = BTreeSet::new();
+        let mut seen = BTreeMap::new();
         for (i, segment) in self.document.segments.iter().enumerate() {
             let place = format!("segments[{i}]");
             self.name(&place, &segment.name, &mut seen);
             for other in &self.document.segments[..i] {
                 let (a, b) = (segment.prefix, other.prefix);
                 if a.contains(b.address()) || b.contains(a.address()) {
-                    self.problem(&place, format!("{a} overlaps {b} of segment `{}`", other.name));
+                    self.problem(
+                        format!("{place}.prefix"),
+                        format!("{a} overlaps {b} of segment {}", shown(&other.name)),
+                        "write prefixes that have no address in common",
+                    );
                 }
             }
         }
@@ -104,23 +113,33 @@ impl Check<'_> {
         if !self.count("groups", self.document.groups.len(), GROUPS_MAX) {
             return;
         }
-        let mut seen = BTreeSet::new();
-        let mut owners: BTreeMap<IpAddr, &str> = BTreeMap::new();
+        let mut seen = BTreeMap::new();
+        let mut owners: BTreeMap<IpAddr, (usize, &str)> = BTreeMap::new();
         for (i, group) in self.document.groups.iter().enumerate() {
-            let place = format!("groups[{i}] ({})", group.name);
+            let place = format!("groups[{i}]");
             self.name(&place, &group.name, &mut seen);
             if group.addresses.is_empty() {
-                self.problem(&place, "has no addresses: give it at least one VIP");
+                self.problem(
+                    format!("{place}.addresses"),
+                    "is empty",
+                    "give the group at least one VIP",
+                );
             }
-            for address in group.addresses.iter().chain(&group.gateways) {
-                self.group_address(&place, *address);
-                if let Some(other) = owners.insert(*address, &group.name) {
-                    self.problem(
-                        &place,
-                        format!(
-                            "{address} is also an address of group `{other}`: one group owns it"
-                        ),
-                    );
+            let lists = [("addresses", &group.addresses), ("gateways", &group.gateways)];
+            for (list, addresses) in lists {
+                for (j, address) in addresses.iter().enumerate() {
+                    let place = format!("{place}.{list}[{j}]");
+                    self.group_address(&place, *address);
+                    let Some((owner, name)) = owners.insert(*address, (i, &group.name)) else {
+                        continue;
+                    };
+                    let (what, fix) = if owner == i {
+                        ("is in this group twice".to_owned(), "take one of them out")
+                    } else {
+                        let what = format!("is also an address of group {}", shown(name));
+                        (what, "take it out of one of them: one group owns it")
+                    };
+                    self.problem(place, format!("{address} {what}"), fix);
                 }
             }
         }
@@ -128,18 +147,23 @@ impl Check<'_> {
 
     fn group_address(&mut self, place: &str, address: IpAddr) {
         if address.is_ipv6() {
-            self.problem(
-                place,
-                format!("{address}: IPv6 VIPs are not served by this version; use an IPv4 address"),
-            );
+            let what = format!("IPv6 VIPs such as {address} are not served by this version");
+            self.problem(place, what, "write an IPv4 address");
         } else if address.is_multicast() || address.is_unspecified() || address.is_loopback() {
-            self.problem(place, format!("{address} is no unicast address"));
+            let what = format!("{address} is no unicast address");
+            self.problem(place, what, "write an address of one of the segments");
         } else if self.document.segment_of(address).is_none() {
-            self.problem(
-                place,
-                format!("{address} lies in no segment: add one with its prefix under `segments`"),
-            );
+            self.in_no_segment(place, address);
         }
+    }
+
+    fn in_no_segment(&mut self, place: impl Into<String>, address: IpAddr) {
+        let prefixes = self.document.segments.iter().map(|s| s.prefix);
+        let of_its_kind = |p: &Prefix| p.address().is_ipv4() == address.is_ipv4();
+        let choices = prefixes.filter(of_its_kind).map(|p| p.to_string());
+        let add = "add a segment with its prefix under `segments`";
+        let fix = choose_or("an address of ", choices, add);
+        self.problem(place, format!("{address} lies in no segment"), fix);
     }
 
     fn services(&mut self) {
@@ -148,53 +172,38 @@ impl Check<'_> {
         }
         let groups: BTreeMap<&str, &GroupSpec> =
             self.document.groups.iter().map(|g| (g.name.as_str(), g)).collect();
-        let mut names = BTreeSet::new();
+        let mut names = BTreeMap::new();
         let mut endpoints = BTreeMap::new();
-        let mut pools: BTreeMap<(IpAddr, u16, &str), (&str, &str)> = BTreeMap::new();
+        let mut pools = BTreeMap::new();
         for (i, service) in self.document.services.iter().enumerate() {
-            let place = format!("services[{i}] ({})", service.name);
+            let place = format!("services[{i}]");
             self.name(&place, &service.name, &mut names);
             let key = (service.address, service.port, service.protocol);
             if let Some(other) = endpoints.insert(key, &service.name) {
+                let (protocol, address, port) =
+                    (service.protocol.name(), service.address, service.port);
                 self.problem(
-                    &place,
-                    format!(
-                        "{} {}:{} is already service `{other}`",
-                        service.protocol.name(),
-                        service.address,
-                        service.port
-                    ),
+                    format!("{place}.port"),
+                    format!("{protocol} {address}:{port} is already service {}", shown(other)),
+                    "write another port, or list the servers in one of the services",
                 );
             }
             if service.port == 0 {
-                self.problem(&place, "port 0 (all ports) is not served by this version");
+                let what = "port 0 (all ports) is not served by this version";
+                self.problem(format!("{place}.port"), what, PORT_FIX);
             }
             match groups.get(service.group.as_str()) {
                 None => self.problem(
-                    &place,
-                    format!("group `{}` does not exist: add it under `groups`", service.group),
+                    format!("{place}.group"),
+                    format!("group {} does not exist", shown(&service.group)),
+                    choose_or("", groups.keys().map(|name| shown(name)), "add it under `groups`"),
                 ),
                 Some(group) => self.service_in_group(&place, service, group),
             }
             self.servers(&place, service);
             self.service_settings(&place, service);
             if service.forwarding == Forwarding::Nat {
-                for server in &service.servers {
-                    let key = (server.address, server.port, service.protocol.name());
-                    let pool = (service.group.as_str(), service.name.as_str());
-                    if let Some((group, other)) = pools.insert(key, pool)
-                        && other != service.name
-                    {
-                        self.problem(
-                            &place,
-                            format!(
-                                "server {}:{} is also a NAT server of service `{other}` (group \
-                                 `{group}`): its answers could belong to either; use another port",
-                                server.address, server.port
-                            ),
-                        );
-                    }
-                }
+                self.nat_servers(&place, service, &mut pools);
             }
         }
     }
@@ -202,40 +211,84 @@ impl Check<'_> {
     fn service_in_group(&mut self, place: &str, service: &ServiceSpec, group: &GroupSpec) {
         if !group.addresses.contains(&service.address) {
             self.problem(
-                place,
-                format!("{} is no address of group `{}`", service.address, group.name),
+                format!("{place}.address"),
+                format!("{} is no address of group {}", service.address, shown(&group.name)),
+                choose_or(
+                    "",
+                    group.addresses.iter().map(ToString::to_string),
+                    "add it to the `addresses` of that group",
+                ),
             );
         }
-        for server in &service.servers {
-            let Some(segment) = self.document.segment_of(server.address) else {
+        for (j, server) in service.servers.iter().enumerate() {
+            self.server_in_group(&format!("{place}.servers[{j}].address"), service, server, group);
+        }
+    }
+
+    fn server_in_group(
+        &mut self,
+        place: &str,
+        service: &ServiceSpec,
+        server: &ServerSpec,
+        group: &GroupSpec,
+    ) {
+        let Some(segment) = self.document.segment_of(server.address) else {
+            self.in_no_segment(place, server.address);
+            return;
+        };
+        let (prefix, name) = (segment.prefix, shown(&segment.name));
+        match service.forwarding {
+            Forwarding::Dr if !prefix.contains(service.address) => self.problem(
+                place,
+                format!(
+                    "{} is in segment {name}, the VIP {} is not",
+                    server.address, service.address
+                ),
+                "dr needs both in one: write a server of that segment, or forwarding: nat",
+            ),
+            Forwarding::Nat if !group.gateways.iter().any(|gateway| prefix.contains(*gateway)) => {
+                let group = shown(&group.name);
                 self.problem(
                     place,
-                    format!("server {} lies in no segment: add one for its prefix", server.address),
-                );
-                continue;
-            };
-            match service.forwarding {
-                Forwarding::Dr if !segment.prefix.contains(service.address) => self.problem(
-                    place,
                     format!(
-                        "server {} is in segment `{}`, the VIP is not: dr needs both in one",
-                        server.address, segment.name
+                        "{} is in segment {name}, where group {group} has no gateway address: its \
+                         answers would not come back through the group's holder",
+                        server.address
                     ),
-                ),
-                Forwarding::Nat
-                    if !group.gateways.iter().any(|gateway| segment.prefix.contains(*gateway)) =>
-                {
-                    self.problem(
-                        place,
-                        format!(
-                            "group `{}` has no gateway address in segment `{}`, where server {} \
-                             is: its answers would not come back through the group's holder",
-                            group.name, segment.name, server.address
-                        ),
-                    );
-                }
-                Forwarding::Dr | Forwarding::Nat => {}
+                    format!("add an address of {prefix} to the `gateways` of that group"),
+                );
             }
+            Forwarding::Dr | Forwarding::Nat => {}
+        }
+    }
+
+    /// A server of two NAT services could not tell for which of them it answers. `pools` has the
+    /// servers of the services before: service and group of each.
+    fn nat_servers(
+        &mut self,
+        place: &str,
+        service: &'a ServiceSpec,
+        pools: &mut BTreeMap<(IpAddr, u16, &'static str), (&'a str, &'a str)>,
+    ) {
+        for (j, server) in service.servers.iter().enumerate() {
+            let key = (server.address, server.port, service.protocol.name());
+            let pool = (service.name.as_str(), service.group.as_str());
+            let Some((other, group)) = pools.insert(key, pool) else { continue };
+            if other == service.name {
+                continue;
+            }
+            self.problem(
+                format!("{place}.servers[{j}]"),
+                format!(
+                    "{}:{} is also a NAT server of service {} (group {}): its answers could \
+                     belong to either",
+                    server.address,
+                    server.port,
+                    shown(other),
+                    shown(group)
+                ),
+                "write another port",
+            );
         }
     }
 
@@ -244,32 +297,39 @@ impl Check<'_> {
             return;
         }
         let mut seen = BTreeSet::new();
-        for (i, server) in service.servers.iter().enumerate() {
-            let place = format!("{place}.servers[{i}]");
+        for (j, server) in service.servers.iter().enumerate() {
+            let place = format!("{place}.servers[{j}]");
             if !seen.insert((server.address, server.port)) {
-                self.problem(&place, format!("{}:{} is listed twice", server.address, server.port));
+                let what = format!("{}:{} is listed twice", server.address, server.port);
+                self.problem(&place, what, "take one out; for a larger share give it more weight");
             }
-            if server.address.is_ipv4() != service.address.is_ipv4() {
-                self.problem(&place, "another address family than the VIP");
-            }
-            if server.port == 0 {
-                self.problem(&place, "port 0 is no port of a server");
-            }
-            let fixed_port = service.forwarding == Forwarding::Dr && service.port != 0;
-            if fixed_port && server.port != service.port {
-                self.problem(
-                    &place,
-                    format!("dr cannot change ports: use {} or forwarding: nat", service.port),
-                );
-            }
-            if server.weight > WEIGHT_MAX {
-                self.problem(&place, format!("weight {} is above {WEIGHT_MAX}", server.weight));
-            }
-            if self.document.groups.iter().any(|g| {
-                g.addresses.contains(&server.address) || g.gateways.contains(&server.address)
-            }) {
-                self.problem(&place, format!("{} is an address of a group", server.address));
-            }
+            self.server(&place, service, server);
+        }
+    }
+
+    fn server(&mut self, place: &str, service: &ServiceSpec, server: &ServerSpec) {
+        let (address, port) = (format!("{place}.address"), format!("{place}.port"));
+        if server.address.is_ipv4() != service.address.is_ipv4() {
+            let what =
+                format!("{} is of another family than the VIP {}", server.address, service.address);
+            let family = if service.address.is_ipv4() { "IPv4" } else { "IPv6" };
+            self.problem(&address, what, format!("write an {family} address"));
+        }
+        if server.port == 0 {
+            self.problem(&port, "0 is no port of a server", PORT_FIX);
+        }
+        let fixed_port = service.forwarding == Forwarding::Dr && service.port != 0;
+        if fixed_port && server.port != service.port {
+            let what = format!("dr cannot change ports from {} to {}", service.port, server.port);
+            self.problem(&port, what, format!("write {}, or forwarding: nat", service.port));
+        }
+        self.range(format!("{place}.weight"), server.weight, 0, WEIGHT_MAX);
+        let owner = self.document.groups.iter().find(|g| {
+            g.addresses.contains(&server.address) || g.gateways.contains(&server.address)
+        });
+        if let Some(group) = owner {
+            let what = format!("{} is an address of group {}", server.address, shown(&group.name));
+            self.problem(address, what, "write the server's own address");
         }
     }
 
@@ -277,134 +337,37 @@ impl Check<'_> {
         let sync = &service.sync;
         if sync.period != 0 && sync.threshold >= sync.period {
             self.problem(
-                format!("{place}.sync"),
-                format!("threshold {} must be below period {}", sync.threshold, sync.period),
+                format!("{place}.sync.threshold"),
+                format!("threshold {} is not below period {}", sync.threshold, sync.period),
+                format!("write 0 to {}, or period: 0", sync.period - 1),
             );
         }
-        if sync.retries > 3 {
-            self.problem(format!("{place}.sync"), "retries is 0 to 3");
-        }
+        self.range(format!("{place}.sync.retries"), sync.retries, 0, RETRIES_MAX);
         let timeouts = &service.timeouts;
         for (name, value) in [
             ("tcp_s", timeouts.tcp_s),
             ("tcp_fin_s", timeouts.tcp_fin_s),
             ("udp_s", timeouts.udp_s),
         ] {
-            if !(1..=2_678_400).contains(&value) {
-                self.problem(format!("{place}.timeouts.{name}"), "must be 1 s to 31 days");
-            }
+            self.range(format!("{place}.timeouts.{name}"), value, 1, TIMEOUT_MAX_S);
         }
-        if let Some(check) = &service.check {
-            let place = format!("{place}.check");
-            if !(50..=3_600_000).contains(&check.interval_ms) {
-                self.problem(&place, "interval_ms must be 50 to 3600000");
-            }
-            if !(10..=60_000).contains(&check.timeout_ms) {
-                self.problem(&place, "timeout_ms must be 10 to 60000");
-            }
-            if !(1..=100).contains(&check.rise) || !(1..=100).contains(&check.fall) {
-                self.problem(&place, "rise and fall must be 1 to 100");
-            }
-        }
+        let Some(check) = &service.check else { return };
+        let place = format!("{place}.check");
+        self.range(format!("{place}.interval_ms"), check.interval_ms, 50, 3_600_000);
+        self.range(format!("{place}.timeout_ms"), check.timeout_ms, 10, 60_000);
+        self.range(format!("{place}.rise"), check.rise, 1, 100);
+        self.range(format!("{place}.fall"), check.fall, 1, 100);
     }
 
     fn settings(&mut self) {
         let settings = &self.document.settings;
-        if !(CONNECTIONS_MIN..=CONNECTIONS_LIMIT).contains(&settings.connections_max) {
-            self.problem(
-                "settings.connections_max",
-                format!("must be {CONNECTIONS_MIN} to {CONNECTIONS_LIMIT}"),
-            );
-        }
-        if !(5..=1_000).contains(&settings.beacon.interval_ms) {
-            self.problem("settings.beacon.interval_ms", "must be 5 to 1000");
-        }
-        if !(2..=20).contains(&settings.beacon.silent_after) {
-            self.problem("settings.beacon.silent_after", "must be 2 to 20");
-        }
+        let (least, most) = (CONNECTIONS_MIN, CONNECTIONS_LIMIT);
+        self.range("settings.connections_max", settings.connections_max, least, most);
+        let beacon = &settings.beacon;
+        self.range("settings.beacon.interval_ms", beacon.interval_ms, 5, 1_000);
+        self.range("settings.beacon.silent_after", beacon.silent_after, 2, 20);
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const GOOD: &str = "
-apiVersion: steadfast/v1
-segments: [{name: front, prefix: 198.18.0.0/24}, {name: back, prefix: 198.18.1.0/24}]
-groups: [{name: web, addresses: [198.18.0.100], gateways: [198.18.1.254]}]
-services:
-  - {name: a, group: web, address: 198.18.0.100, port: 80, forwarding: nat,
-     servers: [{address: 198.18.1.11, port: 8080}]}
-  - {name: b, group: web, address: 198.18.0.100, port: 81, forwarding: dr,
-     servers: [{address: 198.18.0.11, port: 81}]}
-";
-
-    fn problems(text: &str) -> Vec<String> {
-        validate(&Document::parse(text).unwrap()).iter().map(ToString::to_string).collect()
-    }
-
-    #[test]
-    fn a_good_document_has_no_problems() {
-        assert_eq!(problems(GOOD), Vec::<String>::new());
-    }
-
-    /// (what is put in place of what, a part of the one problem that must be reported)
-    const CASES: &[(&str, &str, &str)] = &[
-        ("name: back, prefix: 198.18.1.0/24", "name: back, prefix: 198.18.0.0/16", "overlaps"),
-        ("name: b,", "name: a,", "used twice"),
-        ("port: 81, forwarding: dr", "port: 80, forwarding: dr", "already service `a`"),
-        (
-            "group: web, address: 198.18.0.100, port: 81",
-            "group: gone, address: 198.18.0.100, port: 81",
-            "does not exist",
-        ),
-        (
-            "address: 198.18.0.100, port: 81",
-            "address: 198.18.0.101, port: 81",
-            "no address of group",
-        ),
-        (
-            "{address: 198.18.0.11, port: 81}",
-            "{address: 198.18.0.11, port: 82}",
-            "cannot change ports",
-        ),
-        (
-            "{address: 198.18.0.11, port: 81}",
-            "{address: 198.18.1.12, port: 81}",
-            "dr needs both in one",
-        ),
-        (
-            "gateways: [198.18.1.254]",
-            "gateways: [198.18.0.254]",
-            "no gateway address in segment `back`",
-        ),
-        (
-            "{address: 198.18.1.11, port: 8080}",
-            "{address: 198.51.100.1, port: 8080}",
-            "lies in no segment",
-        ),
-        (
-            "{address: 198.18.0.11, port: 81}",
-            "{address: 198.18.0.100, port: 81}",
-            "address of a group",
-        ),
-        (
-            "{address: 198.18.0.11, port: 81}",
-            "{address: 198.18.0.11, port: 81, weight: 70000}",
-            "weight 70000",
-        ),
-        ("gateways: [198.18.1.254]", "gateways: [198.18.1.254, 198.18.0.100]", "one group owns it"),
-        ("port: 8080}]}", "port: 8080}], sync: {threshold: 50}}", "must be below period"),
-        ("port: 8080}]}", "port: 8080}], check: {interval_ms: 1}}", "interval_ms"),
-    ];
-
-    #[test]
-    fn each_mistake_is_reported_with_its_place() {
-        for (from, to, expected) in CASES {
-            assert!(GOOD.contains(from), "the case `{from}` does not apply");
-            let found = problems(&GOOD.replacen(from, to, 1));
-            assert!(found.iter().any(|p| p.contains(expected)), "{to}: {found:?}");
-        }
-    }
-}
+mod tests;

@@ -1,0 +1,218 @@
+use super::*;
+use crate::PROBLEMS_MAX;
+
+const GOOD: &str = "
+apiVersion: steadfast/v1
+segments: [{name: front, prefix: 198.18.0.0/24}, {name: back, prefix: 198.18.1.0/24}]
+groups: [{name: web, addresses: [198.18.0.100], gateways: [198.18.1.254]}]
+services:
+  - {name: a, group: web, address: 198.18.0.100, port: 80, forwarding: nat,
+     servers: [{address: 198.18.1.11, port: 8080}]}
+  - {name: b, group: web, address: 198.18.0.100, port: 81, forwarding: dr,
+     servers: [{address: 198.18.0.11, port: 81}]}
+";
+
+fn problems(text: &str) -> Vec<String> {
+    validate(&Document::parse(text).unwrap()).iter().map(ToString::to_string).collect()
+}
+
+#[test]
+fn a_good_document_has_no_problems() {
+    assert_eq!(problems(GOOD), Vec::<String>::new());
+}
+
+/// The server of service `b`, which most cases change.
+const B: &str = "{address: 198.18.0.11, port: 81}";
+
+/// (what is put in place of what, a problem that must be reported)
+const CASES: &[(&str, &str, &str)] = &[
+    (
+        "name: back, prefix: 198.18.1.0/24",
+        "name: back, prefix: 198.18.0.0/16",
+        "segments[1].prefix: 198.18.0.0/16 overlaps 198.18.0.0/24 of segment `front`; write \
+         prefixes that have no address in common",
+    ),
+    (
+        "name: back",
+        "name: \"back: yard\"",
+        "segments[1].name: `back??yard` is no name; write 1 to 63 letters, digits, '-', '_' or '.'",
+    ),
+    (
+        "name: b,",
+        "name: a,",
+        "services[1].name: `a` is the name of services[0] already; give one of them another name",
+    ),
+    (
+        "addresses: [198.18.0.100]",
+        "addresses: []",
+        "groups[0].addresses: is empty; give the group at least one VIP",
+    ),
+    (
+        "addresses: [198.18.0.100]",
+        "addresses: [198.18.0.100, '::1']",
+        "groups[0].addresses[1]: IPv6 VIPs such as ::1 are not served by this version; write an \
+         IPv4 address",
+    ),
+    (
+        "gateways: [198.18.1.254]",
+        "gateways: [198.18.1.254, 224.0.0.1]",
+        "groups[0].gateways[1]: 224.0.0.1 is no unicast address; write an address of one of the \
+         segments",
+    ),
+    (
+        "addresses: [198.18.0.100]",
+        "addresses: [198.18.0.100, 192.0.2.1]",
+        "groups[0].addresses[1]: 192.0.2.1 lies in no segment; write an address of \
+         198.18.0.0/24 or 198.18.1.0/24, or add a segment with its prefix under `segments`",
+    ),
+    (
+        "gateways: [198.18.1.254]",
+        "gateways: [198.18.1.254, 198.18.0.100]",
+        "groups[0].gateways[1]: 198.18.0.100 is in this group twice; take one of them out",
+    ),
+    (
+        "gateways: [198.18.1.254]}",
+        "gateways: [198.18.1.254]}, {name: db, addresses: [198.18.0.100]}",
+        "groups[1].addresses[0]: 198.18.0.100 is also an address of group `web`; take it out of \
+         one of them: one group owns it",
+    ),
+    (
+        "port: 81, forwarding: dr",
+        "port: 80, forwarding: dr",
+        "services[1].port: tcp 198.18.0.100:80 is already service `a`; write another port, or list \
+         the servers in one of the services",
+    ),
+    (
+        "port: 81, forwarding: dr",
+        "port: 0, forwarding: dr",
+        "services[1].port: port 0 (all ports) is not served by this version; write 1 to 65535",
+    ),
+    (
+        "group: web, address: 198.18.0.100, port: 81",
+        "group: gone, address: 198.18.0.100, port: 81",
+        "services[1].group: group `gone` does not exist; write `web`, or add it under `groups`",
+    ),
+    (
+        "address: 198.18.0.100, port: 81",
+        "address: 198.18.0.101, port: 81",
+        "services[1].address: 198.18.0.101 is no address of group `web`; write 198.18.0.100, or \
+         add it to the `addresses` of that group",
+    ),
+    (
+        B,
+        "{address: 198.18.1.12, port: 81}",
+        "services[1].servers[0].address: 198.18.1.12 is in segment `back`, the VIP 198.18.0.100 is \
+         not; dr needs both in one: write a server of that segment, or forwarding: nat",
+    ),
+    (
+        "gateways: [198.18.1.254]",
+        "gateways: [198.18.0.254]",
+        "services[0].servers[0].address: 198.18.1.11 is in segment `back`, where group `web` has \
+         no gateway address: its answers would not come back through the group's holder; add an \
+         address of 198.18.1.0/24 to the `gateways` of that group",
+    ),
+    (
+        "{address: 198.18.1.11, port: 8080}",
+        "{address: 198.51.100.1, port: 8080}",
+        "services[0].servers[0].address: 198.51.100.1 lies in no segment; write an address of \
+         198.18.0.0/24 or 198.18.1.0/24, or add a segment with its prefix under `segments`",
+    ),
+    (
+        "forwarding: dr,\n     servers: [{address: 198.18.0.11, port: 81}]",
+        "forwarding: nat,\n     servers: [{address: 198.18.1.11, port: 8080}]",
+        "services[1].servers[0]: 198.18.1.11:8080 is also a NAT server of service `a` (group \
+         `web`): its answers could belong to either; write another port",
+    ),
+    (
+        B,
+        "{address: 198.18.0.11, port: 81}, {address: 198.18.0.11, port: 81}",
+        "services[1].servers[1]: 198.18.0.11:81 is listed twice; take one out; for a larger share \
+         give it more weight",
+    ),
+    (
+        B,
+        "{address: '2001:db8::1', port: 81}",
+        "services[1].servers[0].address: 2001:db8::1 is of another family than the VIP \
+         198.18.0.100; write an IPv4 address",
+    ),
+    (
+        B,
+        "{address: 198.18.0.11, port: 0}",
+        "services[1].servers[0].port: 0 is no port of a server; write 1 to 65535",
+    ),
+    (
+        B,
+        "{address: 198.18.0.11, port: 82}",
+        "services[1].servers[0].port: dr cannot change ports from 81 to 82; write 81, or \
+         forwarding: nat",
+    ),
+    (
+        B,
+        "{address: 198.18.0.11, port: 81, weight: 70000}",
+        "services[1].servers[0].weight: 70000 is out of range; write 0 to 65535",
+    ),
+    (
+        B,
+        "{address: 198.18.0.100, port: 81}",
+        "services[1].servers[0].address: 198.18.0.100 is an address of group `web`; write the \
+         server's own address",
+    ),
+    (
+        "port: 8080}]}",
+        "port: 8080}], sync: {threshold: 50}}",
+        "services[0].sync.threshold: threshold 50 is not below period 50; write 0 to 49, or \
+         period: 0",
+    ),
+    (
+        "port: 8080}]}",
+        "port: 8080}], sync: {retries: 4}}",
+        "services[0].sync.retries: 4 is out of range; write 0 to 3",
+    ),
+    (
+        "port: 8080}]}",
+        "port: 8080}], timeouts: {udp_s: 0}}",
+        "services[0].timeouts.udp_s: 0 is out of range; write 1 to 2678400",
+    ),
+    (
+        "port: 8080}]}",
+        "port: 8080}], check: {interval_ms: 1}}",
+        "services[0].check.interval_ms: 1 is out of range; write 50 to 3600000",
+    ),
+    (
+        "services:",
+        "settings: {beacon: {silent_after: 1}}\nservices:",
+        "settings.beacon.silent_after: 1 is out of range; write 2 to 20",
+    ),
+];
+
+#[test]
+fn each_mistake_is_reported_with_its_place_and_what_to_write() {
+    for (from, to, expected) in CASES {
+        assert!(GOOD.contains(from), "the case `{from}` does not apply");
+        let found = problems(&GOOD.replacen(from, to, 1));
+        assert!(found.iter().any(|p| p == expected), "{to}: {found:#?}\nnot {expected}");
+    }
+}
+
+/// Whoever shows them splits a problem at the first `: ` and finds the path in the document.
+#[test]
+fn places_are_paths_of_keys_and_numbers() {
+    for (from, to, _) in CASES {
+        for problem in validate(&Document::parse(&GOOD.replacen(from, to, 1)).unwrap()) {
+            let fit = |c: char| c.is_ascii_lowercase() || c.is_ascii_digit() || "._[]".contains(c);
+            assert!(problem.place.chars().all(fit), "`{}` is no path", problem.place);
+            assert!(!problem.fix.is_empty(), "{problem} does not say what to write");
+        }
+    }
+}
+
+/// Every pair of these is a problem: without a bound there would be millions.
+#[test]
+fn problems_are_bounded() {
+    let segments: Vec<String> =
+        (0..2_000).map(|i| format!("{{name: s{i}, prefix: 198.18.0.0/24}}")).collect();
+    let text = format!("apiVersion: steadfast/v1\nsegments: [{}]\n", segments.join(", "));
+    let found = problems(&text);
+    assert_eq!(found.len(), PROBLEMS_MAX);
+    assert_eq!(found[PROBLEMS_MAX - 1], "1998001 more are not listed; correct these and try again");
+}
