@@ -29,7 +29,7 @@ names of control.proto, enums by name in lower case, ages in ms.
 
 Example:
   clusterctl status
-  clusterctl --credentials ops.json --server 198.18.255.2:7480 status -o json";
+  clusterctl --credentials ops.json --server 198.18.255.2:7440 status -o json";
 
 /// Runs a Steadfast cluster: nodes, configuration, VIP groups, connections.
 #[derive(Debug, Parser)]
@@ -272,7 +272,7 @@ pub(crate) struct MoveArgs {
 pub(crate) enum ConnCommand {
     /// List the connections in the table of the node asked, its own and its copies
     #[command(after_help = "Example:\n  clusterctl conn list --service http --origin replica\n  \
-        clusterctl --server n2.example.net:7480 conn list --limit 0 -o json")]
+        clusterctl --server n2.example.net:7440 conn list --limit 0 -o json")]
     List(ConnArgs),
 }
 

@@ -9,6 +9,7 @@ mod membership;
 mod nodes;
 mod service;
 mod status;
+mod warnings;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
