@@ -3,6 +3,7 @@
 mod auth;
 mod config;
 mod connections;
+mod diff;
 pub(crate) mod error;
 mod groups;
 mod membership;
