@@ -8,6 +8,7 @@ pub(crate) mod error;
 mod groups;
 mod membership;
 mod nodes;
+pub(crate) mod pauses;
 mod service;
 mod status;
 mod warnings;

@@ -1,6 +1,6 @@
 //! `Status`: everything on one screen, from local memory.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use steadfast_dataplane::{self as dp, Class, Cursor, Reason, Sent};
 use steadfast_model::{ClusterState, NodeId};
@@ -12,6 +12,7 @@ use super::{
     groups::{epoch_message, role_of},
     membership::role,
     nodes::node_ref,
+    pauses::Pauses,
     warnings::{Facts, warnings},
 };
 use crate::{
@@ -64,7 +65,7 @@ pub(crate) async fn status(node: &Node, member: &Member) -> Result<v1::StatusRep
         majority_heard: view.majority_heard && !removed,
         removed,
     };
-    reply.warnings = warnings(&reply, &facts(member, &state, &disowned_by));
+    reply.warnings = warnings(&reply, &facts(member, &state, &view, &disowned_by));
     Ok(reply)
 }
 
@@ -428,7 +429,7 @@ fn replication(member: &Member, state: &ClusterState) -> Vec<v1::ReplicationPeer
 }
 
 /// What this node knows beside what it answers.
-fn facts(member: &Member, state: &ClusterState, disowned_by: &[NodeId]) -> Facts {
+fn facts(member: &Member, state: &ClusterState, view: &View, disowned_by: &[NodeId]) -> Facts {
     let service = |id| state.services.get(&id).map(|s| s.spec.name.clone());
     let started_with = &member.started_with;
     let outdated = *started_with != StartSettings::of(state);
@@ -443,6 +444,8 @@ fn facts(member: &Member, state: &ClusterState, disowned_by: &[NodeId]) -> Facts
                 beacon.interval_ms, beacon.silent_after
             )
         }),
+        pauses: member.pauses.recent(Instant::now(), Pauses::of(&view.counters)),
+        beacon: (started_with.beacon.interval_ms, started_with.beacon.silent_after),
         troubles: member.plane.troubles().into_iter().collect(),
     }
 }

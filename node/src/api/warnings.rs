@@ -8,8 +8,13 @@ use steadfast_proto::v1::{
     Severity, StatusReply, Warning,
 };
 
+use super::pauses::{Pauses, WINDOW};
+
 /// Part of the connection table that is left when it is worth a warning.
 const TABLE_FREE_PARTS: u64 = 10;
+
+/// The silence time that is recommended for hosts that pause; a longer one helps no further.
+const PATIENT_MS: u32 = 250;
 
 /// What this node knows beside what it answers.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -22,6 +27,10 @@ pub(crate) struct Facts {
     pub(crate) raft_ended: Option<String>,
     /// The settings this run was started with, when others are committed.
     pub(crate) started_with: Option<String>,
+    /// What this node's own pauses cost it lately.
+    pub(crate) pauses: Pauses,
+    /// The silence time it runs with: interval in milliseconds, beacons.
+    pub(crate) beacon: (u32, u32),
     /// What could not be set up in the data plane, and why.
     pub(crate) troubles: Vec<(String, String)>,
 }
@@ -323,6 +332,25 @@ fn judge_facts(here: &str, facts: &Facts, found: &mut Found) {
         found.bad(
             format!("node {here}: {what}: {why}"),
             "clusterd tries again by itself; its log has the whole error",
+        );
+    }
+    let Pauses { mutes, gaps } = facts.pauses;
+    if mutes > 0 && gaps > 0 {
+        let (interval_ms, silent_after) = facts.beacon;
+        let minutes = WINDOW.as_secs() / 60;
+        let fix = if interval_ms * silent_after < PATIENT_MS {
+            "give it more time: `settings: {beacon: {interval_ms: 50, silent_after: 5}}` in the \
+             document, apply it and restart the nodes one by one; or find what stops its processes"
+        } else {
+            "find what stops its processes: an overcommitted hypervisor, swapping, builds"
+        };
+        found.warn(
+            format!(
+                "node {here}: went mute {mutes} times in the last {minutes} minutes, its own loop \
+                 stood still {gaps} times: this host pauses too long for beacons of \
+                 {interval_ms} ms x {silent_after}"
+            ),
+            fix,
         );
     }
     if let Some(old) = &facts.started_with {

@@ -171,3 +171,21 @@ fn what_only_this_node_knows_is_told_with_a_remedy() {
     assert_eq!(texts(&found), wanted);
     assert!(found.iter().all(|w| !w.fix.is_empty()), "{found:?}");
 }
+
+#[test]
+fn a_host_that_pauses_too_long_is_told_what_to_set() {
+    let judge = |mutes, gaps, beacon| {
+        let facts = Facts { pauses: Pauses { mutes, gaps }, beacon, ..Facts::default() };
+        warnings(&cluster(3, 3, &[]), &facts)
+    };
+    let found = judge(3, 5, (25, 4));
+    let wanted = "node n1: went mute 3 times in the last 10 minutes, its own loop stood still 5 \
+                  times: this host pauses too long for beacons of 25 ms x 4";
+    assert_eq!(texts(&found), [wanted]);
+    assert!(found[0].fix.contains("interval_ms: 50, silent_after: 5"), "{found:?}");
+    let found = judge(3, 5, (50, 5));
+    assert!(!found[0].fix.contains("interval_ms"), "it has that already: {found:?}");
+    // Mute because it was cut off, or late without consequences: not this.
+    assert_eq!(judge(3, 0, (25, 4)), []);
+    assert_eq!(judge(0, 5, (25, 4)), []);
+}
