@@ -28,7 +28,7 @@ pub enum BindError {
     #[error("TLS refuses this node's certificate or key: {0}")]
     Tls(#[from] rustls::Error),
     /// The socket.
-    #[error("cannot listen on UDP {addr} for {purpose}: {source}{}", hint(.source))]
+    #[error("cannot listen on UDP {addr} for {purpose}{}", hint(.source))]
     Socket {
         /// The address asked for.
         addr: SocketAddr,
