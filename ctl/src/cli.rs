@@ -29,7 +29,28 @@ names of control.proto, enums by name in lower case, ages in ms.
 
 Example:
   clusterctl status
-  clusterctl --credentials ops.json --server 198.18.255.2:7480 status -o json";
+  clusterctl --credentials ops.json --server 198.18.255.2:7440 status -o json";
+
+const STATUS_HELP: &str = "\
+What is wrong stands first: !! does not work, or the next fault breaks sessions; ! is worth a look.
+
+Counters of --verbose, since the start of the daemon asked:
+  loop gap max        longest pause of a thread; above half of interval_ms x silent_after of
+                      settings.beacon it is too long
+  gaps                pauses of the ownership thread that made it start its timers anew
+  mutes               times it held a group and stopped to announce, unsure of itself
+  deposed             times it gave a group up because another node holds it, planned moves included
+  claims, claims_won  take-overs it tried, and those a majority consented to
+  consents, refusals  answers to the claims of others
+  resignations        groups it gave up: a planned stop, a stuck worker, a link that went
+  rejected_...        beacons that changed nothing, by reason: notmember, forged, replayed
+  held_back           packets of connections it does not know yet; TCP sends them again
+  no_holder           packets while nobody held the group
+  breaks              replication streams that broke and were begun anew
+
+Example:
+  clusterctl status
+  clusterctl status -o json";
 
 /// Runs a Steadfast cluster: nodes, configuration, VIP groups, connections.
 #[derive(Debug, Parser)]
@@ -131,8 +152,7 @@ pub(crate) enum Command {
     ///
     /// Answered from the memory of the node asked, so it works without leader and quorum.
     /// Counters are those of that node.
-    #[command(after_help = "Example:\n  clusterctl status\n  \
-        clusterctl status -o json")]
+    #[command(after_help = STATUS_HELP)]
     Status {
         /// Show every worker and counter of the node asked
         #[arg(short, long)]
@@ -272,7 +292,7 @@ pub(crate) struct MoveArgs {
 pub(crate) enum ConnCommand {
     /// List the connections in the table of the node asked, its own and its copies
     #[command(after_help = "Example:\n  clusterctl conn list --service http --origin replica\n  \
-        clusterctl --server n2.example.net:7480 conn list --limit 0 -o json")]
+        clusterctl --server n2.example.net:7440 conn list --limit 0 -o json")]
     List(ConnArgs),
 }
 

@@ -66,13 +66,14 @@ fn global_options_stand_before_and_after_the_command() {
 
 #[test]
 fn wrong_command_lines_are_usage_errors() {
-    let wrong: [&[&str]; 9] = [
+    let wrong: [&[&str]; 10] = [
         &["clusterctl"],
         &["clusterctl", "stauts"],
         &["clusterctl", "vip", "move", "web"],
         &["clusterctl", "apply"],
         &["clusterctl", "apply", "-f", "x", "--revision", "seven"],
         &["clusterctl", "status", "--timeout", "soon"],
+        &["clusterctl", "status", "--timeout", "1"],
         &["clusterctl", "status", "-o", "yaml"],
         &["clusterctl", "--socket", "/s", "--server", "h:1", "status"],
         &["clusterctl", "conn", "list", "--client", "not-an-address"],

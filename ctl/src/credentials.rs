@@ -54,6 +54,8 @@ pub(crate) fn read(path: &Path) -> Result<(AdminCredentials, Option<String>), Fa
 pub(crate) struct Reservation {
     path: PathBuf,
     temporary: PathBuf,
+    /// Folders that were made for it, innermost first.
+    made: Vec<PathBuf>,
     file: File,
 }
 
@@ -72,7 +74,10 @@ impl Reservation {
             Failure::new(Exit::Refused, format!("cannot write credentials {shown}: {error}"))
                 .fix("give a file in a folder you can write to with --credentials")
         };
+        let mut made = Vec::new();
         if let Some(folder) = path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+            let missing = |folder: &&Path| !folder.as_os_str().is_empty() && !folder.exists();
+            made = folder.ancestors().take_while(missing).map(Path::to_owned).collect();
             fs::create_dir_all(folder).map_err(cannot)?;
         }
         let mut temporary = path.as_os_str().to_owned();
@@ -84,7 +89,7 @@ impl Reservation {
             .mode(MODE)
             .open(&temporary)
             .map_err(cannot)?;
-        Ok(Self { path: path.to_owned(), temporary, file })
+        Ok(Self { path: path.to_owned(), temporary, made, file })
     }
 
     /// Writes the credentials and gives the file its name.
@@ -112,5 +117,9 @@ impl Drop for Reservation {
     fn drop(&mut self) {
         // After `fill` the name is gone and this does nothing.
         let _ = fs::remove_file(&self.temporary);
+        // A folder with the credentials, or anything else, in it stays.
+        for folder in &self.made {
+            let _ = fs::remove_dir(folder);
+        }
     }
 }

@@ -7,13 +7,13 @@ const MINUTE_MS: u64 = 60 * SECOND_MS;
 const HOUR_MS: u64 = 60 * MINUTE_MS;
 const DAY_MS: u64 = 24 * HOUR_MS;
 
-/// Reads `500ms`, `5s`, `2m`, `1h`; a bare number is seconds.
+/// Reads `500ms`, `5s`, `2m`, `1h`. A bare number is refused: who writes 300 may mean either.
 pub(crate) fn parse(text: &str) -> Result<Duration, String> {
     let digits = text.find(|c: char| !c.is_ascii_digit()).unwrap_or(text.len());
     let (number, unit) = text.split_at(digits);
     let unit_ms = match unit {
         "ms" => Some(1),
-        "s" | "" => Some(SECOND_MS),
+        "s" => Some(SECOND_MS),
         "m" => Some(MINUTE_MS),
         "h" => Some(HOUR_MS),
         _ => None,
@@ -40,11 +40,11 @@ mod tests {
 
     #[test]
     fn reads_each_unit() {
-        let cases = [("500ms", 500), ("5s", 5_000), ("7", 7_000), ("2m", 120_000), ("1h", HOUR_MS)];
+        let cases = [("500ms", 500), ("5s", 5_000), ("2m", 120_000), ("1h", HOUR_MS)];
         for (text, ms) in cases {
             assert_eq!(parse(text), Ok(Duration::from_millis(ms)), "{text}");
         }
-        for wrong in ["", "s", "-1s", "1.5s", "5 s", "99999999999999999h", "5sec"] {
+        for wrong in ["", "7", "s", "-1s", "1.5s", "5 s", "99999999999999999h", "5sec"] {
             assert!(parse(wrong).is_err(), "{wrong:?}");
         }
     }

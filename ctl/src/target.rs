@@ -150,7 +150,7 @@ fn check_endpoints(endpoints: &[String], path: &Path) -> Result<(), Failure> {
         });
         if !good {
             return Err(Failure::new(Exit::Usage, format!("{endpoint:?} is not HOST:PORT")).fix(
-                "write such as 198.18.255.1:7480, [2001:db8::1]:7480 or n1.example.net:7480",
+                "write such as 198.18.255.1:7440, [2001:db8::1]:7440 or n1.example.net:7440",
             ));
         }
     }

@@ -243,14 +243,16 @@ async fn init_keeps_the_key_in_a_private_file() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_failed_init_leaves_no_file() {
+async fn a_failed_init_leaves_nothing() {
     let folder = Folder::new("init-fails");
     let detail = ErrorDetail { reason: Reason::AlreadyMember.into(), ..ErrorDetail::default() };
     let socket = on_socket(&folder, Fake::refusing(error_status("is a member", &detail))).await;
-    let file = folder.path("new/credentials");
-    let run = clusterctl(["--socket", &socket, "--credentials", &file, "init"]).await;
-    assert_eq!(run.code, 1);
-    assert_eq!(std::fs::read_dir(folder.path("new")).unwrap().count(), 0);
+    for file in ["new/deeper/credentials", "credentials"] {
+        let file = folder.path(file);
+        let run = clusterctl(["--socket", &socket, "--credentials", &file, "init"]).await;
+        assert_eq!(run.code, 1);
+        assert_eq!(std::fs::read_dir(folder.path("")).unwrap().count(), 1, "more than the socket");
+    }
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -38,6 +38,16 @@ pub(crate) struct Listen {
     pub(crate) replication: SocketAddr,
 }
 
+/// The least a local file says.
+const EXAMPLE: &str = "\
+instance: lb1                    # names the node
+data_dir: /var/lib/steadfast     # identity, keys, Raft log
+listen:                          # addresses of this machine; peers use them as they stand here
+  api: '192.0.2.1:7440'          # TCP
+  control: '192.0.2.1:7441'      # UDP
+  replication: '192.0.2.1:7442'  # UDP
+";
+
 fn bpffs_default() -> PathBuf {
     PathBuf::from("/sys/fs/bpf/steadfast")
 }
@@ -48,8 +58,16 @@ impl LocalFile {
     /// # Errors
     /// Names the file, the place in it and what to write instead.
     pub(crate) fn read(path: &Path) -> anyhow::Result<Self> {
-        let text = std::fs::read_to_string(path)
-            .with_context(|| format!("cannot read the local file {}", path.display()))?;
+        let text = match std::fs::read_to_string(path) {
+            Err(error) if error.kind() == std::io::ErrorKind::NotFound => bail!(
+                "there is no local file {}: write one such as\n\n{EXAMPLE}\nor name another with \
+                 --config FILE",
+                path.display()
+            ),
+            read => {
+                read.with_context(|| format!("cannot read the local file {}", path.display()))?
+            }
+        };
         Self::parse(&text).with_context(|| format!("in the local file {}", path.display()))
     }
 
@@ -98,6 +116,13 @@ listen: {api: '198.18.2.1:7440', control: '198.18.2.1:7441', replication: '198.1
         let file = LocalFile::parse(GOOD).unwrap();
         assert_eq!(file.socket(), Path::new(steadfast_proto::DEFAULT_SOCKET));
         assert_eq!(file.bpffs, Path::new("/sys/fs/bpf/steadfast"));
+    }
+
+    #[test]
+    fn who_has_no_local_file_is_shown_one() {
+        let error = format!("{:#}", LocalFile::read(Path::new("/nonexistent.yaml")).unwrap_err());
+        assert!(error.contains("/nonexistent.yaml") && error.contains(EXAMPLE), "{error}");
+        LocalFile::parse(EXAMPLE).unwrap();
     }
 
     #[test]

@@ -43,12 +43,18 @@ struct Arguments {
     #[arg(long, default_value = "/etc/steadfast/clusterd.yaml")]
     config: PathBuf,
     /// What to log, such as `info` or `clusterd=debug,info`.
-    #[arg(long, default_value = "info,openraft=warn", env = "STEADFAST_LOG")]
+    #[arg(long, default_value = LOG_DEFAULT, env = "STEADFAST_LOG")]
     log: String,
     /// Log one JSON object a line.
     #[arg(long)]
     log_json: bool,
 }
+
+/// openraft reports each heartbeat that fails, dozens of lines in a second while one node is down.
+/// That a node went and came back is told once, by `control down` and `control up`; an error of
+/// this node's own store ends the role, which is told elsewhere.
+const LOG_DEFAULT: &str = "info,openraft=warn,openraft::replication=off,\
+                           openraft::engine::handler::replication_handler=error";
 
 /// Exit code for a command line or local file that cannot be used (sysexits.h, EX_CONFIG).
 const EXIT_CONFIG: u8 = 78;

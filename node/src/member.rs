@@ -61,6 +61,7 @@ pub(crate) struct Member {
     pub(crate) health: Arc<Health>,
     /// Settings that a running daemon does not change: those it was started with.
     pub(crate) started_with: StartSettings,
+    pub(crate) pauses: api::pauses::History,
     membership: Membership,
     key: watch::Sender<Option<Vec<u8>>>,
     macs_changed: Arc<tokio::sync::Notify>,
@@ -143,6 +144,7 @@ impl Member {
             roles,
             health,
             started_with,
+            pauses: api::pauses::History::default(),
             membership,
             key,
             macs_changed,
@@ -161,6 +163,7 @@ impl Member {
     fn spawn_tasks(self: &Arc<Self>, mut requests: mpsc::Receiver<owner::Request>) {
         tokio::spawn(follow::follow(Arc::clone(self)));
         tokio::spawn(steward::run(Arc::clone(self)));
+        tokio::spawn(api::pauses::sample(Arc::clone(self)));
         tokio::spawn(Arc::clone(&self.health).report(self.owner.links.clone()));
         let plane = Arc::clone(&self.plane);
         tokio::spawn(async move { plane.expire().await });

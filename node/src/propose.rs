@@ -225,7 +225,9 @@ fn failed(error: raft::ProposeError) -> Answer {
     match error {
         E::NotLeader { .. } => Answer::NotLeader,
         E::NoQuorum { submitted: false, .. } => {
-            Answer::Failed(ProposeError::NoQuorum(error.to_string()))
+            let why = error.to_string();
+            let why = why.strip_prefix("no quorum: ").unwrap_or(&why).to_owned();
+            Answer::Failed(ProposeError::NoQuorum(why))
         }
         E::NoQuorum { submitted: true, .. } | E::Timeout => {
             Answer::Failed(ProposeError::Unknown(error.to_string()))

@@ -64,6 +64,7 @@ named_enum! {
     Origin = "ORIGIN_";
     Protocol = "PROTOCOL_";
     Reason = "REASON_";
+    Severity = "SEVERITY_";
 }
 
 /// For `#[serde(with)]` on an enum field, which prost keeps as `i32`.
@@ -144,6 +145,7 @@ mod tests {
         check::<v1::Origin>();
         check::<v1::Protocol>();
         check::<v1::Reason>();
+        check::<v1::Severity>();
     }
 
     #[test]

@@ -12,7 +12,7 @@ use crate::duration::text_ms;
 
 /// The members.
 pub(crate) fn nodes(reply: &StatusReply, paint: Paint) -> String {
-    let mut table = Table::new(&[">ID", "NAME", "ROLE", "STATE", "HEARD", "API", "VERSION"]);
+    let mut table = Table::new(&[">ID", "NAME", "ROLE", "STATE", "HEARD", "API"]);
     for node in &reply.nodes {
         let here = reply.serving_node.as_ref().is_some_and(|serving| serving.id == node.id);
         let api = node.addresses.as_ref().map_or("", |addresses| addresses.api.as_str());
@@ -20,10 +20,9 @@ pub(crate) fn nodes(reply: &StatusReply, paint: Paint) -> String {
             node.id.to_string().into(),
             node.name.as_str().into(),
             node.role().json_name().into(),
-            node_state(node, here),
+            node_state(node, here, reply.removed),
             node_heard(node, here),
             api.into(),
-            node.version.as_str().into(),
         ]);
     }
     table.render(paint, 2)
@@ -121,8 +120,11 @@ pub(super) fn node_name(node: &NodeRef) -> String {
     if node.name.is_empty() { format!("node {}", node.id) } else { printable(&node.name) }
 }
 
-fn node_state(node: &Node, here: bool) -> Cell {
+fn node_state(node: &Node, here: bool, removed: bool) -> Cell {
     let mut cell = match node.alive {
+        // A node that was removed is told nothing: it cannot know.
+        _ if removed && here => Cell::new(Tone::Bad, "REMOVED"),
+        _ if removed => Cell::new(Tone::Warn, "unknown"),
         true => Cell::new(Tone::Good, "up"),
         false => Cell::new(Tone::Bad, "DOWN"),
     };
@@ -152,6 +154,9 @@ fn node_heard(node: &Node, here: bool) -> Cell {
 }
 
 fn group_holder(reply: &StatusReply, group: &Group) -> Cell {
+    if reply.removed {
+        return Cell::new(Tone::Warn, "unknown");
+    }
     let Some(holder) = &group.holder else { return Cell::new(Tone::Bad, "NO HOLDER") };
     let silent = reply.nodes.iter().any(|node| node.id == holder.id && !node.alive);
     let mut cell = Cell::from(node_name(holder));
@@ -164,6 +169,9 @@ fn group_holder(reply: &StatusReply, group: &Group) -> Cell {
 }
 
 fn group_copies(reply: &StatusReply, group: &Group) -> Cell {
+    if reply.removed {
+        return Cell::new(Tone::Warn, "unknown");
+    }
     let mut cell = Cell::default();
     for copy in group.copies.iter().filter(|copy| copy.state() != CopyState::Holder) {
         let name = copy.node.as_ref().map_or_else(|| "?".to_owned(), node_name);

@@ -5,7 +5,6 @@
 
 mod lists;
 mod paint;
-mod problems;
 mod status;
 mod table;
 

@@ -1,7 +1,9 @@
 use insta::assert_snapshot;
-use steadfast_proto::v1::{Connection, ListConnectionsReply, Origin, Protocol, StatusReply};
+use steadfast_proto::v1::{
+    Connection, ListConnectionsReply, Origin, Protocol, StatusReply, Warning,
+};
 
-use super::samples::{failing_over, healthy, no_quorum};
+use super::samples::{electing, failing_over, healthy, no_quorum, removed};
 use super::*;
 
 const PLAIN: fn() -> Paint = || Paint::new(false);
@@ -14,6 +16,23 @@ fn status_of_a_healthy_cluster() {
 #[test]
 fn status_without_quorum() {
     assert_snapshot!(status(&no_quorum(), PLAIN(), false));
+}
+
+#[test]
+fn status_during_an_election() {
+    let text = status(&electing(), PLAIN(), false);
+    assert!(!text.contains("NO QUORUM") && !text.contains("Quorum NONE"), "{text}");
+    assert_snapshot!(text);
+}
+
+#[test]
+fn status_of_a_node_that_was_removed() {
+    let text = status(&removed(), PLAIN(), false);
+    for claim in ["NO HOLDER", "Quorum NONE", "DOWN", "Leader NONE"] {
+        let nodes_and_groups = text.split("SERVICES").next().unwrap();
+        assert!(!nodes_and_groups.contains(claim), "it claims `{claim}`:\n{text}");
+    }
+    assert_snapshot!(text);
 }
 
 #[test]
@@ -73,7 +92,7 @@ fn status_fits_one_screen() {
 
 #[test]
 fn colour_adds_nothing_but_colour() {
-    for reply in [healthy(), no_quorum(), failing_over()] {
+    for reply in [healthy(), no_quorum(), failing_over(), electing(), removed()] {
         let plain = status(&reply, Paint::new(false), true);
         let coloured = status(&reply, Paint::new(true), true);
         assert!(!plain.contains('\x1b'));
@@ -96,9 +115,9 @@ fn what_is_wrong_is_red() {
 
 #[test]
 fn no_line_ends_in_a_blank() {
-    // Empty cells at the end of a row: a node whose version nobody heard, a worker without drops.
+    // Empty cells at the end of a row: a node without address, a worker without drops.
     let mut sparse = healthy();
-    sparse.nodes[1].version.clear();
+    sparse.nodes[1].addresses = None;
     sparse.local.as_mut().unwrap().workers[0].drops.clear();
     for reply in [healthy(), no_quorum(), failing_over(), sparse, StatusReply::default()] {
         for line in status(&reply, PLAIN(), true).lines() {
@@ -113,7 +132,8 @@ fn control_characters_from_the_network_are_not_printed() {
     let evil = "n\x1b[2J\x07\u{9b}";
     reply.cluster_name = evil.to_owned();
     reply.version = evil.to_owned();
-    reply.warnings = vec![evil.to_owned()];
+    let warning = Warning { what: evil.to_owned(), fix: evil.to_owned(), severity: 0 };
+    reply.warnings = vec![warning];
     reply.nodes[1].name = evil.to_owned();
     reply.nodes[1].paths[0].name = evil.to_owned();
     reply.groups[0].addresses = vec![evil.to_owned()];

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use steadfast_proto::v1::{
     AttachMode, BindMode, CheckState, CopyState, Epoch, Forwarding, Group, GroupCopy, Interface,
     LocalStatus, Node, NodeAddresses, NodePath, NodeRef, NodeRole, Protocol, ReplicationPeer,
-    Server, ServerCheck, Service, StatusReply, Worker,
+    Server, ServerCheck, Service, Severity, StatusReply, Warning, Worker,
 };
 
 fn node_ref(id: u32) -> NodeRef {
@@ -22,9 +22,9 @@ fn node(id: u32, heard_ms: Option<u64>) -> Node {
         id,
         name: format!("n{id}"),
         addresses: Some(NodeAddresses {
-            api: format!("198.18.255.{id}:7480"),
-            control: format!("198.18.255.{id}:7481"),
-            replication: format!("198.18.255.{id}:7482"),
+            api: format!("198.18.255.{id}:7440"),
+            control: format!("198.18.255.{id}:7441"),
+            replication: format!("198.18.255.{id}:7442"),
         }),
         role: NodeRole::Voter.into(),
         cordoned: false,
@@ -163,7 +163,19 @@ pub(crate) fn healthy() -> StatusReply {
         }],
         local: Some(local()),
         warnings: Vec::new(),
+        voters_heard: 3,
+        voters: 3,
+        majority_heard: true,
+        removed: false,
     }
+}
+
+fn bad(what: &str, fix: &str) -> Warning {
+    Warning { severity: Severity::Bad.into(), what: what.to_owned(), fix: fix.to_owned() }
+}
+
+fn warn(what: &str, fix: &str) -> Warning {
+    Warning { severity: Severity::Warn.into(), ..bad(what, fix) }
 }
 
 /// n1 holds and is alone: n2 (leader) and n3 are gone, and so is one real server.
@@ -176,7 +188,40 @@ pub(crate) fn no_quorum() -> StatusReply {
     reply.groups[0].copies[2].state = CopyState::Unspecified.into();
     reply.services[0].servers[1] = server(2, false);
     reply.services[0].servers[1].checks.truncate(1);
-    reply.warnings = vec!["the log of n1 was not compacted for 2 days".to_owned()];
+    (reply.voters_heard, reply.majority_heard) = (1, false);
+    let down = "is its clusterd running, and its network up?";
+    reply.warnings = vec![
+        bad("NO QUORUM: 1 of 3 voters heard, no leader", "bring back enough of n2 and n3"),
+        bad("node n2: DOWN, last heard 5.2 s ago on any path", down),
+        bad("node n3: DOWN, never heard on any path", down),
+        warn("node n1: went mute 3 times", ""),
+    ];
+    reply
+}
+
+/// As n2 sees it: n1 led and died a moment ago; n2 and n3 elect another leader.
+pub(crate) fn electing() -> StatusReply {
+    let mut reply = healthy();
+    reply.serving_node = Some(node_ref(2));
+    (reply.leader, reply.has_quorum, reply.voters_heard) = (None, false, 2);
+    reply.nodes = vec![node(1, Some(240)), this_node(2), node(3, Some(9))];
+    reply.nodes[1].is_leader = false;
+    reply.warnings = vec![
+        bad("node n1: DOWN, last heard 240 ms ago on any path", "is its clusterd running?"),
+        warn("no leader, an election is running (2 of 3 voters heard)", "it takes seconds at most"),
+    ];
+    reply
+}
+
+/// n1 comes back with its old data after it was removed.
+pub(crate) fn removed() -> StatusReply {
+    let mut reply = no_quorum();
+    reply.removed = true;
+    reply.groups[0].holder = None;
+    reply.warnings = vec![bad(
+        "THIS NODE WAS REMOVED from the cluster: n2 and n3 refuse it as no member",
+        "to use it again: stop clusterd, empty its data_dir, start it, `clusterctl join TOKEN`",
+    )];
     reply
 }
 
@@ -216,5 +261,10 @@ pub(crate) fn failing_over() -> StatusReply {
         local.interfaces[0].sockets = 0;
         local.connections = 250_000;
     }
+    reply.voters_heard = 2;
+    reply.warnings = vec![
+        bad("group mail: NO HOLDER, nobody answers for 198.18.0.101, 198.18.0.102", "is one live?"),
+        warn("group web: copy on n3 is EMPTY", "it catches up by itself"),
+    ];
     reply
 }

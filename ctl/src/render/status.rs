@@ -3,11 +3,10 @@
 use std::fmt::Write as _;
 
 use steadfast_proto::json::NamedEnum;
-use steadfast_proto::v1::{BindMode, Interface, LocalStatus, StatusReply, Worker};
+use steadfast_proto::v1::{BindMode, Interface, LocalStatus, Severity, StatusReply, Worker};
 
 use super::lists::{self, count, node_name};
 use super::paint::{Paint, Tone, printable};
-use super::problems::{Severity, problems, voters};
 use super::table::{Cell, Table};
 use crate::duration::text_ms;
 
@@ -45,13 +44,16 @@ pub(crate) fn status(reply: &StatusReply, paint: Paint, verbose: bool) -> String
 }
 
 fn head(reply: &StatusReply, paint: Paint, here: &str) -> String {
-    let (heard, of) = voters(reply);
-    let quorum = match reply.has_quorum {
-        true => paint.text(Tone::Good, &format!("ok ({heard} of {of} voters heard)")),
-        false => paint.text(Tone::Bad, &format!("NONE ({heard} of {of} voters heard)")),
+    let heard = format!("{} of {} voters heard", reply.voters_heard, reply.voters);
+    let quorum = match (reply.has_quorum, reply.majority_heard) {
+        _ if reply.removed => paint.text(Tone::Bad, "unknown (this node was removed)"),
+        (true, _) => paint.text(Tone::Good, &format!("ok ({heard})")),
+        (false, true) => paint.text(Tone::Warn, &format!("electing a leader ({heard})")),
+        (false, false) => paint.text(Tone::Bad, &format!("NONE ({heard})")),
     };
     let leader = match &reply.leader {
         Some(leader) => node_name(leader),
+        None if reply.removed => "unknown".to_owned(),
         None => paint.text(Tone::Bad, "NONE"),
     };
     let revision = match reply.config_revision {
@@ -73,19 +75,24 @@ fn head(reply: &StatusReply, paint: Paint, here: &str) -> String {
     )
 }
 
+/// What the node says is wrong, each with what to do; a remedy that several in a row share stands
+/// once, below the last of them.
 fn verdict(reply: &StatusReply, paint: Paint) -> String {
-    let found = problems(reply);
-    if found.is_empty() {
+    if reply.warnings.is_empty() {
         return format!("{}\n", paint.text(Tone::Good, "Nothing is wrong."));
     }
     let mut text = String::from("\n");
-    for problem in found {
-        let (tone, mark) = match problem.severity {
+    for (i, warning) in reply.warnings.iter().enumerate() {
+        let (tone, mark) = match warning.severity() {
             Severity::Bad => (Tone::Bad, "!!"),
-            Severity::Warn => (Tone::Warn, "! "),
+            Severity::Warn | Severity::Unspecified => (Tone::Warn, "! "),
         };
-        let line = format!("{mark} {}", printable(&problem.text));
+        let line = format!("{mark} {}", printable(&warning.what));
         let _ = writeln!(text, "{}", paint.text(tone, &line));
+        let next = reply.warnings.get(i + 1);
+        if !warning.fix.is_empty() && next.is_none_or(|next| next.fix != warning.fix) {
+            let _ = writeln!(text, "   -> {}", printable(&warning.fix));
+        }
     }
     text
 }

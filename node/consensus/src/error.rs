@@ -103,7 +103,7 @@ pub enum ProposeError {
     },
     /// The leader does not reach a majority of the voters.
     #[error(
-        "no quorum: the last majority answered {} ago; {}",
+        "no quorum: {}; {}",
         age_hint(*quorum_ack_age_ms),
         if *submitted { "the change may still take effect when the quorum returns" }
         else { "the change had no effect" }
@@ -225,5 +225,8 @@ fn leader_hint(leader: Option<u32>) -> String {
 }
 
 fn age_hint(age_ms: Option<u64>) -> String {
-    age_ms.map_or_else(|| "never since this node leads,".to_owned(), |age| format!("{age} ms"))
+    age_ms.map_or_else(
+        || "no majority has answered since this node leads".to_owned(),
+        |age| format!("the last majority answered {age} ms ago"),
+    )
 }

@@ -9,7 +9,7 @@ use crate::{
     hello::{self, HelloError},
     limits::{ACCEPT_TIMEOUT, HANDSHAKES_MAX},
     links::Inner,
-    slots::{CLOSE_REFUSED, Live, Side},
+    slots::{Live, Side},
     tls,
 };
 
@@ -40,7 +40,7 @@ async fn shake(inner: &Arc<Inner>, incoming: quinn::Incoming) -> Result<(), Stri
     let connection = incoming.await.map_err(|error| tls::explain(&error))?;
     let refuse = |refusal: crate::Refusal| {
         let why = refusal.to_string();
-        connection.close(CLOSE_REFUSED, why.as_bytes());
+        connection.close(refusal.close_code(), why.as_bytes());
         why
     };
     let peer = admit(&inner.endpoint, &connection, None).map_err(refuse)?;

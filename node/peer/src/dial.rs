@@ -10,7 +10,7 @@ use crate::{
     limits::{DIAL_TIMEOUT, REDIAL_PAUSE, REFUSED_PAUSE},
     links::{Inner, Peer},
     pki::NODE_DNS_NAME,
-    slots::{CLOSE_REFUSED, Live, Side},
+    slots::{Live, Side},
     tls,
 };
 
@@ -28,6 +28,9 @@ pub(crate) async fn keep_dialed(inner: Arc<Inner>, peer: Peer) {
             }
             Ok(Err(failure)) => {
                 let pause = if failure.refused { REFUSED_PAUSE } else { REDIAL_PAUSE };
+                if failure.disowned {
+                    inner.note_disowned(&peer);
+                }
                 inner.note_failure(&peer, failure.why, failure.refused);
                 pause
             }
@@ -43,31 +46,41 @@ pub(crate) async fn keep_dialed(inner: Arc<Inner>, peer: Peer) {
 struct Failure {
     why: String,
     refused: bool,
+    /// The peer does not know us as a member.
+    disowned: bool,
+}
+
+impl Failure {
+    fn new(why: String, refused: bool) -> Self {
+        Self { why, refused, disowned: false }
+    }
+
+    fn lost(error: &quinn::ConnectionError) -> Self {
+        let (refused, disowned) = (tls::is_refusal(error), tls::is_disowned(error));
+        Self { why: tls::explain(error), refused, disowned }
+    }
 }
 
 async fn dial(inner: &Inner, peer: &Peer) -> Result<Live, Failure> {
     let endpoint = &inner.endpoint;
     if !endpoint.membership.contains(peer.id) {
-        return Err(Failure { why: "not a member of the cluster".into(), refused: true });
+        return Err(Failure::new("not a member of the cluster".into(), true));
     }
     let connection = endpoint
         .quinn
         .connect_with(endpoint.client.clone(), peer.addr, NODE_DNS_NAME)
-        .map_err(|error| Failure {
-            why: format!("cannot dial {}: {error}", peer.addr),
-            refused: false,
-        })?
+        .map_err(|error| Failure::new(format!("cannot dial {}: {error}", peer.addr), false))?
         .await
-        .map_err(|error| Failure { why: tls::explain(&error), refused: tls::is_refusal(&error) })?;
+        .map_err(|error| Failure::lost(&error))?;
     let refuse = |refusal: crate::Refusal| {
         let why = refusal.to_string();
-        connection.close(CLOSE_REFUSED, why.as_bytes());
-        Failure { why: format!("refused {}: {why}", peer.addr), refused: true }
+        connection.close(refusal.close_code(), why.as_bytes());
+        Failure::new(format!("refused {}: {why}", peer.addr), true)
     };
     admit(endpoint, &connection, Some(peer.id)).map_err(refuse)?;
     match hello::say(&connection, endpoint.instance).await {
         Ok(instance) => Ok(Live { connection, instance }),
         Err(HelloError::Refusal(refusal)) => Err(refuse(refusal)),
-        Err(HelloError::Lost { why, refused }) => Err(Failure { why, refused }),
+        Err(HelloError::Lost { why, refused, disowned }) => Err(Failure { why, refused, disowned }),
     }
 }

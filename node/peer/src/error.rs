@@ -4,7 +4,11 @@ use std::{io, net::SocketAddr, time::Duration};
 
 use steadfast_model::NodeId;
 
-use crate::{limits, pki::PkiError};
+use crate::{
+    limits,
+    pki::PkiError,
+    slots::{CLOSE_NOT_A_MEMBER, CLOSE_REFUSED},
+};
 
 /// An endpoint could not be opened.
 #[derive(Debug, thiserror::Error)]
@@ -24,7 +28,7 @@ pub enum BindError {
     #[error("TLS refuses this node's certificate or key: {0}")]
     Tls(#[from] rustls::Error),
     /// The socket.
-    #[error("cannot listen on UDP {addr} for {purpose}: {source}{}", hint(.source))]
+    #[error("cannot listen on UDP {addr} for {purpose}{}", hint(.source))]
     Socket {
         /// The address asked for.
         addr: SocketAddr,
@@ -209,4 +213,15 @@ pub enum Refusal {
     /// Something else than a hello.
     #[error("sent no valid hello")]
     Hello,
+}
+
+impl Refusal {
+    /// What the connection is closed with. A node that was removed must be able to tell that from
+    /// every other refusal.
+    pub(crate) fn close_code(&self) -> quinn::VarInt {
+        match self {
+            Self::NotAMember { .. } => CLOSE_NOT_A_MEMBER,
+            _ => CLOSE_REFUSED,
+        }
+    }
 }

@@ -23,7 +23,7 @@ pub(crate) enum HelloError {
     /// We do not want this peer.
     Refusal(Refusal),
     /// The connection went; the text says why.
-    Lost { why: String, refused: bool },
+    Lost { why: String, refused: bool, disowned: bool },
 }
 
 /// The dialing side. Returns the peer's instance.
@@ -82,5 +82,9 @@ fn gone(connection: &Connection) -> HelloError {
 }
 
 fn lost(error: &quinn::ConnectionError) -> HelloError {
-    HelloError::Lost { why: tls::explain(error), refused: tls::is_refusal(error) }
+    HelloError::Lost {
+        why: tls::explain(error),
+        refused: tls::is_refusal(error),
+        disowned: tls::is_disowned(error),
+    }
 }

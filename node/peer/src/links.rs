@@ -120,6 +120,8 @@ pub struct PeerStatus {
     pub rtt: Option<Duration>,
     /// Why it could not be reached the last time, while it is not connected.
     pub last_error: Option<String>,
+    /// It said that this node is no member of the cluster, and has not let it in since.
+    pub disowns: bool,
 }
 
 /// Counted since the start.
@@ -287,9 +289,14 @@ impl Links {
         let Some(slot) = slots.get(&peer) else { return PeerStatus::default() };
         match slot.pick() {
             Some(connection) => {
-                PeerStatus { connected: true, rtt: Some(connection.rtt()), last_error: None }
+                PeerStatus { connected: true, rtt: Some(connection.rtt()), ..PeerStatus::default() }
             }
-            None => PeerStatus { connected: false, rtt: None, last_error: slot.last_error.clone() },
+            None => PeerStatus {
+                connected: false,
+                rtt: None,
+                last_error: slot.last_error.clone(),
+                disowns: slot.disowns,
+            },
         }
     }
 
@@ -374,6 +381,13 @@ impl Inner {
         // Repeated several times a second while it lasts: said once.
         if news && refused {
             self.tell(PeerEvent::Refused { addr: peer.addr, why });
+        }
+    }
+
+    /// A dialed peer does not know us as a member.
+    pub(crate) fn note_disowned(&self, peer: &Peer) {
+        if let Some(slot) = self.slots.lock().get_mut(&peer.id) {
+            slot.disowns = true;
         }
     }
 

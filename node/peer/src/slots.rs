@@ -15,6 +15,8 @@ pub(crate) const CLOSE_SHUTDOWN: VarInt = VarInt::from_u32(0);
 pub(crate) const CLOSE_REFUSED: VarInt = VarInt::from_u32(1);
 const CLOSE_REPLACED: VarInt = VarInt::from_u32(2);
 const CLOSE_REMOVED: VarInt = VarInt::from_u32(3);
+/// We do not know the peer as a member: never was, or is not any more.
+pub(crate) const CLOSE_NOT_A_MEMBER: VarInt = VarInt::from_u32(4);
 
 /// Who made a connection.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -39,6 +41,8 @@ pub(crate) struct Slot {
     pub(crate) dialed: Option<Live>,
     pub(crate) accepted: Option<Live>,
     pub(crate) last_error: Option<String>,
+    /// It closed a connection with [`CLOSE_NOT_A_MEMBER`], and has taken none since.
+    pub(crate) disowns: bool,
 }
 
 impl Slot {
@@ -111,6 +115,7 @@ impl Slots {
             old.connection.close(CLOSE_REPLACED, b"replaced by a newer connection");
         }
         slot.last_error = None;
+        slot.disowns = false;
         !was_up
     }
 

@@ -14,6 +14,7 @@ use rustls::{
 use crate::{
     limits::REASON_BYTES_MAX,
     pki::{Identity, PkiError},
+    slots::CLOSE_NOT_A_MEMBER,
 };
 
 pub(crate) fn provider() -> Arc<CryptoProvider> {
@@ -131,6 +132,12 @@ pub(crate) fn is_refusal(error: &ConnectionError) -> bool {
         ConnectionError::TransportError(error) => crypto(error.code.into()),
         _ => false,
     }
+}
+
+/// Whether the peer said that this node is no member of the cluster.
+pub(crate) fn is_disowned(error: &ConnectionError) -> bool {
+    matches!(error, ConnectionError::ApplicationClosed(close)
+        if close.error_code == CLOSE_NOT_A_MEMBER)
 }
 
 /// RFC 9001 section 4.8: a TLS alert travels as 0x0100 plus its number.

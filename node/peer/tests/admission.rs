@@ -159,13 +159,16 @@ async fn members_are_let_in_and_cut_off_when_they_are_taken_out() {
     assert!(matches!(event, PeerEvent::Disconnected { peer: NodeId(2), .. }), "{event:?}");
     until("the removed node knows", || {
         let status = two.links.status(NodeId(1));
-        !status.connected && status.last_error.is_some_and(|why| why.contains("not a member"))
+        !status.connected
+            && status.disowns
+            && status.last_error.is_some_and(|why| why.contains("not a member"))
     })
     .await;
     assert!(next_refusal(&mut one.incoming).await.contains("node 2 is not a member"));
 
     membership.set([NodeId(1), NodeId(2)]);
     until("the node is back", || two.links.connected(NodeId(1))).await;
+    assert!(!two.links.status(NodeId(1)).disowns, "what the peer said is outdated");
 }
 
 #[tokio::test(flavor = "multi_thread")]

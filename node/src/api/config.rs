@@ -4,6 +4,7 @@ use steadfast_model::{ClusterState, Command, Rejection, Response, document::Docu
 use steadfast_proto::v1::{ApplyReply, ApplyRequest, GetConfigReply, GetConfigRequest, Reason};
 use tonic::Status;
 
+use super::diff::diff;
 use super::{
     auth::Caller,
     error::{propose_failure, refuse, rejected},
@@ -64,72 +65,6 @@ pub(crate) fn get(member: &Member, request: &GetConfigRequest) -> Result<GetConf
     Ok(GetConfigReply { revision: config.revision, document: config.text.clone() })
 }
 
-/// What changes from one document to the other, one line each.
-fn diff(before: &Document, after: &Document) -> Vec<String> {
-    let mut lines = Vec::new();
-    compare(&mut lines, "segment", &before.segments, &after.segments, |s| {
-        (s.name.clone(), s.prefix.to_string())
-    });
-    compare(&mut lines, "group", &before.groups, &after.groups, |g| {
-        (g.name.clone(), format!("{:?} gateways {:?}", g.addresses, g.gateways))
-    });
-    compare(&mut lines, "service", &before.services, &after.services, |s| {
-        let mut bare = s.clone();
-        bare.servers.clear();
-        let text = format!(
-            "{} {}:{} {} {}",
-            s.protocol.name(),
-            s.address,
-            s.port,
-            s.scheduler.name(),
-            s.forwarding.name()
-        );
-        // Everything else that may differ is in the debug text, which is compared, not shown.
-        (s.name.clone(), format!("{text}\u{0}{bare:?}"))
-    });
-    let servers = |document: &Document| -> Vec<(String, u32)> {
-        let of = document.services.iter().flat_map(|s| {
-            let named = |r: &steadfast_model::document::ServerSpec| {
-                (format!("{} {}:{}", s.name, r.address, r.port), r.weight)
-            };
-            s.servers.iter().map(named).collect::<Vec<_>>()
-        });
-        of.collect()
-    };
-    compare(&mut lines, "server", &servers(before), &servers(after), |(name, weight)| {
-        (name.clone(), format!("weight {weight}"))
-    });
-    if before.settings != after.settings {
-        lines.push("~ settings".to_owned());
-    }
-    lines
-}
-
-fn compare<T>(
-    lines: &mut Vec<String>,
-    kind: &str,
-    before: &[T],
-    after: &[T],
-    describe: impl Fn(&T) -> (String, String),
-) {
-    let shown = |text: &str| text.split('\u{0}').next().unwrap_or_default().to_owned();
-    let old: std::collections::BTreeMap<_, _> = before.iter().map(&describe).collect();
-    let new: std::collections::BTreeMap<_, _> = after.iter().map(&describe).collect();
-    for (name, text) in &old {
-        if !new.contains_key(name) {
-            lines.push(format!("- {kind} {name} {}", shown(text)));
-        }
-    }
-    for (name, text) in &new {
-        match old.get(name) {
-            None => lines.push(format!("+ {kind} {name} {}", shown(text))),
-            Some(was) if was == text => {}
-            Some(was) if shown(was) == shown(text) => lines.push(format!("~ {kind} {name}")),
-            Some(was) => lines.push(format!("~ {kind} {name} {} -> {}", shown(was), shown(text))),
-        }
-    }
-}
-
 /// Accepted, but doubtful.
 fn warnings(document: &Document) -> Vec<String> {
     let mut warnings = Vec::new();
@@ -164,27 +99,6 @@ services:
   - {name: echo, group: web, address: 198.18.0.100, port: 7, scheduler: rr,
      servers: [{address: 198.18.0.11, port: 7}, {address: 198.18.0.12, port: 7}]}
 ";
-
-    #[test]
-    fn a_diff_names_what_changes_and_nothing_else() {
-        let before = Document::parse(TEXT).unwrap();
-        assert_eq!(diff(&before, &before), Vec::<String>::new());
-        let text = TEXT
-            .replace("{address: 198.18.0.11, port: 7}, ", "")
-            .replace("198.18.0.12, port: 7", "198.18.0.12, port: 7, weight: 0")
-            .replace("scheduler: rr", "scheduler: mh");
-        assert_eq!(
-            diff(&before, &Document::parse(&text).unwrap()),
-            [
-                "~ service echo tcp 198.18.0.100:7 rr dr -> tcp 198.18.0.100:7 mh dr",
-                "- server echo 198.18.0.11:7 weight 1",
-                "~ server echo 198.18.0.12:7 weight 1 -> weight 0",
-            ]
-        );
-        let text = TEXT.replace("scheduler: rr,", "scheduler: rr, timeouts: {udp_s: 9},");
-        assert_eq!(diff(&before, &Document::parse(&text).unwrap()), ["~ service echo"]);
-        assert_eq!(diff(&Document::empty(), &before).len(), 5);
-    }
 
     #[test]
     fn a_drained_service_and_missing_checks_are_warned_of() {

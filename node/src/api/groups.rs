@@ -9,10 +9,13 @@ use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use super::{
-    error::refuse,
+    error::{propose_failure, refuse},
     nodes::{find, node_ref},
 };
-use crate::member::Member;
+use crate::{
+    member::Member,
+    propose::{PROPOSE_WITHIN, ProposeError},
+};
 
 const WAIT_DEFAULT: Duration = Duration::from_secs(5);
 const WAIT_MAX: Duration = Duration::from_secs(60);
@@ -45,9 +48,19 @@ pub(crate) async fn move_group(
     }
     let wait = request.wait_ms.map_or(WAIT_DEFAULT, Duration::from_millis).min(WAIT_MAX);
     let deadline = Instant::now() + wait;
+    let mut undecided_since = None;
     loop {
         match member.ask_move(group.id, Some(target)).await {
             Ok(_) => break,
+            // Whatever else it says, this comes first: a leader alone sees no complete copy.
+            Err(_) if !decides(member).await => {
+                let since = *undecided_since.get_or_insert_with(Instant::now);
+                if since.elapsed() >= PROPOSE_WITHIN || Instant::now() >= deadline {
+                    let why = format!("group `{}` was not moved", group.spec.name);
+                    return Err(propose_failure(&ProposeError::NoQuorum(why)));
+                }
+                sleep(LOOK_EVERY * 5).await;
+            }
             // The copy may be a moment behind, or a leader may be about to be elected.
             Err(_) if Instant::now() < deadline => sleep(LOOK_EVERY * 5).await,
             Err(why) => {
@@ -83,6 +96,11 @@ pub(crate) async fn move_group(
         }
         sleep(LOOK_EVERY).await;
     }
+}
+
+async fn decides(member: &Member) -> bool {
+    let view = member.owner.status().await;
+    view.is_some_and(|view| super::status::has_quorum(member, &view))
 }
 
 /// Who holds a group as this node knows, and under which epoch.

@@ -82,7 +82,7 @@ pub(crate) async fn create_token(
     if ttl < Duration::from_secs(1) || ttl > TOKEN_TTL_MAX {
         return Err(refuse(
             Reason::InvalidArgument,
-            format!("a token cannot be good for {ttl:?}"),
+            format!("a token cannot be good for {} s", ttl.as_secs_f64()),
             "choose 1 s to 30 days",
         ));
     }

@@ -3,12 +3,15 @@
 mod auth;
 mod config;
 mod connections;
+mod diff;
 pub(crate) mod error;
 mod groups;
 mod membership;
 mod nodes;
+pub(crate) mod pauses;
 mod service;
 mod status;
+mod warnings;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 

@@ -1,5 +1,7 @@
 //! `NodeRemove`, `NodePromote`, `NodeCordon` and `Detach`.
 
+use std::collections::BTreeSet;
+
 use steadfast_model::{ClusterState, Command, NodeId, Response};
 use steadfast_ownership::Role;
 use steadfast_proto::v1::{
@@ -47,6 +49,7 @@ pub(crate) async fn remove(member: &Member, reference: &str) -> Result<NodeRemov
             "move them away first: clusterctl vip move GROUP --to NODE",
         ));
     }
+    judge_removal(member, &state, id).await?;
     let node = Some(node_ref(&state, id));
     match member.propose(Command::RemoveNode { node: id }).await {
         Ok(Response::Rejected(why)) => Err(rejected(&why, "")),
@@ -65,6 +68,62 @@ pub(crate) async fn remove(member: &Member, reference: &str) -> Result<NodeRemov
             Ok(NodeRemoveReply { node })
         }
         Err(error) => Err(propose_failure(&error)),
+    }
+}
+
+/// Whether the cluster can do without a node.
+async fn judge_removal(member: &Member, state: &ClusterState, id: NodeId) -> Result<(), Status> {
+    let name = node_ref(state, id).name;
+    if state.nodes.len() == 1 {
+        return Err(refuse(
+            Reason::NodeInUse,
+            format!("{name} is the last node of the cluster"),
+            "to end the cluster, stop clusterd there and empty its data_dir",
+        ));
+    }
+    let Some(view) = member.owner.status().await else { return Ok(()) };
+    if !super::status::has_quorum(member, &view) {
+        // Nothing can be committed, and that is what the caller is told.
+        return Ok(());
+    }
+    let silent: BTreeSet<u32> = view.peers.iter().filter(|p| p.silent).map(|p| p.node.0).collect();
+    let left = Left::without(id.0, &member.raft.membership().voters, &silent);
+    if left.voters == 0 {
+        return Err(refuse(
+            Reason::NodeInUse,
+            format!("{name} is the only voter: without it nothing can be decided any more"),
+            "make another node a voter first: clusterctl node promote NODE",
+        ));
+    }
+    if !left.decides() {
+        return Err(refuse(
+            Reason::NodeInUse,
+            format!(
+                "without {name} only {} of {} voters are heard: nothing could be decided any more",
+                left.heard, left.voters
+            ),
+            "bring the silent voters back first, or remove those",
+        ));
+    }
+    Ok(())
+}
+
+/// The voters that are left after a removal.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+struct Left {
+    voters: usize,
+    heard: usize,
+}
+
+impl Left {
+    fn without(node: u32, voters: &BTreeSet<u32>, silent: &BTreeSet<u32>) -> Self {
+        let left = || voters.iter().filter(|voter| **voter != node);
+        let heard = left().filter(|voter| !silent.contains(voter)).count();
+        Self { voters: left().count(), heard }
+    }
+
+    fn decides(self) -> bool {
+        self.heard * 2 > self.voters
     }
 }
 
@@ -121,4 +180,29 @@ pub(crate) fn detach(node: &Node) -> Result<DetachReply, Status> {
     DataPlane::detach(&pins, &pinned).map_err(|e| local_failure(&e))?;
     let node = member.map(|m| node_ref(&m.state(), m.id()));
     Ok(DetachReply { node, interfaces: pinned })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_removal_leaves_a_majority_that_is_heard() {
+        // Who is removed, the voters, who of them is silent, whether the rest decides.
+        let cases: [(u32, &[u32], &[u32], bool); 8] = [
+            (3, &[1, 2, 3], &[], true),
+            (3, &[1, 2, 3], &[3], true),
+            (2, &[1, 2, 3], &[3], false),
+            (2, &[1, 2], &[2], true),
+            (1, &[1], &[], false),
+            (4, &[1, 2, 3], &[3], true),
+            (5, &[1, 2, 3, 4, 5], &[4], true),
+            (3, &[1, 2, 3, 4, 5], &[4, 5], false),
+        ];
+        for (node, voters, silent, decides) in cases {
+            let set = |ids: &[u32]| ids.iter().copied().collect();
+            let left = Left::without(node, &set(voters), &set(silent));
+            assert_eq!(left.decides(), decides, "{node} of {voters:?} without {silent:?}");
+        }
+    }
 }

@@ -1,10 +1,10 @@
 //! `Status`: everything on one screen, from local memory.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, time::Instant};
 
 use steadfast_dataplane::{self as dp, Class, Cursor, Reason, Sent};
 use steadfast_model::{ClusterState, NodeId};
-use steadfast_ownership::{Completeness, Path, PeerStatus, Role, SegmentId, Status as View};
+use steadfast_ownership::{Completeness, Path, PeerStatus, SegmentId, Status as View};
 use steadfast_proto::v1;
 use tonic::Status;
 
@@ -12,6 +12,8 @@ use super::{
     groups::{epoch_message, role_of},
     membership::role,
     nodes::node_ref,
+    pauses::Pauses,
+    warnings::{Facts, warnings},
 };
 use crate::{
     clock,
@@ -36,16 +38,12 @@ pub(crate) async fn status(node: &Node, member: &Member) -> Result<v1::StatusRep
     let metrics = member.raft.metrics();
     let leader = metrics.leader.map(NodeId);
     let cluster = state.cluster.as_ref();
-    let quorum_ack_age_ms = metrics.quorum_ack_age_ms;
-    let has_quorum = match leader {
-        Some(id) if id == member.id() => {
-            metrics.quorum_ack_age_ms.is_some_and(|age| age < QUORUM_AGE_MAX_MS)
-        }
-        Some(id) => view.peers.iter().any(|p| p.node == id && !p.silent),
-        None => false,
-    };
-    let warnings = warnings(member, &state, &view, has_quorum);
-    Ok(v1::StatusReply {
+    let disowned_by = disowned_by(member, &state);
+    let removed = !disowned_by.is_empty() || !state.nodes.contains_key(&member.id());
+    let nodes: Vec<v1::Node> =
+        state.nodes.values().map(|n| node_message(member, &state, &view, n, leader)).collect();
+    let voters = nodes.iter().filter(|n| n.role() == v1::NodeRole::Voter).count();
+    let mut reply = v1::StatusReply {
         cluster_name: cluster.map(|c| c.name.clone()).unwrap_or_default(),
         cluster_id: format!("{:016x}", member.identity().cluster_id),
         generation: cluster.map_or(0, |c| c.generation),
@@ -53,20 +51,46 @@ pub(crate) async fn status(node: &Node, member: &Member) -> Result<v1::StatusRep
         serving_boot_id: member.boot().to_string(),
         version: env!("CARGO_PKG_VERSION").to_owned(),
         leader: leader.map(|id| node_ref(&state, id)),
-        has_quorum,
-        quorum_ack_age_ms,
+        has_quorum: has_quorum(member, &view) && !removed,
+        quorum_ack_age_ms: metrics.quorum_ack_age_ms,
         applied_index: metrics.applied_index.unwrap_or(0),
         config_revision: state.config.revision,
-        nodes: state
-            .nodes
-            .values()
-            .map(|n| node_message(member, &state, &view, n, leader))
-            .collect(),
+        nodes,
         groups: state.groups.values().map(|g| group_message(member, &state, &view, g)).collect(),
         services: services(member, &state),
         local: Some(local(node, member, &state, &view)),
-        warnings,
-    })
+        warnings: Vec::new(),
+        voters_heard: u32::try_from(view.voters_heard).unwrap_or(u32::MAX),
+        voters: u32::try_from(voters).unwrap_or(u32::MAX),
+        majority_heard: view.majority_heard && !removed,
+        removed,
+    };
+    reply.warnings = warnings(&reply, &facts(member, &state, &view, &disowned_by));
+    Ok(reply)
+}
+
+/// Whether anything can be decided now, as this node sees it: it leads and a majority acknowledged
+/// it lately, or it hears the leader.
+pub(crate) fn has_quorum(member: &Member, view: &View) -> bool {
+    let metrics = member.raft.metrics();
+    match metrics.leader.map(NodeId) {
+        Some(id) if id == member.id() => {
+            metrics.quorum_ack_age_ms.is_some_and(|age| age < QUORUM_AGE_MAX_MS)
+        }
+        Some(id) => view.peers.iter().any(|p| p.node == id && !p.silent),
+        None => false,
+    }
+}
+
+/// Peers that refuse this node as no member, unless any of the others takes it for one: a peer
+/// whose log is behind is not the cluster. Beacons that it hears on a segment prove nothing: they
+/// are for everybody.
+fn disowned_by(member: &Member, state: &ClusterState) -> Vec<NodeId> {
+    let others = || state.nodes.keys().copied().filter(|id| *id != member.id());
+    if others().any(|id| member.owner.links.connected(id)) {
+        return Vec::new();
+    }
+    others().filter(|id| member.owner.links.status(*id).disowns).collect()
 }
 
 fn node_message(
@@ -404,60 +428,24 @@ fn replication(member: &Member, state: &ClusterState) -> Vec<v1::ReplicationPeer
     shown.collect()
 }
 
-/// What an operator should look at.
-fn warnings(member: &Member, state: &ClusterState, view: &View, has_quorum: bool) -> Vec<String> {
-    let mut warnings = Vec::new();
-    if !has_quorum {
-        warnings.push(
-            "no quorum: configuration and ownership cannot change; forwarding goes on".to_owned(),
-        );
+/// What this node knows beside what it answers.
+fn facts(member: &Member, state: &ClusterState, view: &View, disowned_by: &[NodeId]) -> Facts {
+    let service = |id| state.services.get(&id).map(|s| s.spec.name.clone());
+    let started_with = &member.started_with;
+    let outdated = *started_with != StartSettings::of(state);
+    Facts {
+        disowned_by: disowned_by.iter().map(|id| node_ref(state, *id).name).collect(),
+        panicking: member.health.panicking().into_iter().filter_map(service).collect(),
+        raft_ended: member.raft.metrics().fatal,
+        started_with: outdated.then(|| {
+            let StartSettings { connections_max, beacon } = started_with;
+            format!(
+                "connections_max {connections_max} and beacons of {} ms x {}",
+                beacon.interval_ms, beacon.silent_after
+            )
+        }),
+        pauses: member.pauses.recent(Instant::now(), Pauses::of(&view.counters)),
+        beacon: (started_with.beacon.interval_ms, started_with.beacon.silent_after),
+        troubles: member.plane.troubles().into_iter().collect(),
     }
-    for peer in view.peers.iter().filter(|p| p.silent) {
-        let name = node_ref(state, peer.node).name;
-        warnings.push(format!("node {name} ({}) is silent on every path", peer.node));
-    }
-    for group in state.groups.values() {
-        let name = &group.spec.name;
-        let Some((holder, _)) = role_of(member, group.id) else {
-            warnings.push(format!("group {name} has no holder: its addresses do not answer"));
-            continue;
-        };
-        let complete = state
-            .nodes
-            .keys()
-            .filter(|n| **n != holder)
-            .any(|n| copy(member, state, view, group, *n).state() == v1::CopyState::Complete);
-        if !complete && state.nodes.len() > 1 {
-            warnings.push(format!(
-                "group {name} has no complete copy: if its holder dies now, sessions break"
-            ));
-        }
-    }
-    for id in member.health.panicking() {
-        if let Some(service) = state.services.get(&id) {
-            warnings.push(format!(
-                "service {}: every server fails its check; the last good ones are used",
-                service.spec.name
-            ));
-        }
-    }
-    if let Some(fatal) = member.raft.metrics().fatal {
-        warnings.push(format!("the Raft role of this node has stopped: {fatal}"));
-    }
-    if member.started_with != StartSettings::of(state) {
-        let StartSettings { connections_max, beacon } = &member.started_with;
-        warnings.push(format!(
-            "this daemon runs with connections_max {connections_max} and beacons of {} ms x {}: \
-             restart it to take over the new settings",
-            beacon.interval_ms, beacon.silent_after
-        ));
-    }
-    for (what, why) in member.plane.troubles() {
-        warnings.push(format!("{what}: {why}"));
-    }
-    // A Holder role without a peer hearing it would show here as silent peers.
-    if view.groups.iter().any(|g| g.role == Role::Holder) && !view.majority_heard {
-        warnings.push("this node holds groups and hears no majority of the voters".to_owned());
-    }
-    warnings
 }

@@ -13,7 +13,8 @@ use std::{
     time::Duration,
 };
 
-use common::{Lab, phase};
+use common::{Lab, phase, until};
+use rustix::process::Signal;
 use serde_json::Value;
 use steadfast_lab::{
     cluster::api,
@@ -47,6 +48,7 @@ async fn an_operator_sees() {
     json_is_json(&mut lab).await;
     mutual_tls_decides_who_may_call(&lab);
     health_and_reflection_answer(&lab).await;
+    status_says_what_is_wrong_and_what_to_do(&mut lab).await;
     phase("done");
 }
 
@@ -127,7 +129,7 @@ async fn revisions_and_differences(lab: &mut Lab) {
     let other = text.replacen("scheduler: rr", "scheduler: mh", 1);
     let file = write(lab, "other.yaml", &other);
     let said = lab.ctl(3, &["apply", "-f", &file, "--dry-run"]).good();
-    assert!(said.contains("~ service echo-tcp") && said.contains("rr") && said.contains("mh"));
+    assert!(said.contains("~ service echo-tcp: scheduler rr -> mh\n"), "{said}");
     assert!(said.contains("nothing was committed"), "{said}");
     let nothing_changed = |what: &str| {
         for n in NODES {
@@ -149,6 +151,86 @@ async fn revisions_and_differences(lab: &mut Lab) {
         assert_eq!(old, text, "n{n} has forgotten revision {revision}");
     }
     lab.ctl(1, &["get", "config", "--revision", "99"]).bad(1, &["99"]);
+}
+
+// ---- What is wrong ----
+
+/// A fault is noticed by then.
+const SOON: Duration = Duration::from_secs(10);
+
+/// What node `n` warns of: severity, text, remedy.
+fn warnings(lab: &Lab, n: u8) -> Vec<(String, String, String)> {
+    let status = lab.status_json(n);
+    let text = |value: &Value| value.as_str().unwrap().to_owned();
+    let warnings = status["warnings"].as_array().unwrap().iter();
+    warnings.map(|w| (text(&w["severity"]), text(&w["what"]), text(&w["fix"]))).collect()
+}
+
+#[track_caller]
+fn wait_warning(lab: &Lab, n: u8, severity: &str, what: &str) {
+    until(&format!("n{n} warns of `{what}`"), SOON, || {
+        let all = warnings(lab, n);
+        let found = all.iter().any(|w| w.0 == severity && w.1.contains(what) && !w.2.is_empty());
+        if found { Ok(()) } else { Err(format!("{all:?}")) }
+    });
+}
+
+async fn kill(lab: &mut Lab, n: u8) {
+    lab.cluster.signal(n, Signal::KILL).unwrap();
+    lab.cluster.reap(n, SOON).await.unwrap();
+}
+
+async fn status_says_what_is_wrong_and_what_to_do(lab: &mut Lab) {
+    let (holder, _) = lab.holder().unwrap();
+    let others: Vec<u8> = NODES.into_iter().filter(|n| *n != holder).collect();
+    let (dead, other) = (others[0], others[1]);
+    let log_before = |lab: &Lab, n| lab.log(Host::Node(n)).len();
+
+    phase("a node that is down is told of once");
+    kill(lab, dead).await;
+    wait_warning(lab, holder, "bad", &format!("node n{dead}: DOWN"));
+    until("there is a leader", SOON, || {
+        if lab.status(holder).has_quorum { Ok(()) } else { Err("no quorum".to_owned()) }
+    });
+    let about: Vec<_> = warnings(lab, holder)
+        .into_iter()
+        .filter(|w| w.1.starts_with(&format!("node n{dead}")))
+        .collect();
+    assert_eq!(about.len(), 1, "{about:?}");
+    let seen: Vec<usize> = [holder, other].map(|n| log_before(lab, n)).to_vec();
+    tokio::time::sleep(Duration::from_secs(5)).await;
+    for (n, before) in [holder, other].into_iter().zip(seen) {
+        let log = lab.log(Host::Node(n));
+        let new = log[before..].lines().count();
+        assert!(new < 20, "n{n} logs {new} lines in 5 s while a node is down: {}", &log[before..]);
+        let lost = log.lines().filter(|l| l.contains("control down")).count();
+        assert!(lost > 0, "n{n} does not log that it lost n{dead}");
+    }
+
+    phase("who is needed stays; what is left is judged");
+    let needed = format!("n{other}");
+    lab.ctl(holder, &["node", "remove", &needed]).bad(1, &["nothing could be decided"]);
+    lab.ctl(holder, &["node", "remove", &format!("n{dead}")]).good();
+    wait_warning(lab, holder, "warn", "two voters");
+    let screen = lab.ctl(holder, &["status"]).good();
+    assert!(screen.contains("!  two voters") && screen.contains("   -> "), "{screen}");
+
+    phase("a removed node knows that it is one");
+    lab.cluster.start_node(dead).await.unwrap();
+    wait_warning(lab, dead, "bad", "THIS NODE WAS REMOVED");
+    let screen = lab.ctl(dead, &["status"]).good();
+    for claim in ["NO HOLDER", "NO QUORUM", "Quorum NONE", "election"] {
+        assert!(!screen.contains(claim), "it claims `{claim}`: {screen}");
+    }
+    assert_eq!(lab.status_json(dead)["removed"], true);
+    assert_eq!(lab.status_json(holder)["removed"], false);
+
+    phase("no move without a quorum");
+    kill(lab, other).await;
+    wait_warning(lab, holder, "bad", "NO QUORUM: 1 of 2 voters heard");
+    let started = std::time::Instant::now();
+    lab.ctl(holder, &["vip", "move", "web", "--to", &needed]).bad(3, &["no quorum"]);
+    assert!(started.elapsed() < Duration::from_secs(4), "it took {:?}", started.elapsed());
 }
 
 // ---- JSON ----

@@ -19,7 +19,8 @@ pub const JOIN_ADDRESSES_MAX: usize = 8;
 
 /// Written `sf1.` and base64url (RFC 4648 section 5, no padding) of: secret (16 bytes), the
 /// authority's fingerprint (32), number of addresses (1), then each address as family (4 or 6),
-/// address (4 or 16) and port (2), integers big-endian.
+/// address (4 or 16) and port (2), integers big-endian; at the end the first 4 bytes of the SHA-256
+/// of all that, so that a token with a wrong character is not taken for another one.
 ///
 /// The secret lets one node in; the fingerprint tells the node whom it may trust. The token is
 /// shown once and stands nowhere: the cluster keeps [`token_hash`] of the secret.
@@ -89,6 +90,7 @@ impl Token {
             }
             bytes.extend(addr.port().to_be_bytes());
         }
+        bytes.extend(checksum(&bytes));
         Ok(format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes)))
     }
 
@@ -113,7 +115,11 @@ impl FromStr for Token {
         };
         let bytes =
             URL_SAFE_NO_PAD.decode(body).map_err(|_| TokenError::Damaged("not base64url"))?;
-        let mut input = Input(&bytes);
+        let (body, sum) = bytes.split_last_chunk().ok_or(TokenError::Damaged("too short"))?;
+        if *sum != checksum(body) {
+            return Err(TokenError::Damaged("a character is wrong or missing"));
+        }
+        let mut input = Input(body);
         let token =
             Self { secret: input.take()?, ca: Fingerprint(input.take()?), api: input.addresses()? };
         if input.0.is_empty() { Ok(token) } else { Err(TokenError::Damaged("too long")) }
@@ -137,6 +143,13 @@ pub fn token_hash(secret: &[u8; 16]) -> String {
     context.update(secret);
     context.finish().as_ref().iter().map(|byte| format!("{byte:02x}")).collect()
 }
+
+fn checksum(bytes: &[u8]) -> [u8; CHECKSUM_BYTES] {
+    let digest = digest::digest(&digest::SHA256, bytes);
+    std::array::from_fn(|i| digest.as_ref()[i])
+}
+
+const CHECKSUM_BYTES: usize = 4;
 
 struct Input<'a>(&'a [u8]);
 
@@ -205,6 +218,15 @@ mod tests {
         }
 
         #[test]
+        fn a_token_with_a_wrong_character_is_refused(token in token(), at in any::<prop::sample::Index>(), to in "[A-Za-z0-9_-]") {
+            let text = token.encode().unwrap();
+            let at = PREFIX.len() + at.index(text.len() - PREFIX.len());
+            let mut wrong = text.clone();
+            wrong.replace_range(at..=at, &to);
+            prop_assert_eq!(wrong.parse::<Token>().is_ok(), wrong == text);
+        }
+
+        #[test]
         fn any_text_is_survived(text in "\\PC*") {
             prop_assert!(text.parse::<Token>().is_err());
         }
@@ -232,6 +254,7 @@ mod tests {
         let body = |tail: &[u8]| {
             let mut bytes = vec![7; 48];
             bytes.extend(tail);
+            bytes.extend(checksum(&bytes));
             format!("{PREFIX}{}", URL_SAFE_NO_PAD.encode(bytes))
         };
         assert_eq!(error(&body(&[])), TokenError::Damaged("too short"));

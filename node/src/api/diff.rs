@@ -1,0 +1,244 @@
+//! What changes from one document to another, for a person before `apply`.
+//!
+//! Guarantees: every key whose value differs is named, as the document spells it, with both
+//! values; defaults count as written. Works on the serialised form, so a new key of the document
+//! is compared without a line here.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use serde_json::Value;
+use steadfast_model::document::Document;
+
+/// Settings that a running daemon does not change.
+const AT_RESTART: [&str; 2] = ["connections_max", "beacon"];
+
+/// Kinds of things with a name, and the keys under which they stand.
+const KINDS: [(&str, &str); 3] =
+    [("segment", "segments"), ("group", "groups"), ("service", "services")];
+
+/// One line for each thing that comes or goes and each value that changes.
+pub(super) fn diff(before: &Document, after: &Document) -> Vec<String> {
+    let (before, after) = (value(before), value(after));
+    let mut lines = Vec::new();
+    for (kind, key) in KINDS {
+        compare(&mut lines, kind, &named(&before[key]), &named(&after[key]));
+    }
+    compare(&mut lines, "server", &servers(&before), &servers(&after));
+    for (path, old, new) in changes(&before["settings"], &after["settings"]) {
+        let first = path.split('.').next().unwrap_or_default();
+        let note = if AT_RESTART.contains(&first) {
+            " (takes effect at the next restart of each clusterd)"
+        } else {
+            ""
+        };
+        lines.push(format!("~ settings: {path} {old} -> {new}{note}"));
+    }
+    lines
+}
+
+fn value(document: &Document) -> Value {
+    // A document holds nothing that JSON cannot: it came from YAML with text keys.
+    serde_json::to_value(document).unwrap_or_default()
+}
+
+/// A list of things by their names, without name and servers.
+fn named(list: &Value) -> BTreeMap<String, Value> {
+    let things = list.as_array().into_iter().flatten().map(|thing| {
+        let mut thing = thing.clone();
+        let mut name = String::new();
+        if let Some(fields) = thing.as_object_mut() {
+            fields.remove("servers");
+            name = fields.remove("name").map(|name| text(&name)).unwrap_or_default();
+        }
+        (name, thing)
+    });
+    things.collect()
+}
+
+/// Every real server, by service, address and port.
+fn servers(document: &Value) -> BTreeMap<String, Value> {
+    let services = document["services"].as_array().into_iter().flatten();
+    let servers = services.flat_map(|service| {
+        let of = text(&service["name"]);
+        service["servers"].as_array().into_iter().flatten().map(move |server| {
+            let mut server = server.clone();
+            let place = format!("{of} {}:{}", text(&server["address"]), text(&server["port"]));
+            if let Some(fields) = server.as_object_mut() {
+                fields.remove("address");
+                fields.remove("port");
+            }
+            (place, server)
+        })
+    });
+    servers.collect()
+}
+
+fn compare(
+    lines: &mut Vec<String>,
+    kind: &str,
+    before: &BTreeMap<String, Value>,
+    after: &BTreeMap<String, Value>,
+) {
+    for (name, old) in before.iter().filter(|(name, _)| !after.contains_key(*name)) {
+        lines.push(format!("- {kind} {name}: {}", summary(old)));
+    }
+    for (name, new) in after {
+        let Some(old) = before.get(name) else {
+            lines.push(format!("+ {kind} {name}: {}", summary(new)));
+            continue;
+        };
+        for (path, old, new) in changes(old, new) {
+            lines.push(format!("~ {kind} {name}: {path} {old} -> {new}"));
+        }
+    }
+}
+
+/// Path, old and new text of each value that differs.
+fn changes(old: &Value, new: &Value) -> Vec<(String, String, String)> {
+    let mut found = Vec::new();
+    descend("", old, new, &mut found);
+    found
+}
+
+fn descend(path: &str, old: &Value, new: &Value, found: &mut Vec<(String, String, String)>) {
+    let (Some(old_fields), Some(new_fields)) = (old.as_object(), new.as_object()) else {
+        if old != new {
+            found.push((path.to_owned(), text(old), text(new)));
+        }
+        return;
+    };
+    let keys: BTreeSet<&String> = old_fields.keys().chain(new_fields.keys()).collect();
+    for key in keys {
+        let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+        descend(&path, &old[key.as_str()], &new[key.as_str()], found);
+    }
+}
+
+/// The plain fields of a thing; what is nested has its defaults mostly.
+fn summary(thing: &Value) -> String {
+    let fields = thing.as_object().into_iter().flatten().filter(|(_, value)| !value.is_object());
+    let fields: Vec<String> = fields.map(|(key, value)| format!("{key} {}", text(value))).collect();
+    fields.join(", ")
+}
+
+/// A value as the document would have it in one line.
+fn text(value: &Value) -> String {
+    match value {
+        Value::Null => "none".to_owned(),
+        Value::String(text) => text.clone(),
+        Value::Array(items) => {
+            format!("[{}]", items.iter().map(text).collect::<Vec<_>>().join(", "))
+        }
+        Value::Object(fields) => {
+            let fields = fields.iter().map(|(key, value)| format!("{key}: {}", text(value)));
+            format!("{{{}}}", fields.collect::<Vec<_>>().join(", "))
+        }
+        Value::Bool(_) | Value::Number(_) => value.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const TEXT: &str = "
+apiVersion: steadfast/v1
+segments: [{name: front, prefix: 198.18.0.0/24}]
+groups: [{name: web, addresses: [198.18.0.100]}]
+services:
+  - {name: echo, group: web, address: 198.18.0.100, port: 7, scheduler: rr,
+     servers: [{address: 198.18.0.11, port: 7}, {address: 198.18.0.12, port: 7}]}
+";
+
+    /// The difference that replacing text in the document makes.
+    fn changed(from: &str, to: &str) -> Vec<String> {
+        assert!(TEXT.contains(from), "{from}");
+        diff(&Document::parse(TEXT).unwrap(), &Document::parse(&TEXT.replace(from, to)).unwrap())
+    }
+
+    #[test]
+    fn each_value_that_changes_is_named_with_old_and_new() {
+        assert_eq!(changed("port: 7", "port: 7"), Vec::<String>::new());
+        let cases: [(&str, &str, &[&str]); 6] = [
+            ("scheduler: rr", "scheduler: mh", &["~ service echo: scheduler rr -> mh"]),
+            (
+                "scheduler: rr,",
+                "scheduler: rr, timeouts: {udp_s: 9}, sync: {period: 10, on_established: false},",
+                &[
+                    "~ service echo: sync.on_established true -> false",
+                    "~ service echo: sync.period 50 -> 10",
+                    "~ service echo: timeouts.udp_s 300 -> 9",
+                ],
+            ),
+            (
+                "scheduler: rr,",
+                "scheduler: rr, check: {interval_ms: 500},",
+                &["~ service echo: check none -> \
+                   {fall: 3, interval_ms: 500, rise: 1, timeout_ms: 1000, type: tcp}"],
+            ),
+            (
+                "[198.18.0.100]",
+                "[198.18.0.100, 198.18.0.101]",
+                &["~ group web: addresses [198.18.0.100] -> [198.18.0.100, 198.18.0.101]"],
+            ),
+            (
+                "{address: 198.18.0.11, port: 7}, {address: 198.18.0.12, port: 7}",
+                "{address: 198.18.0.12, port: 7, weight: 0}",
+                &[
+                    "- server echo 198.18.0.11:7: weight 1",
+                    "~ server echo 198.18.0.12:7: weight 1 -> 0",
+                ],
+            ),
+            (
+                "198.18.0.0/24",
+                "198.18.0.0/25",
+                &["~ segment front: prefix 198.18.0.0/24 -> 198.18.0.0/25"],
+            ),
+        ];
+        for (from, to, lines) in cases {
+            assert_eq!(changed(from, to), lines);
+        }
+    }
+
+    #[test]
+    fn a_check_that_changes_shows_only_what_changes() {
+        let with = |check: &str| {
+            let text = TEXT.replace("scheduler: rr,", &format!("scheduler: rr, check: {check},"));
+            Document::parse(&text).unwrap()
+        };
+        let lines = diff(&with("{interval_ms: 1000}"), &with("{interval_ms: 2000, port: 8}"));
+        assert_eq!(
+            lines,
+            [
+                "~ service echo: check.interval_ms 1000 -> 2000",
+                "~ service echo: check.port none -> 8",
+            ]
+        );
+    }
+
+    #[test]
+    fn settings_that_wait_for_a_restart_say_so() {
+        let lines = changed(
+            "services:",
+            "settings: {connections_max: 1024, unserved: drop, beacon: {interval_ms: 50}}\nservices:",
+        );
+        let wait = "(takes effect at the next restart of each clusterd)";
+        assert_eq!(
+            lines,
+            [
+                format!("~ settings: beacon.interval_ms 25 -> 50 {wait}"),
+                format!("~ settings: connections_max 262144 -> 1024 {wait}"),
+                "~ settings: unserved reject -> drop".to_owned(),
+            ]
+        );
+    }
+
+    #[test]
+    fn all_of_a_first_document_is_new() {
+        let lines = diff(&Document::empty(), &Document::parse(TEXT).unwrap());
+        assert_eq!(lines.len(), 5, "{lines:?}");
+        assert!(lines.iter().all(|line| line.starts_with("+ ")), "{lines:?}");
+        assert_eq!(lines[0], "+ segment front: prefix 198.18.0.0/24");
+        assert!(lines[2].contains("address 198.18.0.100"), "{lines:?}");
+    }
+}
