@@ -91,6 +91,27 @@ pub(super) fn pin_dir(
     instance: &str,
     interface: &str,
 ) -> Result<PathBuf, SteeringError> {
+    Ok(instance_dir(bpffs, instance)?.join(interface.replace('.', ":")))
+}
+
+/// The interfaces that [`pin_dir`] has a folder for.
+pub(super) fn interfaces(bpffs: &Path, instance: &str) -> Result<Vec<String>, SteeringError> {
+    let dir = instance_dir(bpffs, instance)?;
+    let name = |entry: io::Result<fs::DirEntry>| {
+        entry.map(|entry| entry.file_name().to_string_lossy().replace(':', "."))
+    };
+    let names = match fs::read_dir(&dir) {
+        Ok(entries) => entries.map(name).collect::<io::Result<Vec<_>>>(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    let mut names = names.map_err(|source| SteeringError::Pins { path: dir, source })?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The folder of all pins of an instance.
+fn instance_dir(bpffs: &Path, instance: &str) -> Result<PathBuf, SteeringError> {
     let plain = |name: &str| {
         !name.is_empty()
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
@@ -98,7 +119,7 @@ pub(super) fn pin_dir(
     if !plain(instance) {
         return Err(SteeringError::InstanceName { name: instance.to_owned() });
     }
-    Ok(bpffs.join(instance).join(interface.replace('.', ":")))
+    Ok(bpffs.join(instance))
 }
 
 /// Removes pins and folder; missing ones are fine.
