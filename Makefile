@@ -21,8 +21,11 @@ BIN := $(abspath $(or $(CARGO_TARGET_DIR),target))/debug
 LAB := $(AS_ROOT) $(BIN)/lab
 SEED_ARG := $(if $(SEED),--seed $(SEED))
 
-# Crates whose tests make namespaces of their own; the others need no rights.
-ROOT_TESTS := --test '*'
+# Cargo builds as whoever calls it, whose toolchain and target folder they are; the test binaries
+# alone run as root. What goes with them through sudo are these variables.
+TEST_ENV = $(foreach name,SEED STEADFAST_SEED RUST_BACKTRACE,$(if $($(name)),$(name)=$($(name))))
+HOST = $(shell rustc -vV | sed -n 's/^host: //p' | tr 'a-z-' 'A-Z_')
+TESTS_AS_ROOT = $(if $(AS_ROOT),env CARGO_TARGET_$(HOST)_RUNNER='$(AS_ROOT) env $(TEST_ENV)')
 
 .PHONY: help
 help: ## Lists the targets
@@ -72,7 +75,7 @@ check: ## Format, lints, unit tests
 .PHONY: test
 test: setup check build ## Everything CI runs
 	$(CARGO) test --locked --workspace --doc
-	$(AS_ROOT) env "PATH=$$PATH" $(CARGO) test --locked --workspace $(ROOT_TESTS)
+	$(TESTS_AS_ROOT) $(CARGO) test --locked --workspace --test '*'
 	@$(LAB) suite --sessions $(SESSIONS) $(SEED_ARG)
 
 .PHONY: test-full

@@ -16,6 +16,7 @@ use crate::{
     identity::DataFolder,
     join,
     kernel::{self, KernelView, Prober},
+    listeners::Listeners,
     local_file::LocalFile,
     member::Member,
 };
@@ -69,7 +70,8 @@ pub(crate) async fn run(local: LocalFile) -> anyhow::Result<()> {
         member: ArcSwapOption::empty(),
     });
     if let Some((identity, keys)) = node.data.load()? {
-        Member::start(&node, identity, keys, join::Start::Again).await?;
+        let listeners = Listeners::open(&node.local.listen).await?;
+        Member::start(&node, identity, keys, join::Start::Again, listeners).await?.publish();
     } else {
         info!("this node belongs to no cluster: `clusterctl init` or `clusterctl join TOKEN`");
     }

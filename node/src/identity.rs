@@ -128,6 +128,31 @@ impl DataFolder {
         }
     }
 
+    /// Writes the private key, which shows that the folder can be written.
+    ///
+    /// # Errors
+    /// Names the file that could not be written.
+    pub(crate) fn save_key(&self, key: &str) -> anyhow::Result<()> {
+        self.write(KEY_FILE, key.as_bytes())
+    }
+
+    /// Removes who this node would have become, the identity first: nothing comes back.
+    ///
+    /// # Errors
+    /// Names the file that could not be removed.
+    pub(crate) fn forget(&self) -> anyhow::Result<()> {
+        for name in [IDENTITY_FILE, KEY_FILE, CERT_FILE, CA_FILE] {
+            let path = self.path.join(name);
+            match fs::remove_file(&path) {
+                Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+                    return Err(error).with_context(|| format!("cannot remove {}", path.display()));
+                }
+                _ => {}
+            }
+        }
+        self.prepare()
+    }
+
     /// Writes who this node is; the Raft log must exist by then.
     ///
     /// # Errors

@@ -14,12 +14,14 @@ use tonic::{
     Status,
     transport::{Certificate, ClientTlsConfig, Endpoint},
 };
+use tracing::warn;
 
 use crate::{
     api::error::{local_failure, refuse},
     daemon::Node,
     identity::{FirstPeer, Identity, Keys},
-    member::Member,
+    listeners::Listeners,
+    member::{Member, Started},
 };
 
 /// How a member comes to be running.
@@ -49,7 +51,7 @@ pub(crate) fn random_u64() -> anyhow::Result<u64> {
     Ok(u64::from_le_bytes(bytes))
 }
 
-/// Makes a cluster of this node.
+/// Makes a cluster of this node. The caller publishes it, or abandons it.
 ///
 /// # Errors
 /// What could not be made; the node is then nobody still.
@@ -57,7 +59,8 @@ pub(crate) async fn init(
     node: &Arc<Node>,
     cluster_name: &str,
     node_name: &str,
-) -> anyhow::Result<Arc<Member>> {
+) -> anyhow::Result<Started> {
+    let listeners = Listeners::open(&node.local.listen).await?;
     let ca = Ca::generate(cluster_name)?;
     let id = NodeId(1);
     let request = pki::JoinRequest::generate()?;
@@ -87,51 +90,51 @@ pub(crate) async fn init(
         },
     };
     node.data.prepare()?;
-    let member = Member::start(node, identity, keys, Start::New).await?;
+    let started = Member::start(node, identity, keys, Start::New, listeners).await?;
+    match first_entry(&started.member, initialise).await {
+        Ok(()) => Ok(started),
+        Err(error) => {
+            started.abandon().await;
+            Err(error)
+        }
+    }
+}
+
+async fn first_entry(member: &Member, initialise: Initialise) -> anyhow::Result<()> {
     match member.propose(Command::Initialise(Box::new(initialise))).await? {
-        Response::Admitted(given) if given == id => {}
+        Response::Admitted(given) if given == member.id() => {}
         Response::Rejected(Rejection::AlreadyInitialised) => {}
         other => anyhow::bail!("the first entry of the log was answered with {other:?}"),
     }
-    member.save_identity()?;
-    Ok(member)
+    member.save_identity()
 }
 
-/// Joins the cluster of the token.
+/// Joins the cluster of the token. What can fail on this node is tried before the token is spent.
 ///
 /// # Errors
 /// A status that says which member was asked and what it said.
 pub(crate) async fn join(node: &Arc<Node>, token: &Token) -> Result<Arc<Member>, Status> {
-    let request = pki::JoinRequest::generate().map_err(|e| local_failure(&e.into()))?;
-    let (reply, asked) = admission(node, token, &request).await?;
-    let start = || -> anyhow::Result<(Identity, Keys)> {
-        let peers = reply.members.iter().filter(|m| m.id != reply.node_id).map(|m| {
-            let addresses = m.addresses.clone().unwrap_or_default();
-            Ok(FirstPeer {
-                node: NodeId(m.id),
-                control: addresses.control.parse().context("control address of a member")?,
-                replication: addresses.replication.parse().context("address of a member")?,
-            })
-        });
-        let keys = Keys {
-            cert: reply.cert_pem.clone(),
-            key: request.key_pem().to_owned(),
-            ca: reply.ca_pem.clone(),
-        };
-        let identity = Identity {
-            node: NodeId(reply.node_id),
-            name: node.local.instance.clone(),
-            cluster_id: u64::from_str_radix(&reply.cluster_id, 16).context("cluster id")?,
-            cluster_name: reply.cluster_name.clone(),
-            first_peers: peers.collect::<anyhow::Result<_>>()?,
-        };
-        node.data.prepare()?;
-        Ok((identity, keys))
+    let here = |e: anyhow::Error| local_failure(&e);
+    let listeners = Listeners::open(&node.local.listen).await.map_err(here)?;
+    let request = pki::JoinRequest::generate().map_err(|e| here(e.into()))?;
+    node.data.prepare().and_then(|()| node.data.save_key(request.key_pem())).map_err(here)?;
+    let (reply, asked) = match admission(node, token, &request).await {
+        Ok(admitted) => admitted,
+        Err(status) => {
+            if let Err(error) = node.data.forget() {
+                warn!("{error:#}");
+            }
+            return Err(status);
+        }
     };
-    let what = |e: anyhow::Error| local_failure(&e.context(format!("admitted by {asked}, but")));
-    let (identity, keys) = start().map_err(what)?;
-    let member = Member::start(node, identity, keys, Start::Joined).await.map_err(what)?;
-    member.save_identity().map_err(what)?;
+    let member = enter(node, &reply, &request, listeners).await.map_err(|error| {
+        let why = format!("{asked} admitted this node as {}, but {error:#}", reply.node_id);
+        let fix = format!(
+            "once that is solved: `clusterctl node remove {}` there, and join with a new token",
+            reply.node_id
+        );
+        refuse(Reason::LocalFailure, why, fix)
+    })?;
     let caught_up = tokio::time::timeout(CATCH_UP_TIMEOUT, member.applied_own_admission()).await;
     if caught_up.is_err() {
         return Err(refuse(
@@ -145,6 +148,43 @@ pub(crate) async fn join(node: &Arc<Node>, token: &Token) -> Result<Arc<Member>,
         ));
     }
     Ok(member)
+}
+
+/// Starts as the node that was admitted; when that fails this node is nobody still.
+async fn enter(
+    node: &Arc<Node>,
+    reply: &AdmitReply,
+    request: &pki::JoinRequest,
+    listeners: Listeners,
+) -> anyhow::Result<Arc<Member>> {
+    let peers = reply.members.iter().filter(|m| m.id != reply.node_id).map(|m| {
+        let addresses = m.addresses.clone().unwrap_or_default();
+        Ok(FirstPeer {
+            node: NodeId(m.id),
+            control: addresses.control.parse().context("control address of a member")?,
+            replication: addresses.replication.parse().context("address of a member")?,
+        })
+    });
+    let keys = Keys {
+        cert: reply.cert_pem.clone(),
+        key: request.key_pem().to_owned(),
+        ca: reply.ca_pem.clone(),
+    };
+    let identity = Identity {
+        node: NodeId(reply.node_id),
+        name: node.local.instance.clone(),
+        cluster_id: u64::from_str_radix(&reply.cluster_id, 16).context("cluster id")?,
+        cluster_name: reply.cluster_name.clone(),
+        first_peers: peers.collect::<anyhow::Result<_>>()?,
+    };
+    let started = Member::start(node, identity, keys, Start::Joined, listeners).await?;
+    match started.member.save_identity() {
+        Ok(()) => Ok(started.publish()),
+        Err(error) => {
+            started.abandon().await;
+            Err(error)
+        }
+    }
 }
 
 /// Asks the members of the token one after the other.

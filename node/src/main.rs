@@ -10,6 +10,7 @@ mod health;
 mod identity;
 mod join;
 mod kernel;
+mod listeners;
 mod local_file;
 mod member;
 mod owner;

@@ -1,37 +1,37 @@
 //! This node as a member of its cluster: every part that needs an identity, wired together.
 
 mod follow;
+mod start;
 mod transport;
 
 use std::{
-    collections::BTreeSet,
-    sync::{Arc, OnceLock},
+    sync::{Arc, Mutex, PoisonError},
     time::{Duration, Instant},
 };
 
-use anyhow::Context;
 use steadfast_consensus as raft;
 use steadfast_model::{
     BootId, ClusterState, Command, GroupId, NodeId, Response, document::BeaconSpec,
 };
 use steadfast_ownership::Settings;
-use steadfast_peer::{EndpointConfig, Membership, Purpose, pki};
-use steadfast_replication::{Copies, DirtySet, Local, ReplicationHook};
-use tokio::sync::{mpsc, watch};
+use steadfast_peer::Membership;
+use tokio::{
+    sync::{mpsc, watch},
+    task::{AbortHandle, JoinHandle},
+};
 use tracing::{info, warn};
 
-pub(crate) use self::transport::CALL_VIEW;
-use self::transport::{CALL_MOVE, Calls, QuicTransport};
+use self::transport::CALL_MOVE;
+pub(crate) use self::{start::Started, transport::CALL_VIEW};
 use crate::{
     api,
     daemon::Node,
     health::Health,
     identity::{Identity, Keys},
-    join::Start,
-    owner::{self, Owner, OwnerConfig, Roles},
-    plane::{DataPlane, Pins},
+    owner::{self, Owner, Roles},
+    plane::DataPlane,
     propose::{ProposeError, Proposer},
-    replicate::{Parts, Replicator},
+    replicate::Replicator,
     replicated::Replicated,
     steward,
 };
@@ -65,117 +65,36 @@ pub(crate) struct Member {
     membership: Membership,
     key: watch::Sender<Option<Vec<u8>>>,
     macs_changed: Arc<tokio::sync::Notify>,
+    tasks: Mutex<Vec<AbortHandle>>,
 }
 
 impl Member {
-    /// Starts every part.
-    ///
-    /// # Errors
-    /// What could not be opened, and what to do.
-    pub(crate) async fn start(
-        node: &Arc<Node>,
-        identity: Identity,
-        keys: Keys,
-        start: Start,
-    ) -> anyhow::Result<Arc<Self>> {
-        let shown = pki::Identity::from_pem(&keys.cert, &keys.key, &keys.ca)?;
-        shown.check()?;
-        let peers = identity.first_peers.iter().map(|p| p.node);
-        let membership = Membership::new(peers.chain([identity.node]).collect::<BTreeSet<_>>());
-        let (raft, transport) = open_raft(node, &identity, start).await?;
-        let state = raft.state();
-        let started_with = StartSettings::of(&state.0);
-        let (plane, hook_parts) = start_plane(node, &state.0)?;
-        let HookParts { dirty, copies } = hook_parts;
-        let beacon_ms = u64::from(started_with.beacon.interval_ms);
-        plane.set_beacon(Duration::from_millis(beacon_ms));
-        let roles = Arc::new(Roles::new());
-        let health = Health::start(identity.node, node.boot);
-        let (requests, request_queue) = mpsc::channel(REQUESTS_MAX);
-        let beacon_key = state.0.cluster.as_ref().map(|c| c.beacon_key.clone());
-        let (key, key_receiver) = watch::channel(beacon_key);
-        let macs_changed = Arc::new(tokio::sync::Notify::new());
-        let calls = Arc::new(Calls::new(Arc::clone(&raft), Arc::clone(&health)));
-        let listen = &node.local.listen;
-        let endpoint = |purpose, listen| {
-            EndpointConfig::new(purpose, listen, shown.clone(), membership.clone())
-        };
-        let owner = Owner::start(OwnerConfig {
-            node: identity.node,
-            boot: node.boot,
-            cluster: identity.cluster_id,
-            settings: settings(&state.0),
-            endpoint: endpoint(Purpose::Control, listen.control),
-            handler: calls.handler(),
-            plane: Arc::clone(&plane),
-            copies: Arc::clone(&copies),
-            key: key_receiver,
-            requests,
-            roles: Arc::clone(&roles),
-            macs_changed: Arc::clone(&macs_changed),
-        })
-        .await?;
-        transport.connect(owner.links.clone());
-        let local = Local { cluster: identity.cluster_id, node: identity.node, boot: node.boot };
-        let parts = Parts {
-            local,
-            shared: Arc::clone(&plane.shared),
-            dirty,
-            copies,
-            roles: Arc::clone(&roles),
-        };
-        let replicator =
-            Replicator::start(parts, endpoint(Purpose::Replication, listen.replication))?;
-        let proposer = Proposer::new(
-            identity.node,
-            Arc::clone(&raft),
-            owner.links.clone(),
-            owner.news.clone(),
-        );
-        let member = Arc::new(Self {
-            node: Arc::clone(node),
-            identity,
-            keys,
-            raft,
-            proposer,
-            owner,
-            plane,
-            replicator,
-            roles,
-            health,
-            started_with,
-            pauses: api::pauses::History::default(),
-            membership,
-            key,
-            macs_changed,
-        });
-        calls.connect(&member);
-        member.spawn_tasks(request_queue);
-        if start == Start::New {
-            member.raft.bootstrap(&member.identity.name).await.context("the first vote")?;
-        }
-        node.set_member(&member);
-        api::serve_tls(Arc::clone(node), shown.pem()).await?;
-        info!(id = %member.identity.node, cluster = member.identity.cluster_name, "member");
-        Ok(member)
-    }
-
     fn spawn_tasks(self: &Arc<Self>, mut requests: mpsc::Receiver<owner::Request>) {
-        tokio::spawn(follow::follow(Arc::clone(self)));
-        tokio::spawn(steward::run(Arc::clone(self)));
-        tokio::spawn(api::pauses::sample(Arc::clone(self)));
-        tokio::spawn(Arc::clone(&self.health).report(self.owner.links.clone()));
         let plane = Arc::clone(&self.plane);
-        tokio::spawn(async move { plane.expire().await });
         let member = Arc::clone(self);
-        tokio::spawn(async move {
+        let carry_out = async move {
             while let Some(request) = requests.recv().await {
                 let member = Arc::clone(&member);
                 // Each by itself: one that waits for a quorum must not hold up the others. The
                 // core proposes a group again only after this has failed or taken effect.
                 tokio::spawn(async move { member.carry_out(request).await });
             }
-        });
+        };
+        let tasks = [
+            tokio::spawn(follow::follow(Arc::clone(self))),
+            tokio::spawn(steward::run(Arc::clone(self))),
+            tokio::spawn(api::pauses::sample(Arc::clone(self))),
+            tokio::spawn(Arc::clone(&self.health).report(self.owner.links.clone())),
+            tokio::spawn(async move { plane.expire().await }),
+            tokio::spawn(carry_out),
+        ];
+        let mut handles = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        handles.extend(tasks.iter().map(JoinHandle::abort_handle));
+    }
+
+    fn abort_tasks(&self) {
+        let mut tasks = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);
+        tasks.drain(..).for_each(|task| task.abort());
     }
 
     async fn carry_out(&self, request: owner::Request) {
@@ -240,11 +159,9 @@ impl Member {
         self.proposer.commit(command).await
     }
 
-    /// The applied state.
-    pub(crate) fn state(&self) -> Arc<ClusterState> {
-        // A clone of the inner part would copy it all.
-        let replicated = self.raft.state();
-        Arc::new(replicated.0.clone())
+    /// The applied state, as it is now.
+    pub(crate) fn state(&self) -> Arc<Replicated> {
+        self.raft.state()
     }
 
     /// This node.
@@ -305,53 +222,15 @@ impl Member {
                 (seen, quiet_since) = (now, Instant::now());
             }
         }
+        self.end_parts().await;
+    }
+
+    async fn end_parts(&self) {
         self.raft.shutdown().await;
         self.replicator.close().await;
         self.owner.links.close().await;
-        let plane = Arc::clone(&self.plane);
-        // Joining threads blocks.
-        let _ = tokio::task::spawn_blocking(move || plane.stop()).await;
+        start::stop_plane(&self.plane).await;
     }
-}
-
-async fn open_raft(
-    node: &Arc<Node>,
-    identity: &Identity,
-    start: Start,
-) -> anyhow::Result<(Arc<raft::Consensus<Replicated>>, Arc<QuicTransport>)> {
-    let on_missing = match start {
-        Start::Again => raft::OnMissing::Refuse,
-        Start::New | Start::Joined => raft::OnMissing::Create,
-    };
-    let who = raft::Identity { cluster: identity.cluster_id, node: identity.node.0 };
-    let options = raft::Options::new(node.data.raft(), who, on_missing);
-    let transport = Arc::new(QuicTransport { links: OnceLock::new() });
-    let raft = raft::Consensus::open(options, transport.clone()).await?;
-    Ok((Arc::new(raft), transport))
-}
-
-struct HookParts {
-    dirty: Arc<DirtySet>,
-    copies: Arc<Copies>,
-}
-
-fn start_plane(
-    node: &Arc<Node>,
-    state: &ClusterState,
-) -> anyhow::Result<(Arc<DataPlane>, HookParts)> {
-    let shared = DataPlane::shared(state.settings().connections_max)?;
-    let (dirty, copies) = (Arc::new(DirtySet::new()), Arc::new(Copies::new()));
-    let hook = ReplicationHook::new(Arc::clone(&shared), Arc::clone(&dirty));
-    let queues = node.kernel.borrow().interfaces.values().filter(|i| i.name != "lo").fold(
-        1,
-        |most, interface| {
-            af_xdp::Interface::by_name(&interface.name).map_or(most, |i| most.max(i.rx_queues))
-        },
-    );
-    let queues = queues.min(steadfast_dataplane::WORKERS_MAX as u32);
-    let pins = Pins { bpffs: node.local.bpffs.clone(), instance: node.local.instance.clone() };
-    let plane = DataPlane::start(pins, shared, hook, queues, &node.prober)?;
-    Ok((Arc::new(plane), HookParts { dirty, copies }))
 }
 
 /// Settings that take effect when a daemon starts.

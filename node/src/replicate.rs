@@ -46,6 +46,7 @@ pub(crate) struct PeerFigures {
 pub(crate) struct Replicator {
     inner: Arc<Inner>,
     tasks: Mutex<BTreeMap<NodeId, Vec<AbortHandle>>>,
+    accepting: AbortHandle,
 }
 
 struct Inner {
@@ -91,8 +92,8 @@ impl Replicator {
                 marked.notify_waiters();
             }
         });
-        tokio::spawn(accept(Arc::clone(&inner), incoming));
-        Ok(Self { inner, tasks: Mutex::default() })
+        let accepting = tokio::spawn(accept(Arc::clone(&inner), incoming)).abort_handle();
+        Ok(Self { inner, tasks: Mutex::default(), accepting })
     }
 
     /// Sends to exactly these peers from now on.
@@ -135,8 +136,9 @@ impl Replicator {
         self.inner.links.connected(peer)
     }
 
-    /// Closes all streams.
+    /// Closes all streams and accepts no more.
     pub(crate) async fn close(&self) {
+        self.accepting.abort();
         for handle in lock(&self.tasks).values().flatten() {
             handle.abort();
         }

@@ -1,5 +1,7 @@
 //! The cluster's state as what Raft replicates.
 
+use std::ops::Deref;
+
 use serde::{Deserialize, Serialize};
 use steadfast_consensus::StateMachine;
 use steadfast_model::{ClusterState, Command, Response};
@@ -8,6 +10,14 @@ use steadfast_model::{ClusterState, Command, Response};
 #[derive(Clone, Debug, Default, Deserialize, Serialize)]
 #[serde(transparent)]
 pub(crate) struct Replicated(pub(crate) ClusterState);
+
+impl Deref for Replicated {
+    type Target = ClusterState;
+
+    fn deref(&self) -> &ClusterState {
+        &self.0
+    }
+}
 
 impl StateMachine for Replicated {
     type Command = Command;

@@ -166,6 +166,15 @@ impl Steering {
         Ok(())
     }
 
+    /// The interfaces that have pins of this instance, also those that are gone, by name.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says.
+    pub fn pinned(bpffs: &Path, instance: &str) -> Result<Vec<String>, SteeringError> {
+        pins::interfaces(bpffs, instance)
+    }
+
     /// Sets the MACs whose frames are ours.
     ///
     /// # Errors

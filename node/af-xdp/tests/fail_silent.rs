@@ -223,6 +223,31 @@ fn detaching_needs_no_process_and_leaves_nothing() {
     drop(holder);
 }
 
+/// A bpffs takes no dots in names, so the pins of `eth0.7` are in another folder than one expects.
+#[test]
+fn what_is_pinned_is_found_under_the_name_of_its_interface() {
+    let mut lab = Lab::new(2, 1);
+    let names = ["a0.7", "a1"];
+    run("ip", &["-n", lab.node(), "link", "set", "a0", "down"]);
+    run("ip", &["-n", lab.node(), "link", "set", "a0", "name", names[0]]);
+    run("ip", &["-n", lab.node(), "link", "set", names[0], "up"]);
+    let (bpffs, instance) = (Path::new(BPFFS), lab.instance(names[0]));
+    lab.instance(names[1]);
+    assert_eq!(Steering::pinned(bpffs, &instance).unwrap(), [""; 0]);
+    for name in names {
+        lab.in_node(|| Steering::open(bpffs, &instance, name).unwrap().attach().unwrap());
+    }
+    assert_eq!(Steering::pinned(bpffs, &instance).unwrap(), names);
+    for name in names {
+        assert!(Steering::attached_program(bpffs, &instance, name).unwrap().is_some());
+    }
+    for name in Steering::pinned(bpffs, &instance).unwrap() {
+        Steering::detach(bpffs, &instance, &name).unwrap();
+        assert_eq!(Steering::attached_program(bpffs, &instance, &name).unwrap(), None);
+    }
+    assert_eq!(Steering::pinned(bpffs, &instance).unwrap(), [""; 0]);
+}
+
 #[test]
 fn an_interface_made_again_gets_a_new_link() {
     let (mut lab, _) = tempting_lab();

@@ -4,7 +4,9 @@
 mod support;
 
 use std::{
+    fs,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    os::unix::fs::PermissionsExt as _,
     path::Path,
 };
 
@@ -300,6 +302,22 @@ fn every_packet_goes_where_the_table_says() {
         drop(socket);
         check(&mut steering, &cases, false, false);
     });
+}
+
+/// As on a machine where nothing was prepared: the default of `bpffs` is a folder that does not
+/// exist, on the file system that Debian mounts.
+#[test]
+fn the_folder_of_the_pins_is_made_on_the_first_use() {
+    let lab = Lab::new(1, 1);
+    let bpffs = Path::new(BPFFS).join(format!("afx-{}-first", std::process::id()));
+    assert!(!bpffs.exists(), "{} is left from an earlier run", bpffs.display());
+    let opened = lab.in_node(|| Steering::open(&bpffs, "steadfast", "a0").map(drop));
+    let mode = fs::metadata(&bpffs).map(|folder| folder.permissions().mode() & 0o777);
+    let _ = Steering::detach(&bpffs, "steadfast", "a0");
+    let _ = fs::remove_dir(&bpffs);
+    opened.unwrap();
+    assert_eq!(mode.unwrap(), 0o700, "the mode of {}", bpffs.display());
+    assert!(!bpffs.exists(), "{} stays", bpffs.display());
 }
 
 #[test]

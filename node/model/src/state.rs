@@ -194,6 +194,19 @@ impl ClusterState {
         }
     }
 
+    /// Whether a node that shows the token with this hash would be admitted, without changing
+    /// anything.
+    ///
+    /// # Errors
+    /// Why not.
+    pub fn check_admission(&self, token_hash: &str, now_unix_s: u64) -> Result<(), Rejection> {
+        if self.nodes.len() >= NODES_MAX {
+            return Err(Rejection::TooManyNodes(NODES_MAX));
+        }
+        let valid = self.tokens.get(token_hash).is_some_and(|expiry| now_unix_s < *expiry);
+        if valid { Ok(()) } else { Err(Rejection::Token) }
+    }
+
     /// Settings of the current configuration.
     #[must_use]
     pub fn settings(&self) -> &Settings {
@@ -261,13 +274,7 @@ impl ClusterState {
     }
 
     fn admit(&mut self, hash: &str, now: u64, node: NodeSpec) -> Result<Response, Rejection> {
-        if self.nodes.len() >= NODES_MAX {
-            return Err(Rejection::TooManyNodes(NODES_MAX));
-        }
-        let valid = self.tokens.get(hash).is_some_and(|expiry| now < *expiry);
-        if !valid {
-            return Err(Rejection::Token);
-        }
+        self.check_admission(hash, now)?;
         self.tokens.remove(hash);
         Ok(Response::Admitted(self.add_node(node)))
     }

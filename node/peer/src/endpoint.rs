@@ -1,6 +1,11 @@
 //! One UDP socket for one purpose, client and server at once.
 
-use std::{fmt, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    fmt,
+    net::{SocketAddr, UdpSocket},
+    sync::{Arc, Mutex, PoisonError},
+    time::Duration,
+};
 
 use quinn::{
     ConnectionId, ConnectionIdGenerator, IdleTimeout, TransportConfig, VarInt,
@@ -87,6 +92,8 @@ pub struct EndpointConfig {
     pub membership: Membership,
     /// When a silent connection is given up.
     pub timing: Timing,
+    /// The socket, where it is open already; otherwise it is opened with the endpoint.
+    pub socket: Option<OpenSocket>,
 }
 
 impl EndpointConfig {
@@ -97,7 +104,30 @@ impl EndpointConfig {
         identity: Identity,
         membership: Membership,
     ) -> Self {
-        Self { purpose, listen, identity, membership, timing: Timing::for_purpose(purpose) }
+        let timing = Timing::for_purpose(purpose);
+        Self { purpose, listen, identity, membership, timing, socket: None }
+    }
+}
+
+/// A socket that was opened before its [`Endpoint`] could be: a node that has no certificate yet
+/// learns that its address is taken before it asks for one. The first endpoint that is configured
+/// with it, or with a clone of it, uses it up; one after that opens a socket of its own.
+#[derive(Clone, Debug)]
+pub struct OpenSocket(Arc<Mutex<Option<UdpSocket>>>);
+
+impl OpenSocket {
+    /// Opens the socket as [`Endpoint::bind`] would.
+    pub fn bind(purpose: Purpose, listen: SocketAddr) -> Result<Self, BindError> {
+        let socket = socket(listen).map_err(|source| BindError::Socket {
+            addr: listen,
+            purpose: purpose.name(),
+            source,
+        })?;
+        Ok(Self(Arc::new(Mutex::new(Some(socket)))))
+    }
+
+    fn take(&self) -> Option<UdpSocket> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).take()
     }
 }
 
@@ -122,7 +152,7 @@ impl Endpoint {
     /// it at once, and SO_REUSEADDR would let a second daemon steal the first one's packets.
     pub fn bind(config: EndpointConfig) -> Result<Self, BindError> {
         let runtime = Handle::try_current().map_err(|_| BindError::NoRuntime)?;
-        let EndpointConfig { purpose, listen, identity, membership, timing } = config;
+        let EndpointConfig { purpose, listen, identity, membership, timing, socket: open } = config;
         let PeerIdentity::Node { cluster, id } = identity.who().clone() else {
             return Err(BindError::NotANode { found: identity.who().to_string() });
         };
@@ -140,11 +170,14 @@ impl Endpoint {
         let mut client = quinn::ClientConfig::new(Arc::new(client));
         client.transport_config(transport);
 
-        let socket = socket(listen).map_err(|source| BindError::Socket {
-            addr: listen,
-            purpose: purpose.name(),
-            source,
-        })?;
+        let socket = match open.and_then(|open| open.take()) {
+            Some(socket) => socket,
+            None => socket(listen).map_err(|source| BindError::Socket {
+                addr: listen,
+                purpose: purpose.name(),
+                source,
+            })?,
+        };
         let quinn = quinn::Endpoint::new(
             quinn_config(&identity, purpose),
             Some(server),
@@ -201,7 +234,7 @@ fn unsuitable(error: impl fmt::Display) -> PkiError {
     PkiError::Crypto(error.to_string())
 }
 
-fn socket(listen: SocketAddr) -> std::io::Result<std::net::UdpSocket> {
+fn socket(listen: SocketAddr) -> std::io::Result<UdpSocket> {
     let socket = Socket::new(Domain::for_address(listen), Type::DGRAM, Some(Protocol::UDP))?;
     socket.set_nonblocking(true)?;
     // As much as the system allows (net.core.rmem_max): a pause of this process must not lose

@@ -30,7 +30,7 @@ mod slots;
 mod stream;
 mod tls;
 
-pub use endpoint::{Endpoint, EndpointConfig, Purpose, Timing};
+pub use endpoint::{Endpoint, EndpointConfig, OpenSocket, Purpose, Timing};
 pub use error::{BindError, CallError, DatagramError, Refusal, StreamError};
 pub use links::{
     BoxFuture, Counters, Datagram, Handler, Incoming, IncomingStream, Links, LinksConfig, Peer,
@@ -38,3 +38,4 @@ pub use links::{
 };
 pub use membership::Membership;
 pub use stream::{FrameReader, FrameWriter, PeerStream};
+pub use tls::{api_server_config, explain_tls};

@@ -45,6 +45,27 @@ pub(crate) fn server_config(identity: &Identity, alpn: &[u8]) -> Result<ServerCo
     Ok(config)
 }
 
+/// The side of the gRPC API: who shows no certificate is let in and has no role, who shows one of
+/// another authority is not.
+///
+/// # Errors
+/// TLS refuses the certificate or the key.
+pub fn api_server_config(identity: &Identity) -> Result<ServerConfig, PkiError> {
+    let verifier =
+        WebPkiClientVerifier::builder_with_provider(roots(identity.ca_der())?, provider())
+            .allow_unauthenticated()
+            .build()
+            .map_err(|error| PkiError::Certificate(error.to_string()))?;
+    let mut config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(unusable)?
+        .with_client_cert_verifier(verifier)
+        .with_single_cert(identity.chain_der(), identity.key_der())
+        .map_err(unusable)?;
+    config.alpn_protocols = vec![b"h2".to_vec()];
+    Ok(config)
+}
+
 /// The side that dials.
 pub(crate) fn client_config(identity: &Identity, alpn: &[u8]) -> Result<ClientConfig, PkiError> {
     let verifier =
@@ -63,7 +84,7 @@ pub(crate) fn client_config(identity: &Identity, alpn: &[u8]) -> Result<ClientCo
 }
 
 /// What a refused certificate means.
-pub(crate) fn explain_tls(error: &Error) -> String {
+pub fn explain_tls(error: &Error) -> String {
     let Error::InvalidCertificate(error) = error else { return error.to_string() };
     match error {
         CertificateError::UnknownIssuer | CertificateError::BadSignature => {

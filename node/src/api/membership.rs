@@ -2,15 +2,19 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use steadfast_model::{Command, NodeSpec, Response, TOKENS_MAX};
+use steadfast_model::{Command, NodeId, NodeSpec, Rejection, Response, TOKENS_MAX};
 use steadfast_peer::pki::{Ca, Token, token_hash};
 use steadfast_proto::v1::{
     AdminCredentials, AdmitReply, AdmitRequest, CreateTokenReply, InitReply, InitRequest,
     JoinReply, JoinRequest, Member as MemberMessage, NodeAddresses, NodeRole, Reason,
 };
+use tokio::sync::Semaphore;
 use tonic::Status;
 
-use super::error::{local_failure, propose_failure, refuse, rejected};
+use super::{
+    error::{local_failure, propose_failure, refuse, rejected},
+    log_limit::LogLimit,
+};
 use crate::{clock, daemon::Node, join, member::Member};
 
 /// A token is good for so long unless told otherwise.
@@ -18,6 +22,12 @@ const TOKEN_TTL: Duration = Duration::from_secs(3600);
 
 /// The longest a token may be good for.
 const TOKEN_TTL_MAX: Duration = Duration::from_secs(30 * 24 * 3600);
+
+/// A token that was made on another node is applied here by then.
+const TOKEN_LATE_MAX: Duration = Duration::from_millis(300);
+
+/// So many callers with an unknown token may wait for that; further ones are refused at once.
+const STRANGERS_MAX: usize = 8;
 
 /// API addresses put into a token and into credentials.
 const ENDPOINTS_MAX: usize = steadfast_peer::pki::JOIN_ADDRESSES_MAX;
@@ -29,9 +39,23 @@ pub(crate) async fn init(node: &Arc<Node>, request: InitRequest) -> Result<InitR
         return Err(already_member());
     }
     let name = request.node_name.unwrap_or_else(|| node.local.instance.clone());
-    let member =
+    let started =
         join::init(node, &request.cluster_name, &name).await.map_err(|e| local_failure(&e))?;
-    let token = create_token(&member, None).await?;
+    // A cluster whose maker got no credentials would be nobody's.
+    match first_reply(node, &started.member).await {
+        Ok(reply) => {
+            started.publish();
+            Ok(reply)
+        }
+        Err(status) => {
+            started.abandon().await;
+            Err(status)
+        }
+    }
+}
+
+async fn first_reply(node: &Node, member: &Member) -> Result<InitReply, Status> {
+    let token = create_token(member, None).await?;
     let state = member.state();
     let cluster = state.cluster.as_ref().ok_or_else(super::error::not_a_member)?;
     let ca = Ca::from_pem(&cluster.ca_cert_pem, &cluster.ca_key_pem)
@@ -110,32 +134,71 @@ pub(crate) async fn create_token(
     }
 }
 
+/// Refuses callers of `Admit`, which needs no certificate, without asking the cluster: what is
+/// proposed costs every node a write to its disk. The log decides again, so that a token is good
+/// for one node.
+pub(crate) struct Door {
+    waiting: Semaphore,
+    refusals: LogLimit,
+}
+
+impl Door {
+    pub(crate) fn new() -> Self {
+        Self { waiting: Semaphore::new(STRANGERS_MAX), refusals: LogLimit::new() }
+    }
+
+    async fn check(&self, member: &Member, hash: &str) -> Result<(), Status> {
+        let mut applied = member.raft.watch();
+        let verdict = || member.state().check_admission(hash, clock::unix_s());
+        applied.borrow_and_update();
+        let mut now = verdict();
+        if now == Err(Rejection::Token)
+            && let Ok(_place) = self.waiting.try_acquire()
+        {
+            let late = async {
+                while now.is_err() && applied.changed().await.is_ok() {
+                    now = verdict();
+                }
+            };
+            let _ = tokio::time::timeout(TOKEN_LATE_MAX, late).await;
+        }
+        now.map_err(|rejection| {
+            self.refusals.pass(|more| {
+                tracing::warn!(target: "audit", more, "a node was not admitted: {rejection}");
+            });
+            rejected(&rejection, "")
+        })
+    }
+}
+
 /// Admits a node that shows a valid token.
 pub(crate) async fn admit_by_token(
     member: &Member,
+    door: &Door,
     request: AdmitRequest,
 ) -> Result<AdmitReply, Status> {
     let bad_token =
         || refuse(Reason::BadToken, "the token's secret is malformed", "copy the token again");
     let secret = hex(&request.token_secret).ok_or_else(bad_token)?;
+    let hash = token_hash(&secret);
+    door.check(member, &hash).await?;
     let spec = node_spec(&request)?;
     let state = member.state();
     let cluster = state.cluster.as_ref().ok_or_else(super::error::not_a_member)?;
     let ca = Ca::from_pem(&cluster.ca_cert_pem, &cluster.ca_key_pem)
         .map_err(|e| local_failure(&e.into()))?;
-    let command = Command::AdmitNode {
-        token_hash: token_hash(&secret),
-        now_unix_s: clock::unix_s(),
-        node: spec,
+    let bad_request = |e: steadfast_peer::pki::PkiError| {
+        refuse(Reason::InvalidArgument, format!("the signing request: {e}"), "join again")
     };
+    // With a request that cannot be signed the token would be spent for nothing.
+    ca.issue_node(NodeId(u32::MAX), &request.csr_pem).map_err(bad_request)?;
+    let command = Command::AdmitNode { token_hash: hash, now_unix_s: clock::unix_s(), node: spec };
     let id = match member.propose(command).await.map_err(|e| propose_failure(&e))? {
         Response::Admitted(id) => id,
         Response::Rejected(rejection) => return Err(rejected(&rejection, "")),
         other => return Err(Status::internal(format!("unexpected answer {other:?}"))),
     };
-    let cert_pem = ca.issue_node(id, &request.csr_pem).map_err(|e| {
-        refuse(Reason::InvalidArgument, format!("the signing request: {e}"), "join again")
-    })?;
+    let cert_pem = ca.issue_node(id, &request.csr_pem).map_err(bad_request)?;
     tracing::info!(target: "audit", node = %id, name = request.node_name, "admitted a node");
     let state = member.state();
     let members = state.nodes.values().map(|n| MemberMessage {

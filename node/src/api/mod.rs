@@ -6,26 +6,25 @@ mod connections;
 mod diff;
 pub(crate) mod error;
 mod groups;
+mod log_limit;
 mod membership;
 mod nodes;
 pub(crate) mod pauses;
 mod service;
 mod status;
+mod tls;
 mod warnings;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};
 
 use anyhow::Context;
-use steadfast_peer::pki::IdentityPem;
 use steadfast_proto::v1::control_server::ControlServer;
-use tokio::net::{TcpListener, UnixListener};
-use tokio_stream::wrappers::{TcpListenerStream, UnixListenerStream};
-use tonic::{
-    service::Routes,
-    transport::{Certificate, Identity, Server, ServerTlsConfig},
-};
+use tokio::net::UnixListener;
+use tokio_stream::wrappers::UnixListenerStream;
+use tonic::{service::Routes, transport::Server};
 
 use self::service::ControlService;
+pub(crate) use self::tls::TlsApi;
 use crate::daemon::Node;
 
 /// Requests of one connection that are worked on at a time.
@@ -75,34 +74,6 @@ pub(crate) async fn serve_socket(node: Arc<Node>, path: &Path) -> anyhow::Result
         let mut server = Server::builder().concurrency_limit_per_connection(CONCURRENCY_MAX);
         if let Err(error) = server.add_routes(routes).serve_with_incoming(incoming).await {
             tracing::error!("the API on the Unix socket ended: {error}");
-        }
-    });
-    Ok(())
-}
-
-/// Serves mutual TLS until the daemon ends. A client without certificate is let in for `Admit`
-/// alone, which its token authorises.
-///
-/// # Errors
-/// When the address is taken or not ours, or the keys do not fit.
-pub(crate) async fn serve_tls(node: Arc<Node>, pem: &IdentityPem) -> anyhow::Result<()> {
-    let address = node.local.listen.api;
-    let tls = ServerTlsConfig::new()
-        .identity(Identity::from_pem(&pem.chain, &pem.key))
-        .client_ca_root(Certificate::from_pem(&pem.ca))
-        .client_auth_optional(true);
-    let listener = TcpListener::bind(address)
-        .await
-        .with_context(|| format!("cannot listen on {address} (listen.api of the local file)"))?;
-    let routes = routes(node).await?;
-    let mut server = Server::builder()
-        .tls_config(tls)
-        .context("the certificate of the API")?
-        .concurrency_limit_per_connection(CONCURRENCY_MAX);
-    tokio::spawn(async move {
-        let incoming = TcpListenerStream::new(listener);
-        if let Err(error) = server.add_routes(routes).serve_with_incoming(incoming).await {
-            tracing::error!("the API on {address} ended: {error}");
         }
     });
     Ok(())

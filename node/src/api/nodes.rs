@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use af_xdp::Steering;
 use steadfast_model::{ClusterState, Command, NodeId, Response};
 use steadfast_ownership::Role;
 use steadfast_proto::v1::{
@@ -171,12 +172,9 @@ pub(crate) fn detach(node: &Node) -> Result<DetachReply, Status> {
         ));
     }
     let pins = Pins { bpffs: node.local.bpffs.clone(), instance: node.local.instance.clone() };
-    let interfaces: Vec<String> =
-        node.kernel.borrow().interfaces.values().map(|i| i.name.clone()).collect();
-    let pinned: Vec<String> = interfaces
-        .into_iter()
-        .filter(|name| pins.bpffs.join(&pins.instance).join(name).exists())
-        .collect();
+    // What is pinned, not what the kernel has: an interface may have gone and its pins stayed.
+    let pinned = Steering::pinned(&pins.bpffs, &pins.instance)
+        .map_err(|e| local_failure(&anyhow::Error::new(e)))?;
     DataPlane::detach(&pins, &pinned).map_err(|e| local_failure(&e))?;
     let node = member.map(|m| node_ref(&m.state(), m.id()));
     Ok(DetachReply { node, interfaces: pinned })

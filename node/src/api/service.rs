@@ -14,7 +14,9 @@ use tonic::{Request, Response, Status};
 
 use super::{
     auth::{Caller, Method, authorise},
-    config, connections, error, groups, membership, nodes, status,
+    config, connections, error, groups,
+    membership::{self, Door},
+    nodes, status,
 };
 use crate::{daemon::Node, member::Member};
 
@@ -22,11 +24,12 @@ use crate::{daemon::Node, member::Member};
 #[derive(Clone)]
 pub(crate) struct ControlService {
     node: Arc<Node>,
+    door: Arc<Door>,
 }
 
 impl ControlService {
     pub(crate) fn new(node: Arc<Node>) -> Self {
-        Self { node }
+        Self { node, door: Arc::new(Door::new()) }
     }
 
     fn admitted<T>(
@@ -61,7 +64,7 @@ impl Control for ControlService {
 
     async fn admit(&self, request: Request<AdmitRequest>) -> Reply<AdmitReply> {
         let (member, _, request) = self.admitted(Method::Admit, request)?;
-        membership::admit_by_token(&member, request).await.map(Response::new)
+        membership::admit_by_token(&member, &self.door, request).await.map(Response::new)
     }
 
     async fn apply(&self, request: Request<ApplyRequest>) -> Reply<ApplyReply> {

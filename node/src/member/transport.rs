@@ -5,6 +5,7 @@ use std::{
     time::Duration,
 };
 
+use arc_swap::ArcSwapOption;
 use steadfast_consensus as raft;
 use steadfast_model::{GroupId, NodeId};
 use steadfast_peer::{CallError, Handler, Links};
@@ -24,15 +25,21 @@ pub(crate) const CALL_VIEW: u8 = 3;
 pub(crate) const CALL_MOVE: u8 = 4;
 
 /// Raft's messages over the control connection.
+#[derive(Default)]
 pub(crate) struct QuicTransport {
-    pub(crate) links: OnceLock<Links>,
+    links: ArcSwapOption<Links>,
 }
 
 impl QuicTransport {
     /// From now on there are connections.
     pub(crate) fn connect(&self, links: Links) {
-        // Called once; a second one would be the same connections.
-        let _ = self.links.set(links);
+        self.links.store(Some(Arc::new(links)));
+    }
+
+    /// Lets the connections go: their handler knows Raft and Raft knows them, so that neither
+    /// would ever be dropped, nor the socket closed.
+    pub(crate) fn disconnect(&self) {
+        self.links.store(None);
     }
 }
 
@@ -44,7 +51,7 @@ impl raft::Transport for QuicTransport {
         ttl: Duration,
     ) -> raft::BoxFuture<'_, Result<Vec<u8>, raft::TransportError>> {
         Box::pin(async move {
-            let Some(links) = self.links.get() else {
+            let Some(links) = self.links.load_full() else {
                 return Err(raft::TransportError::Unreachable("not started".to_owned()));
             };
             links.call(NodeId(target), CALL_RAFT, &request, ttl).await.map_err(|e| match e {

@@ -324,6 +324,10 @@ fn mutual_tls_decides_who_may_call(lab: &Lab) {
     assert_eq!(lab.status(1).config_revision, before);
     let log = lab.log(Host::Node(1));
     assert!(log.contains("denied") && log.contains("anonymous"), "the denial is in no audit log");
+    // Refused in the handshake: the other side is told little, so this one says who and why.
+    let why = "its certificate: it is signed by the authority of another cluster";
+    let from = format!("TLS refused: {why} from={}:", Network::Mgmt.node_address(2));
+    assert!(log.contains(&from), "n1 does not say whom it refused and why");
 }
 
 /// Calls `Status` on n1 from n2 with these certificates; who answered.

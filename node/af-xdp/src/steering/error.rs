@@ -24,8 +24,9 @@ pub enum SteeringError {
     },
     /// There is no BPF file system.
     #[error(
-        "{path} is not a BPF file system: mount one there (mount -t bpf bpf {path}), without it \
-         nothing keeps VIPs silent after a crash"
+        "{path} is not on a BPF file system: mount one ({}), without it nothing keeps VIPs silent \
+         after a crash",
+        mount_command(path)
     )]
     NoBpffs {
         /// Where it was expected.
@@ -148,6 +149,19 @@ pub enum SteeringError {
         /// The socket's queue.
         socket_queue: u32,
     },
+}
+
+/// What makes `path` lie on a BPF file system.
+fn mount_command(path: &Path) -> String {
+    let usual = Path::new(super::BPFFS);
+    let place = if path.starts_with(usual) { usual } else { path };
+    // The kernel makes the usual place by itself.
+    let make = if place == usual || place.is_dir() {
+        String::new()
+    } else {
+        format!("mkdir -p {} && ", place.display())
+    };
+    format!("{make}mount -t bpf bpf {}", place.display())
 }
 
 pub(super) fn errno(error: &ProgramError) -> Option<i32> {

@@ -1,7 +1,7 @@
 //! Where link and tables are pinned: `<bpffs>/<instance>/<interface>/`.
 //!
-//! Guarantees: the folder is on a bpffs, of mode 0700, and locked by one process at a time; a
-//! lock ends with its process.
+//! Guarantees: the folder is on a bpffs, made with mode 0700 together with what is missing above
+//! it, and locked by one process at a time; a lock ends with its process.
 
 use std::{
     ffi::CString,
@@ -41,6 +41,7 @@ impl Pins {
         interface: &str,
     ) -> Result<Self, SteeringError> {
         let dir = pin_dir(bpffs, instance, interface)?;
+        // Before anything is made: a folder on another file system would hide the mistake.
         check_bpffs(bpffs)?;
         let failed = |source| SteeringError::Pins { path: dir.clone(), source };
         DirBuilder::new().recursive(true).mode(0o700).create(&dir).map_err(failed)?;
@@ -90,6 +91,27 @@ pub(super) fn pin_dir(
     instance: &str,
     interface: &str,
 ) -> Result<PathBuf, SteeringError> {
+    Ok(instance_dir(bpffs, instance)?.join(interface.replace('.', ":")))
+}
+
+/// The interfaces that [`pin_dir`] has a folder for.
+pub(super) fn interfaces(bpffs: &Path, instance: &str) -> Result<Vec<String>, SteeringError> {
+    let dir = instance_dir(bpffs, instance)?;
+    let name = |entry: io::Result<fs::DirEntry>| {
+        entry.map(|entry| entry.file_name().to_string_lossy().replace(':', "."))
+    };
+    let names = match fs::read_dir(&dir) {
+        Ok(entries) => entries.map(name).collect::<io::Result<Vec<_>>>(),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => Err(error),
+    };
+    let mut names = names.map_err(|source| SteeringError::Pins { path: dir, source })?;
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// The folder of all pins of an instance.
+fn instance_dir(bpffs: &Path, instance: &str) -> Result<PathBuf, SteeringError> {
     let plain = |name: &str| {
         !name.is_empty()
             && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_".contains(&byte))
@@ -97,7 +119,7 @@ pub(super) fn pin_dir(
     if !plain(instance) {
         return Err(SteeringError::InstanceName { name: instance.to_owned() });
     }
-    Ok(bpffs.join(instance).join(interface.replace('.', ":")))
+    Ok(bpffs.join(instance))
 }
 
 /// Removes pins and folder; missing ones are fine.
@@ -118,21 +140,33 @@ fn flock(file: &File, operation: i32) -> io::Result<()> {
     sys::check(unsafe { libc::flock(file.as_raw_fd(), operation) })
 }
 
+/// Whether `path`, or where it does not exist yet the nearest folder above it, is on a bpffs.
 fn check_bpffs(path: &Path) -> Result<(), SteeringError> {
     let refused = |source| SteeringError::NoBpffs { path: path.to_owned(), source };
-    let c_path = CString::new(path.as_os_str().as_bytes())
-        .map_err(|error| refused(Some(io::Error::from(error))))?;
+    for folder in path.ancestors() {
+        match file_system(folder) {
+            Ok(BPFFS_KIND) => return Ok(()),
+            Ok(_) => return Err(refused(None)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            Err(error) => return Err(refused(Some(error))),
+        }
+    }
+    Err(refused(None))
+}
+
+/// The kernel's number for the kind of the file system that a path lies on.
+fn file_system(path: &Path) -> io::Result<u64> {
+    let c_path = CString::new(path.as_os_str().as_bytes())?;
     // SAFETY: `statfs` is integers; all-zero is a valid value of it.
     let mut facts: libc::statfs = unsafe { std::mem::zeroed() };
     // SAFETY: the path is a live C string and `facts` a writable structure of the right type.
-    let result = unsafe { libc::statfs(c_path.as_ptr(), &mut facts) };
-    sys::check(result).map_err(|error| refused(Some(error)))?;
-    if facts.f_type as u64 & 0xffff_ffff == libc::BPF_FS_MAGIC as u64 & 0xffff_ffff {
-        Ok(())
-    } else {
-        Err(refused(None))
-    }
+    sys::check(unsafe { libc::statfs(c_path.as_ptr(), &mut facts) })?;
+    Ok(facts.f_type as u64 & KIND_BITS)
 }
+
+/// The numbers have 32 bits; in a signed field they may be extended.
+const KIND_BITS: u64 = 0xffff_ffff;
+const BPFFS_KIND: u64 = libc::BPF_FS_MAGIC as u64 & KIND_BITS;
 
 #[cfg(test)]
 mod tests {
@@ -150,7 +184,20 @@ mod tests {
 
     #[test]
     fn another_file_system_is_refused_with_the_command_that_helps() {
-        let error = Pins::open(Path::new("/proc"), "steadfast", "eth0").unwrap_err();
-        assert!(error.to_string().contains("mount -t bpf bpf"), "{error}");
+        // Nothing is made there, and a path under another file system counts as its folder.
+        for (path, command) in [
+            ("/proc", "mount -t bpf bpf /proc)"),
+            ("/proc/no/such", "mkdir -p /proc/no/such && mount -t bpf bpf /proc/no/such)"),
+        ] {
+            let error = Pins::open(Path::new(path), "steadfast", "eth0").unwrap_err().to_string();
+            assert!(error.contains(command), "{error}");
+        }
+    }
+
+    #[test]
+    fn below_the_usual_place_that_place_is_mounted() {
+        let path = Path::new("/sys/fs/bpf/steadfast").to_owned();
+        let error = SteeringError::NoBpffs { path, source: None }.to_string();
+        assert!(error.contains("(mount -t bpf bpf /sys/fs/bpf)"), "{error}");
     }
 }

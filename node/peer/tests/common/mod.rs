@@ -83,6 +83,7 @@ impl Spec {
             identity: self.identity,
             membership: self.membership,
             timing: self.timing,
+            socket: None,
         };
         let endpoint = Endpoint::bind(config).unwrap();
         let addr = endpoint.local_addr().unwrap();
