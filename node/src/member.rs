@@ -84,7 +84,7 @@ impl Member {
         let (raft, transport) = open_raft(node, &identity, start).await?;
         let state = raft.state();
         let started_with = StartSettings::of(&state.0);
-        let (plane, hook_parts) = start_plane(node, &state.0)?;
+        let (plane, hook_parts) = make_plane(node, &state.0)?;
         let HookParts { dirty, copies } = hook_parts;
         let beacon_ms = u64::from(started_with.beacon.interval_ms);
         plane.set_beacon(Duration::from_millis(beacon_ms));
@@ -332,22 +332,15 @@ struct HookParts {
     copies: Arc<Copies>,
 }
 
-fn start_plane(
+fn make_plane(
     node: &Arc<Node>,
     state: &ClusterState,
 ) -> anyhow::Result<(Arc<DataPlane>, HookParts)> {
     let shared = DataPlane::shared(state.settings().connections_max)?;
     let (dirty, copies) = (Arc::new(DirtySet::new()), Arc::new(Copies::new()));
     let hook = ReplicationHook::new(Arc::clone(&shared), Arc::clone(&dirty));
-    let queues = node.kernel.borrow().interfaces.values().filter(|i| i.name != "lo").fold(
-        1,
-        |most, interface| {
-            af_xdp::Interface::by_name(&interface.name).map_or(most, |i| most.max(i.rx_queues))
-        },
-    );
-    let queues = queues.min(steadfast_dataplane::WORKERS_MAX as u32);
     let pins = Pins { bpffs: node.local.bpffs.clone(), instance: node.local.instance.clone() };
-    let plane = DataPlane::start(pins, shared, hook, queues, &node.prober)?;
+    let plane = DataPlane::new(pins, shared, hook, node.prober.clone());
     Ok((Arc::new(plane), HookParts { dirty, copies }))
 }
 
