@@ -51,6 +51,7 @@ impl Node {
 /// # Errors
 /// What could not be opened or started, and what to do.
 pub(crate) async fn run(local: LocalFile) -> anyhow::Result<()> {
+    kernel::check_version()?;
     let mut terminate = signal(SignalKind::terminate()).context("SIGTERM")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("SIGINT")?;
     let (data, _lock) = DataFolder::open(&local.data_dir)?;

@@ -28,6 +28,10 @@ use tonic::{
 /// A daemon is up, and a port free again, by then.
 const SOON: Duration = Duration::from_secs(10);
 
+/// One test after the other: a child that another test is just starting holds copies of our open
+/// sockets until it runs its program, and an address would be taken for longer than it seems.
+static ONE_BY_ONE: tokio::sync::Mutex<()> = tokio::sync::Mutex::const_new(());
+
 /// A daemon, removed with all it made.
 struct Daemon {
     child: Child,
@@ -157,6 +161,7 @@ fn squatters(daemon: &Daemon) -> impl Iterator<Item = (&'static str, Squatter)> 
 
 #[tokio::test]
 async fn a_taken_address_stops_init_before_it_begins() {
+    let _turn = ONE_BY_ONE.lock().await;
     let node = Daemon::start();
     for (key, squatter) in squatters(&node) {
         let said = node.init().await.unwrap_err();
@@ -170,6 +175,7 @@ async fn a_taken_address_stops_init_before_it_begins() {
 
 #[tokio::test]
 async fn a_taken_address_stops_join_before_the_token_is_spent() {
+    let _turn = ONE_BY_ONE.lock().await;
     let (first, second) = (Daemon::start(), Daemon::start());
     let token = first.init().await.unwrap().join_token;
     let before = first.applied().await;
@@ -188,6 +194,7 @@ async fn a_taken_address_stops_join_before_the_token_is_spent() {
 /// The identity is the last that is written: everything else runs by then.
 #[tokio::test]
 async fn a_member_that_cannot_be_saved_is_taken_back() {
+    let _turn = ONE_BY_ONE.lock().await;
     let (first, second) = (Daemon::start(), Daemon::start());
     let obstacle = |node: &Daemon| node.folder.join("data/identity.json.new");
     fs::create_dir(obstacle(&first)).unwrap();
@@ -223,6 +230,7 @@ async fn when_free<T, F: Future<Output = Result<T, Status>>>(
 
 #[tokio::test]
 async fn strangers_write_nothing_into_the_log() {
+    let _turn = ONE_BY_ONE.lock().await;
     let node = Daemon::start();
     let ca = node.init().await.unwrap().admin.unwrap().ca_pem;
     let tls =
@@ -258,6 +266,7 @@ async fn strangers_write_nothing_into_the_log() {
 /// A bpffs takes no dots in names: af-xdp has eth0.7 in eth0:7.
 #[tokio::test]
 async fn detach_finds_the_pins_of_a_vlan_interface() {
+    let _turn = ONE_BY_ONE.lock().await;
     let node = Daemon::start();
     let pins = node.bpffs().join(node.instance()).join("eth0:7");
     fs::create_dir_all(&pins).unwrap();

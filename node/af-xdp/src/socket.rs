@@ -128,33 +128,49 @@ impl Socket {
         queue: u32,
         mode: BindMode,
     ) -> Result<Self, BindError> {
-        let interface = Interface::by_index(ifindex)?;
-        check_interface(&interface, umem, queue)?;
         let started = Instant::now();
         loop {
-            match Self::negotiate(umem, &interface, queue, mode) {
-                Err(BindError::Step { step: "bind", source, .. })
-                    if source.raw_os_error() == Some(libc::EBUSY) =>
-                {
+            match Self::try_bind(umem, ifindex, queue, mode) {
+                Err(BindError::Busy { interface, queue, .. }) => {
                     if started.elapsed() >= BIND_BUSY_MAX {
                         let waited_ms = started.elapsed().as_millis();
-                        return Err(BindError::Busy {
-                            interface: interface.name,
-                            queue,
-                            waited_ms,
-                        });
+                        return Err(BindError::Busy { interface, queue, waited_ms });
                     }
                     thread::sleep(BIND_BUSY_PAUSE);
                 }
-                Ok(mut socket) => {
-                    umem.bound.retain(|fd| fd.strong_count() > 0);
-                    umem.bound.push(Arc::downgrade(&socket.fd));
-                    umem.mode = Some((socket.mode, socket.fallback.clone()));
-                    socket.refill(umem);
-                    return Ok(socket);
-                }
-                Err(error) => return Err(error),
+                other => return other,
             }
+        }
+    }
+
+    /// As [`Socket::bind`], but a busy queue is an error at once, [`BindError::Busy`]: for a
+    /// thread that must not wait.
+    ///
+    /// # Errors
+    ///
+    /// See [`BindError`].
+    pub fn try_bind(
+        umem: &mut Umem,
+        ifindex: u32,
+        queue: u32,
+        mode: BindMode,
+    ) -> Result<Self, BindError> {
+        let interface = Interface::by_index(ifindex)?;
+        check_interface(&interface, umem, queue)?;
+        match Self::negotiate(umem, &interface, queue, mode) {
+            Err(BindError::Step { step: "bind", source, .. })
+                if source.raw_os_error() == Some(libc::EBUSY) =>
+            {
+                Err(BindError::Busy { interface: interface.name, queue, waited_ms: 0 })
+            }
+            Ok(mut socket) => {
+                umem.bound.retain(|fd| fd.strong_count() > 0);
+                umem.bound.push(Arc::downgrade(&socket.fd));
+                umem.mode = Some((socket.mode, socket.fallback.clone()));
+                socket.refill(umem);
+                Ok(socket)
+            }
+            Err(error) => Err(error),
         }
     }
 

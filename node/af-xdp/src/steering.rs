@@ -140,6 +140,21 @@ impl Steering {
         }
     }
 
+    /// Whether a program of ours runs on the interface: the pinned link of an earlier process, or
+    /// the one [`Steering::attach`] made.
+    ///
+    /// # Errors
+    ///
+    /// What the kernel says of the pinned link.
+    pub fn is_attached(&self) -> Result<bool, SteeringError> {
+        let path = self.pins.link();
+        match bpf::object(&path).and_then(|link| bpf::link_info(link.as_fd())) {
+            Ok(info) => Ok(info.ifindex == self.interface.index),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(error) => Err(link_error(&path, error)),
+        }
+    }
+
     /// Takes the program off an interface and removes its pins: uninstalling, leaving the
     /// cluster. Works without the process that attached it, and while it runs. Nothing there is
     /// fine.

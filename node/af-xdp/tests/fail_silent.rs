@@ -253,17 +253,21 @@ fn an_interface_made_again_gets_a_new_link() {
     let (mut lab, _) = tempting_lab();
     let instance = lab.instance("a0");
     let bpffs = Path::new(BPFFS);
-    let attach = || {
+    let attach_over = |ours: bool| {
         let mut steering = Steering::open(bpffs, &instance, "a0").unwrap();
         steering.set_addresses([(VIP.into(), AddressRole::Vip)]).unwrap();
-        steering.attach().unwrap()
+        assert_eq!(steering.is_attached().unwrap(), ours, "before");
+        let how = steering.attach().unwrap();
+        assert!(steering.is_attached().unwrap(), "after");
+        how
     };
+    let attach = || attach_over(false);
     assert_eq!(lab.in_node(attach), Attached::New);
     run("ip", &["-n", lab.node(), "link", "delete", "a0"]);
     assert_eq!(Steering::attached_program(bpffs, &instance, "a0").unwrap(), None);
     lab.add_link(0, 2);
     assert_eq!(lab.in_node(attach), Attached::Recreated);
-    assert_eq!(lab.in_node(attach), Attached::Updated);
+    assert_eq!(lab.in_node(|| attach_over(true)), Attached::Updated);
     assert!(Steering::attached_program(bpffs, &instance, "a0").unwrap().is_some());
     let tap = lab.in_peer(|| Tap::new("b0"));
     tap.send(&syn(node_mac(&lab), VIP, 4000, 80));

@@ -11,8 +11,8 @@ use std::{
 };
 
 use af_xdp::{
-    AddressRole, BindError, BindMode, Frame, Interface, Mode, Socket, Steering, Umem, UmemConfig,
-    poll, steering::BPFFS,
+    AddressRole, BIND_BUSY_MAX, BindError, BindMode, Frame, Interface, Mode, Socket, Steering,
+    Umem, UmemConfig, poll, steering::BPFFS,
 };
 use support::{Lab, Tap};
 
@@ -184,6 +184,11 @@ fn bind_says_what_is_wrong() {
         let mut other = Umem::new(UmemConfig::default()).unwrap();
         let error = Socket::bind(&mut other, interface.index, 0, BindMode::Auto).unwrap_err();
         assert!(matches!(error, BindError::Busy { queue: 0, .. }), "{error}");
+        // A thread that must not wait is told at once.
+        let started = Instant::now();
+        let error = Socket::try_bind(&mut other, interface.index, 0, BindMode::Auto).unwrap_err();
+        assert!(matches!(error, BindError::Busy { waited_ms: 0, .. }), "{error}");
+        assert!(started.elapsed() < BIND_BUSY_MAX / 4, "it waited {:?}", started.elapsed());
         drop(socket);
         Socket::bind(&mut other, interface.index, 0, BindMode::Auto).unwrap();
 

@@ -1,6 +1,9 @@
 //! `Status`: everything on one screen, from local memory.
 
-use std::{collections::BTreeMap, time::Instant};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    time::Instant,
+};
 
 use steadfast_dataplane::{self as dp, Class, Cursor, Reason, Sent};
 use steadfast_model::{ClusterState, NodeId};
@@ -348,11 +351,7 @@ fn interfaces(node: &Node, member: &Member, state: &ClusterState) -> Vec<v1::Int
         let bind_reason = if failed.is_empty() { why } else { failed.join("; ") };
         v1::Interface {
             name: port.name.clone(),
-            segment: state
-                .segments
-                .get(&port.segment.0)
-                .map(|s| s.name.clone())
-                .unwrap_or_default(),
+            segment: names(state, &port.segments()),
             ifindex: port.interface,
             attach_mode: v1::AttachMode::Native.into(),
             bind_mode: bind_mode.into(),
@@ -363,6 +362,11 @@ fn interfaces(node: &Node, member: &Member, state: &ClusterState) -> Vec<v1::Int
         }
     });
     shown.collect()
+}
+
+fn names(state: &ClusterState, segments: &BTreeSet<SegmentId>) -> String {
+    let known = segments.iter().filter_map(|segment| state.segments.get(&segment.0));
+    known.map(|s| s.name.as_str()).collect::<Vec<_>>().join(", ")
 }
 
 fn beacons(view: &View) -> BTreeMap<String, u64> {

@@ -3,10 +3,14 @@
 //! Nothing of it is configured twice: it is read by netlink and watched. A full read follows every
 //! change of links, addresses and routes, every lost message and every 30 seconds.
 
+mod feed;
 mod probe;
+mod version;
 mod view;
 mod watch;
 
+pub(crate) use feed::{KernelFeed, News};
 pub(crate) use probe::Prober;
-pub(crate) use view::KernelView;
+pub(crate) use version::check as check_version;
+pub(crate) use view::{Interface, KernelView};
 pub(crate) use watch::watch;

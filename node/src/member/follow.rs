@@ -1,16 +1,26 @@
 //! Follows what the cluster commits, what the kernel knows and what the checks see, and tells the
 //! parts that act on it.
 
-use std::{collections::BTreeSet, sync::Arc, time::Duration};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    sync::Arc,
+    time::Duration,
+};
 
 use steadfast_dataplane::{Connection, Cursor, Forwarding};
 use steadfast_model::{ClusterState, NodeId, document::Switch};
 use steadfast_ownership::{Committed, CommittedGroup, Grant, Member as Candidate, SegmentId};
 use steadfast_peer::Peer;
+use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use tracing::{error, info};
 
 use super::Member;
-use crate::{kernel::KernelView, owner};
+use crate::{
+    kernel::{Interface, KernelFeed, KernelView, News},
+    owner,
+    plane::PortInfo,
+    replicated::Replicated,
+};
 
 /// Everything is looked at again at least this often.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
@@ -26,49 +36,70 @@ struct Told {
     members: Vec<NodeId>,
     replication: Option<bool>,
     leader: Option<bool>,
-    links: Vec<(SegmentId, bool)>,
-    ports: usize,
+    links: BTreeMap<SegmentId, bool>,
+    ports: Vec<(Arc<PortInfo>, BTreeSet<SegmentId>)>,
+    workers: usize,
+    /// The interfaces for which tables were written last, and whether that went well.
+    tables: (BTreeMap<u32, Interface>, bool),
     /// How far the table was walked for clients whose next hop is not resolved.
     walked: Option<Cursor>,
+}
+
+/// What is new in a turn.
+#[derive(Clone, Copy, Debug, Default)]
+struct New {
+    kernel: bool,
+    health: bool,
+    /// Time to look at everything that nobody tells about.
+    look: bool,
 }
 
 /// Runs until the daemon ends.
 pub(crate) async fn follow(member: Arc<Member>) {
     let mut applied = member.raft.watch();
-    let mut kernel = member.node.kernel.clone();
+    let mut kernel = KernelFeed::new(member.node.kernel.clone());
     let mut health = member.health.watch();
+    let mut look = tokio::time::interval(LOOK_AGAIN);
+    look.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut told = Told::default();
-    let (mut kernel_new, mut health_new) = (true, true);
+    let mut attacher = Attacher::default();
+    let mut new = New { kernel: true, health: true, look: false };
+    let mut view = kernel.view();
     loop {
         applied.borrow_and_update();
+        if new.kernel {
+            view = kernel.view();
+        }
         let replicated = member.raft.state();
-        let view = kernel.borrow_and_update().clone();
-        turn(&member, &replicated.0, &view, &mut told, kernel_new, health_new).await;
-        (kernel_new, health_new) = (false, false);
+        turn(&member, &replicated, &view, &mut told, &mut attacher, new).await;
+        new = New::default();
         tokio::select! {
             changed = applied.changed() => if changed.is_err() { return },
-            changed = kernel.changed() => match changed {
-                Ok(()) => kernel_new = true,
-                Err(_) => error!("routes and neighbours are no longer followed"),
+            news = kernel.next() => match news {
+                News::Changed => new.kernel = true,
+                News::Ended => member.plane.kernel_lost(),
             },
             changed = health.changed() => match changed {
-                Ok(()) => health_new = true,
+                Ok(()) => new.health = true,
                 Err(_) => return,
             },
-            () = member.macs_changed.notified() => kernel_new = true,
-            () = tokio::time::sleep(LOOK_AGAIN) => {}
+            () = member.macs_changed.notified() => kernel.nudge(),
+            () = member.plane.ports_changed() => {}
+            () = attacher.done() => {}
+            _ = look.tick() => new.look = true,
         }
     }
 }
 
 async fn turn(
     member: &Arc<Member>,
-    state: &ClusterState,
-    view: &KernelView,
+    replicated: &Arc<Replicated>,
+    view: &Arc<KernelView>,
     told: &mut Told,
-    kernel_new: bool,
-    health_new: bool,
+    attacher: &mut Attacher,
+    new: New,
 ) {
+    let state = &replicated.0;
     if let Some(cluster) = &state.cluster {
         let key = Some(cluster.beacon_key.clone());
         member.key.send_if_modified(|old| std::mem::replace(old, key.clone()) != key);
@@ -83,22 +114,31 @@ async fn turn(
         let document = owner::Command::Document(addresses(state), replicated);
         member.owner.tell(document).await;
     }
-    if revision_new || health_new {
+    let workers = member.plane.workers().len();
+    if revision_new || new.health || told.workers != workers {
+        told.workers = workers;
         let up = member.health.servers_up(state);
         member.plane.configure(state, &|service, i| up.contains(&service.servers[i]));
     }
-    let all_ports = member.plane.ports().len();
-    if revision_new || kernel_new || told.ports != all_ports {
-        steer(member, state, view).await;
+    member.plane.assign(state, view);
+    let ports_new = tell_ports(member, told).await;
+    let again = new.look && !told.tables.1;
+    if revision_new || ports_new || again || told.tables.0 != view.interfaces {
+        let well = set_tables(member, replicated, view).await;
+        told.tables = (view.interfaces.clone(), well);
+    }
+    if revision_new || new.kernel || ports_new {
         member.plane.route(view);
     }
+    if revision_new || new.kernel || new.look || ports_new {
+        attacher.want();
+    }
+    attacher.start(member, replicated, view);
     resolve_servers(member, state, view);
     told.walked = resolve_clients(member, view, told.walked);
-    for port in member.plane.ports().into_iter().skip(told.ports) {
-        told.ports += 1;
-        member.owner.tell(owner::Command::Port(port)).await;
-    }
-    tell_links(member, state, view, told).await;
+    // A segment that works must be known before a group is on it, and stay known until no group is
+    // on it any more: else renaming a segment would be a resignation.
+    let gone = tell_links(member, state, view, told).await;
     let committed = committed(member, state);
     let same = |old: &Committed| {
         (&old.voters, &old.members, &old.groups, old.generation)
@@ -107,6 +147,10 @@ async fn turn(
     if !told.committed.as_ref().is_some_and(same) {
         told.committed = Some(committed.clone());
         member.owner.tell(owner::Command::Committed(Box::new(committed))).await;
+    }
+    for segment in gone {
+        info!(segment = segment.0, "in use no more");
+        member.owner.tell(owner::Command::Link(segment, false)).await;
     }
     let leader = member.raft.is_leader();
     if told.leader != Some(leader) {
@@ -142,13 +186,60 @@ fn resolve_clients(member: &Member, view: &KernelView, from: Option<Cursor>) -> 
     next
 }
 
-/// Binding sockets and loading programs blocks.
-async fn steer(member: &Arc<Member>, state: &ClusterState, view: &KernelView) {
-    let (plane, state, view) = (Arc::clone(&member.plane), state.clone(), view.clone());
-    let done = tokio::task::spawn_blocking(move || plane.steer(&state, &view)).await;
-    if let Err(error) = done {
-        error!("steering: {error}");
+/// Attaches interfaces beside everything else: binding sockets and loading programs takes its time.
+#[derive(Default)]
+struct Attacher {
+    wanted: bool,
+    running: Option<JoinHandle<()>>,
+}
+
+impl Attacher {
+    /// Something may be different.
+    fn want(&mut self) {
+        self.wanted = true;
     }
+
+    /// Starts if it is wanted and not at it.
+    fn start(&mut self, member: &Arc<Member>, state: &Arc<Replicated>, view: &Arc<KernelView>) {
+        if !self.wanted || self.running.is_some() {
+            return;
+        }
+        self.wanted = false;
+        let (plane, state, view) = (Arc::clone(&member.plane), Arc::clone(state), Arc::clone(view));
+        self.running = Some(tokio::task::spawn_blocking(move || plane.attach(&state.0, &view)));
+    }
+
+    /// Waits until it is through; for ever when it is not at it.
+    async fn done(&mut self) {
+        let Some(running) = &mut self.running else { return std::future::pending().await };
+        if let Err(error) = running.await {
+            error!("attaching interfaces: {error}");
+        }
+        self.running = None;
+    }
+}
+
+/// Writing tables blocks.
+async fn set_tables(member: &Arc<Member>, state: &Arc<Replicated>, view: &Arc<KernelView>) -> bool {
+    let (plane, state, view) = (Arc::clone(&member.plane), Arc::clone(state), Arc::clone(view));
+    let done = tokio::task::spawn_blocking(move || plane.set_tables(&state.0, &view)).await;
+    done.unwrap_or_else(|error| {
+        error!("tables: {error}");
+        false
+    })
+}
+
+/// Which data interfaces there are, and which segments on each; says whether that is news.
+async fn tell_ports(member: &Member, told: &mut Told) -> bool {
+    let ports: Vec<_> =
+        member.plane.ports().iter().map(|p| (Arc::clone(p), p.segments())).collect();
+    let same = ports.len() == told.ports.len()
+        && ports.iter().zip(&told.ports).all(|(a, b)| Arc::ptr_eq(&a.0, &b.0) && a.1 == b.1);
+    if !same {
+        told.ports.clone_from(&ports);
+        member.owner.tell(owner::Command::Ports(ports)).await;
+    }
+    !same
 }
 
 /// Whom to connect to and whom to hear.
@@ -187,32 +278,34 @@ fn tell_members(member: &Member, state: &ClusterState, told: &mut Told) {
     told.replication = Some(on);
 }
 
-/// Which segments of the configuration work here.
-async fn tell_links(member: &Member, state: &ClusterState, view: &KernelView, told: &mut Told) {
+/// Which segments of the groups work here; answers those that no group is on any more.
+async fn tell_links(
+    member: &Member,
+    state: &ClusterState,
+    view: &KernelView,
+    told: &mut Told,
+) -> Vec<SegmentId> {
     let ports = member.plane.ports();
-    let links: Vec<(SegmentId, bool)> = state
-        .segments
-        .keys()
-        .map(|number| {
-            let segment = SegmentId(*number);
-            let up = ports.iter().any(|port| {
-                port.segment == segment
-                    && port.is_served()
-                    && view.interfaces.get(&port.interface).is_some_and(|i| i.up)
-            });
-            (segment, up)
+    let works = |segment: &SegmentId| {
+        ports.iter().any(|port| {
+            port.segments().contains(segment)
+                && port.is_served()
+                && view.interfaces.get(&port.interface).is_some_and(|i| i.up)
         })
-        .collect();
-    if told.links == links {
-        return;
-    }
+    };
+    let used: BTreeSet<u16> =
+        state.groups.values().flat_map(|g| g.segments.iter().copied()).collect();
+    let links: BTreeMap<_, _> =
+        used.into_iter().map(SegmentId).map(|segment| (segment, works(&segment))).collect();
     for (segment, up) in &links {
-        if !told.links.contains(&(*segment, *up)) {
+        if told.links.get(segment) != Some(up) {
             info!(segment = segment.0, up, "link");
             member.owner.tell(owner::Command::Link(*segment, *up)).await;
         }
     }
+    let gone = told.links.keys().filter(|segment| !links.contains_key(segment)).copied().collect();
     told.links = links;
+    gone
 }
 
 fn addresses(state: &ClusterState) -> Vec<owner::GroupAddress> {

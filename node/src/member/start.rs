@@ -220,7 +220,7 @@ impl Member {
 
 async fn open_base(node: &Arc<Node>, identity: &Identity, start: Start) -> anyhow::Result<Base> {
     let (raft, transport) = open_raft(node, identity, start).await?;
-    match start_plane(node, &raft.state()) {
+    match make_plane(node, &raft.state()) {
         Ok((plane, HookParts { dirty, copies })) => {
             Ok(Base { raft, transport, plane, dirty, copies })
         }
@@ -259,21 +259,14 @@ struct HookParts {
     copies: Arc<Copies>,
 }
 
-fn start_plane(
+fn make_plane(
     node: &Arc<Node>,
     state: &ClusterState,
 ) -> anyhow::Result<(Arc<DataPlane>, HookParts)> {
     let shared = DataPlane::shared(state.settings().connections_max)?;
     let (dirty, copies) = (Arc::new(DirtySet::new()), Arc::new(Copies::new()));
     let hook = ReplicationHook::new(Arc::clone(&shared), Arc::clone(&dirty));
-    let queues = node.kernel.borrow().interfaces.values().filter(|i| i.name != "lo").fold(
-        1,
-        |most, interface| {
-            af_xdp::Interface::by_name(&interface.name).map_or(most, |i| most.max(i.rx_queues))
-        },
-    );
-    let queues = queues.min(steadfast_dataplane::WORKERS_MAX as u32);
     let pins = Pins { bpffs: node.local.bpffs.clone(), instance: node.local.instance.clone() };
-    let plane = DataPlane::start(pins, shared, hook, queues, &node.prober)?;
+    let plane = DataPlane::new(pins, shared, hook, node.prober.clone());
     Ok((Arc::new(plane), HookParts { dirty, copies }))
 }

@@ -10,7 +10,7 @@ use steadfast_ownership::{SegmentId, StaleSender};
 use steadfast_packet::gratuitous_arp;
 use tracing::{debug, info};
 
-use super::segment::Segment;
+use super::segment::Wire;
 
 /// Frames sent in one turn of the loop: a node that takes over thousands of addresses must not
 /// stop beating meanwhile.
@@ -80,41 +80,83 @@ impl Announcer {
     }
 
     /// Sends what one turn may send; says whether more waits.
-    pub(crate) fn send(&mut self, segments: &[Segment]) -> bool {
+    pub(crate) fn send(&mut self, wires: &[Wire]) -> bool {
         for _ in 0..FRAMES_PER_TURN {
             let Some((group, id, address)) = self.pending.pop_front() else { break };
-            let Some(segment) = segments.iter().find(|s| s.id == id) else { continue };
-            if let Err(error) = segment.send(&gratuitous_arp(segment.mac, address)) {
+            let Some(wire) = wires.iter().find(|w| w.segments.contains(&id)) else { continue };
+            if let Err(error) = wire.send(&gratuitous_arp(wire.mac(), address)) {
                 debug!(%group, %address, "gratuitous ARP not sent: {error}");
             }
         }
         for _ in 0..FRAMES_PER_TURN {
             let Some(sender) = self.alone.pop_front() else { break };
-            self.announce_to(sender, segments);
+            self.announce_to(sender, wires);
         }
         !(self.pending.is_empty() && self.alone.is_empty())
     }
 
+    /// The segment of the address to which a stale sender sent: one of those on the interface where
+    /// its frame came in.
+    pub(crate) fn segment_of(
+        &self,
+        group: GroupId,
+        vip: Option<IpAddr>,
+        on: &BTreeSet<SegmentId>,
+    ) -> Option<SegmentId> {
+        let mut of_group = self.addresses.get(&group).into_iter().flatten();
+        let found = of_group
+            .find(|(segment, address)| on.contains(segment) && self.is_meant(vip, *address));
+        found.map(|(segment, _)| *segment)
+    }
+
+    /// Whether a frame for this VIP (`None`: for a gateway address) was for `address`.
+    fn is_meant(&self, vip: Option<IpAddr>, address: Ipv4Addr) -> bool {
+        match vip {
+            Some(vip) => vip == IpAddr::V4(address),
+            None => self.gateways.contains(&address),
+        }
+    }
+
     /// The same frame as for everybody, to one MAC address. A peer says which VIP; it must be one
     /// of the group's.
-    fn announce_to(&self, sender: StaleSender, segments: &[Segment]) {
+    fn announce_to(&self, sender: StaleSender, wires: &[Wire]) {
         let StaleSender { group, segment: id, mac, vip } = sender;
-        let Some(segment) = segments.iter().find(|s| s.id == id) else { return };
+        let Some(wire) = wires.iter().find(|w| w.segments.contains(&id)) else { return };
         let of_group = self.addresses.get(&group).into_iter().flatten();
         for (_, address) in of_group.filter(|(on, _)| *on == id) {
-            let meant = match vip {
-                Some(vip) => vip == IpAddr::V4(*address),
-                None => self.gateways.contains(address),
-            };
-            if !meant {
+            if !self.is_meant(vip, *address) {
                 continue;
             }
-            let mut frame = gratuitous_arp(segment.mac, *address);
+            let mut frame = gratuitous_arp(wire.mac(), *address);
             frame[..6].copy_from_slice(&mac);
-            match segment.send(&frame) {
+            match wire.send(&frame) {
                 Ok(()) => info!(%group, %address, mac = mac_text(mac), "told a stale sender"),
                 Err(error) => debug!(%group, %address, "stale sender not told: {error}"),
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_stale_sender_is_on_the_segment_of_the_address_it_meant() {
+        let mut announcer = Announcer::default();
+        let address = |segment, last, gateway| GroupAddress {
+            group: GroupId(1),
+            segment: SegmentId(segment),
+            address: IpAddr::from([198, 18, 0, last]),
+            gateway,
+        };
+        announcer.set_addresses([address(1, 100, false), address(2, 254, true)]);
+        let vip = Some(IpAddr::from([198, 18, 0, 100]));
+        let both = BTreeSet::from([SegmentId(1), SegmentId(2)]);
+        let of = |vip, on: &BTreeSet<_>| announcer.segment_of(GroupId(1), vip, on);
+        assert_eq!(of(vip, &both), Some(SegmentId(1)));
+        assert_eq!(of(None, &both), Some(SegmentId(2)), "for the gateway");
+        assert_eq!(of(vip, &BTreeSet::from([SegmentId(2)])), None, "on another interface");
+        assert_eq!(of(Some(IpAddr::from([198, 18, 0, 9])), &both), None, "no address of ours");
     }
 }

@@ -35,8 +35,9 @@ pub(crate) enum Command {
     Leader(bool),
     /// The link of a segment came or went.
     Link(SegmentId, bool),
-    /// A data interface is there: beacons go out on it.
-    Port(Arc<PortInfo>),
+    /// The data interfaces and the segments on each: beacons go out on them. Replaces what was
+    /// told before; what stays is not interrupted.
+    Ports(Vec<(Arc<PortInfo>, BTreeSet<SegmentId>)>),
     /// At the leader: move a group.
     Move(GroupId, Option<NodeId>, oneshot::Sender<Result<NodeId, MoveError>>),
     /// A grant that was asked for could not be committed.

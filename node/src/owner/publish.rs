@@ -145,10 +145,21 @@ impl Publisher {
 
     /// A node's MAC address was learned: relaying to it is possible now.
     pub(crate) fn macs_changed(&self, of: NodeId) {
+        self.relay_anew(|node| node == of);
+    }
+
+    /// Ports have other numbers or other segments: relaying goes another way.
+    pub(crate) fn ports_changed(&self) {
+        self.relay_anew(|_| true);
+    }
+
+    fn relay_anew(&self, concerns: impl Fn(NodeId) -> bool) {
         for (group, now) in self.roles.all() {
-            if now.role == (Role::Other { node: of }) {
+            if let Role::Other { node } = now.role
+                && concerns(node)
+            {
                 let state = self.plane.shared.groups.group(dp::GroupId(group.0));
-                state.set_role(dp::Role::Other { relay: self.plane.macs_of(of) });
+                state.set_role(dp::Role::Other { relay: self.plane.macs_of(node) });
             }
         }
     }

@@ -1,10 +1,12 @@
-//! Beacons on one segment: a packet socket on its interface.
+//! Beacons on the segments of one interface: a packet socket on it.
 
-use std::io;
+use std::{collections::BTreeSet, io, sync::Arc};
 
 use af_xdp::PacketSocket;
-use steadfast_ownership::SegmentId;
+use steadfast_ownership::{Path, SegmentId};
 use tokio::io::unix::AsyncFd;
+
+use crate::plane::PortInfo;
 
 /// EtherType of beacons: IEEE local experimental 1.
 pub(crate) const ETHERTYPE: u16 = 0x88b5;
@@ -18,14 +20,14 @@ const DRAIN_MAX: usize = 512;
 const HEADER_BYTES: usize = 14;
 const BROADCAST: [u8; 6] = [0xff; 6];
 
-/// One segment.
-pub(crate) struct Segment {
-    pub(crate) id: SegmentId,
-    pub(crate) mac: [u8; 6],
+/// An interface and the segments on it.
+pub(crate) struct Wire {
+    pub(crate) port: Arc<PortInfo>,
+    pub(crate) segments: BTreeSet<SegmentId>,
     socket: AsyncFd<PacketSocket>,
 }
 
-impl Segment {
+impl Wire {
     /// Opens a socket on the interface. Call it inside the runtime that will read it.
     ///
     /// # Errors
@@ -35,9 +37,20 @@ impl Segment {
         reason = "its unsafe successor wants what PacketSocket gives: one fd, \
         kept open until it is dropped"
     )]
-    pub(crate) fn open(id: SegmentId, interface: u32, mac: [u8; 6]) -> io::Result<Self> {
-        let socket = AsyncFd::new(PacketSocket::bind(interface, ETHERTYPE)?)?;
-        Ok(Self { id, mac, socket })
+    pub(crate) fn open(port: Arc<PortInfo>) -> io::Result<Self> {
+        let socket = AsyncFd::new(PacketSocket::bind(port.interface, ETHERTYPE)?)?;
+        Ok(Self { port, segments: BTreeSet::new(), socket })
+    }
+
+    /// This interface's MAC address.
+    pub(crate) fn mac(&self) -> [u8; 6] {
+        self.port.mac
+    }
+
+    /// On which of its segments a frame has come in that says it was sent on `sent`. With several
+    /// segments on one wire only the sender can tell; `None` when none is here.
+    pub(crate) fn path(&self, sent: Path) -> Option<Path> {
+        came_in_on(&self.segments, sent)
     }
 
     /// Waits until a frame may be there.
@@ -65,7 +78,7 @@ impl Segment {
     pub(crate) fn broadcast(&self, payload: &[u8]) -> io::Result<()> {
         let mut frame = Vec::with_capacity(HEADER_BYTES + payload.len());
         frame.extend_from_slice(&BROADCAST);
-        frame.extend_from_slice(&self.mac);
+        frame.extend_from_slice(&self.port.mac);
         frame.extend_from_slice(&ETHERTYPE.to_be_bytes());
         frame.extend_from_slice(payload);
         self.send(&frame)
@@ -74,5 +87,32 @@ impl Segment {
     /// Sends a whole frame, such as gratuitous ARP.
     pub(crate) fn send(&self, frame: &[u8]) -> io::Result<()> {
         self.socket.get_ref().send(frame)
+    }
+}
+
+fn came_in_on(segments: &BTreeSet<SegmentId>, sent: Path) -> Option<Path> {
+    match sent {
+        Path::Segment(segment) if segments.contains(&segment) => Some(sent),
+        // The core refuses and counts it: it was sent on another path.
+        _ => segments.first().map(|segment| Path::Segment(*segment)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_frame_came_in_on_the_segment_it_names_if_that_is_here() {
+        let segment = |n| Path::Segment(SegmentId(n));
+        let two = BTreeSet::from([SegmentId(1), SegmentId(2)]);
+        assert_eq!(came_in_on(&two, segment(1)), Some(segment(1)));
+        assert_eq!(came_in_on(&two, segment(2)), Some(segment(2)));
+        for other in [segment(3), Path::Peer] {
+            let path = came_in_on(&two, other);
+            assert_ne!(path, Some(other), "a path that is not this wire's is not believed");
+            assert!(path.is_some(), "and it is counted");
+        }
+        assert_eq!(came_in_on(&BTreeSet::new(), segment(1)), None);
     }
 }

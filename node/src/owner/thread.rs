@@ -1,7 +1,7 @@
 //! The loop of the ownership thread.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{
         Arc,
         atomic::{AtomicU64, Ordering},
@@ -24,9 +24,9 @@ use tokio::{
 use tracing::{debug, error, info, warn};
 
 use super::{
-    Command, News, OwnerConfig, Request, announce::Announcer, publish::Publisher, segment::Segment,
+    Command, News, OwnerConfig, Request, announce::Announcer, publish::Publisher, segment::Wire,
 };
-use crate::{clock, priority};
+use crate::{clock, plane::PortInfo, priority};
 
 /// Yields before input counts as drained: QUIC packets that wait in the kernel become datagrams
 /// while the endpoint's tasks run.
@@ -99,7 +99,7 @@ pub(crate) fn run(
             incoming,
             commands,
             seal: None,
-            segments: Vec::new(),
+            wires: Vec::new(),
             announcer: Announcer::default(),
             publisher,
             committed: Committed::default(),
@@ -114,6 +114,14 @@ pub(crate) fn run(
     });
 }
 
+/// Where a frame came in.
+enum Source {
+    /// On the control connection, whose certificate names the node.
+    Peer(NodeId),
+    /// On a wire, by its place among them, from a MAC address.
+    Wire(usize, [u8; 6]),
+}
+
 fn now() -> Time {
     Time(clock::now_ns() / 1_000)
 }
@@ -125,7 +133,7 @@ struct Thread {
     incoming: Incoming,
     commands: mpsc::Receiver<Command>,
     seal: Option<Seal>,
-    segments: Vec<Segment>,
+    wires: Vec<Wire>,
     announcer: Announcer,
     publisher: Publisher,
     committed: Committed,
@@ -154,7 +162,7 @@ impl Thread {
             self.report_stale_senders(now);
             self.core.handle_tick(now);
             self.act(now);
-            self.more_to_send = self.announcer.send(&self.segments);
+            self.more_to_send = self.announcer.send(&self.wires);
             self.publish(now);
         }
     }
@@ -164,13 +172,12 @@ impl Thread {
         let deadline = self.core.next_deadline().0;
         let us = deadline.saturating_sub(now().0).min(self.config.settings.wake());
         let us = if self.more_to_send { us.min(1_000) } else { us };
-        let segments = self.segments.iter().map(|s| Box::pin(s.readable()));
-        let segments: Vec<_> = segments.collect();
-        let any_segment = async move {
-            if segments.is_empty() {
+        let wires: Vec<_> = self.wires.iter().map(|w| Box::pin(w.readable())).collect();
+        let any_wire = async move {
+            if wires.is_empty() {
                 std::future::pending::<()>().await;
             } else {
-                select_all(segments).await;
+                select_all(wires).await;
             }
         };
         let (mut command, mut datagram) = (None, None);
@@ -181,14 +188,14 @@ impl Thread {
                 None => return false,
             },
             got = self.incoming.datagrams.recv() => datagram = got,
-            () = any_segment => {}
+            () = any_wire => {}
             () = tokio::time::sleep(Duration::from_micros(us)) => {}
         }
         if let Some(command) = command {
             self.obey(command);
         }
         if let Some(datagram) = datagram {
-            self.heard(Path::Peer, &datagram.bytes, Some(datagram.from), None);
+            self.heard(Source::Peer(datagram.from), &datagram.bytes);
         }
         true
     }
@@ -203,14 +210,14 @@ impl Thread {
         }
         for _ in 0..DATAGRAMS_PER_TURN {
             let Ok(datagram) = self.incoming.datagrams.try_recv() else { break };
-            self.heard(Path::Peer, &datagram.bytes, Some(datagram.from), None);
+            self.heard(Source::Peer(datagram.from), &datagram.bytes);
         }
         let mut frames = Vec::new();
-        for segment in &self.segments {
-            segment.drain(|mac, payload| frames.push((segment.id, mac, payload.to_vec())));
+        for (number, wire) in self.wires.iter().enumerate() {
+            wire.drain(|mac, payload| frames.push((Source::Wire(number, mac), payload.to_vec())));
         }
-        for (segment, mac, payload) in frames {
-            self.heard(Path::Segment(segment), &payload, None, Some(mac));
+        for (from, payload) in frames {
+            self.heard(from, &payload);
         }
         while let Ok(event) = self.incoming.events.try_recv() {
             match event {
@@ -223,17 +230,26 @@ impl Thread {
         }
     }
 
-    fn heard(&mut self, path: Path, bytes: &[u8], certified: Option<NodeId>, mac: Option<[u8; 6]>) {
+    fn heard(&mut self, from: Source, bytes: &[u8]) {
         self.learn_key();
         let Some(seal) = &self.seal else { return };
         let frame = match seal.decode(bytes) {
             Ok(frame) => frame,
             Err(reason) => return self.core.handle_rejected(reason),
         };
-        // On the control connection the certificate says who it is.
-        if certified.is_some_and(|node| node != frame.from) {
-            return self.core.handle_rejected(RejectReason::Forged);
-        }
+        let (path, mac) = match from {
+            // On the control connection the certificate says who it is.
+            Source::Peer(certified) if certified != frame.from => {
+                return self.core.handle_rejected(RejectReason::Forged);
+            }
+            Source::Peer(_) => (Path::Peer, None),
+            Source::Wire(number, mac) => {
+                let Some(path) = self.wires.get(number).and_then(|w| w.path(frame.path)) else {
+                    return;
+                };
+                (path, Some(mac))
+            }
+        };
         let from = frame.from;
         let accepted = |core: &Ownership| core.counters().beacons_received.get(&path).copied();
         let before = accepted(&self.core);
@@ -262,8 +278,7 @@ impl Thread {
         let now = now();
         match command {
             Command::Committed(committed) => {
-                let groups: std::collections::BTreeSet<_> =
-                    committed.groups.iter().map(|g| g.id).collect();
+                let groups: BTreeSet<_> = committed.groups.iter().map(|g| g.id).collect();
                 self.core.handle_committed(now, Committed::clone(&committed));
                 self.publisher.retain(|group| groups.contains(&group));
                 self.committed = *committed;
@@ -274,15 +289,7 @@ impl Thread {
             }
             Command::Leader(leader) => self.core.handle_leader(now, leader),
             Command::Link(segment, up) => self.core.handle_link(now, segment, up),
-            Command::Port(port) => match Segment::open(port.segment, port.interface, port.mac) {
-                Ok(segment) => {
-                    self.segments.retain(|s| s.id != segment.id);
-                    self.segments.push(segment);
-                }
-                Err(error) => {
-                    error!(interface = port.name, "no beacons on this segment: {error}");
-                }
-            },
+            Command::Ports(ports) => self.set_ports(ports),
             Command::Move(group, target, reply) => {
                 // Nobody waits any more when this fails.
                 let _ = reply.send(self.core.handle_move(now, group, target));
@@ -293,6 +300,30 @@ impl Thread {
                 let _ = reply.send(self.core.status(now));
             }
         }
+    }
+
+    /// A wire stays open as long as its port is the same; which segments are on it may change.
+    fn set_ports(&mut self, ports: Vec<(Arc<PortInfo>, BTreeSet<SegmentId>)>) {
+        let mut before = std::mem::take(&mut self.wires);
+        for (port, segments) in ports {
+            let kept = before.iter().position(|wire| Arc::ptr_eq(&wire.port, &port));
+            let wire = match kept {
+                Some(at) => Ok(before.swap_remove(at)),
+                None => Wire::open(Arc::clone(&port)),
+            };
+            match wire {
+                Ok(mut wire) => {
+                    wire.segments = segments;
+                    self.wires.push(wire);
+                }
+                Err(error) => error!(interface = port.name, "no beacons here: {error}"),
+            }
+        }
+        self.publisher.ports_changed();
+    }
+
+    fn wire_of(&self, segment: SegmentId) -> Option<&Wire> {
+        self.wires.iter().find(|wire| wire.segments.contains(&segment))
     }
 
     /// A node that beats must also serve: every worker's loop has turned lately.
@@ -347,8 +378,10 @@ impl Thread {
         let ports = self.config.plane.ports();
         let known = |seen: steadfast_dataplane::StaleSender| {
             let steadfast_dataplane::StaleSender { group, port, mac, vip } = seen;
-            let segment = ports.get(usize::from(port))?.segment;
-            Some(StaleSender { group: GroupId(group.0), segment, mac, vip })
+            let group = GroupId(group.0);
+            let port = ports.iter().find(|p| p.number == port)?;
+            let segment = self.announcer.segment_of(group, vip, &port.segments())?;
+            Some(StaleSender { group, segment, mac, vip })
         };
         let seen = self.config.plane.shared.stale_senders.take();
         if !seen.is_empty() {
@@ -412,11 +445,8 @@ impl Thread {
 
     fn send_segment(&mut self, id: SegmentId, frame: &Frame) {
         self.learn_key();
-        let (Some(seal), Some(segment)) = (&self.seal, self.segments.iter().find(|s| s.id == id))
-        else {
-            return;
-        };
-        if let Err(error) = segment.broadcast(&seal.encode(frame)) {
+        let (Some(seal), Some(wire)) = (&self.seal, self.wire_of(id)) else { return };
+        if let Err(error) = wire.broadcast(&seal.encode(frame)) {
             debug!(segment = id.0, "beacon not sent: {error}");
         }
     }
@@ -440,7 +470,11 @@ impl Thread {
             }
             latest = latest.max(until);
         }
-        self.config.plane.announce_until(latest);
+        for wire in &self.wires {
+            if let Err(error) = wire.port.announce_until(latest) {
+                error!(interface = wire.port.name, "ARP cannot be let through: {error}");
+            }
+        }
         let nothing = self.core.holds_nothing();
         self.news.send_if_modified(|news| {
             std::mem::replace(&mut news.holds_nothing, nothing) != nothing

@@ -1,6 +1,6 @@
 //! The kernel's routes and neighbours as the data plane wants them.
 
-use std::collections::HashMap;
+use std::{collections::HashMap, sync::Arc};
 
 use steadfast_dataplane::{NextHopsSpec, PortSpec, Route};
 use steadfast_model::NodeId;
@@ -12,25 +12,29 @@ use crate::kernel::KernelView;
 /// MAC addresses of the cluster's other nodes, by node and segment, as their beacons showed them.
 pub(crate) type PeerMacs = HashMap<(NodeId, SegmentId), [u8; 6]>;
 
-/// Builds the snapshot for `ports`, which are numbered by their place.
+/// Builds the snapshot for `ports`. A number that no port has stays empty.
 pub(crate) fn next_hops_spec(
     view: &KernelView,
-    ports: &[&PortInfo],
+    ports: &[Arc<PortInfo>],
     macs: &PeerMacs,
     generation: u64,
 ) -> NextHopsSpec {
-    let port_of = |interface: u32| {
-        ports.iter().position(|p| p.interface == interface).and_then(|i| u16::try_from(i).ok())
-    };
-    let specs = ports.iter().map(|port| {
+    let port_of =
+        |interface: u32| ports.iter().find(|p| p.interface == interface).map(|p| p.number);
+    let count = ports.iter().map(|p| usize::from(p.number) + 1).max().unwrap_or(0);
+    let mut specs = vec![PortSpec::default(); count];
+    for port in ports {
         let addrs = view.interfaces.get(&port.interface).map(|i| i.addresses.clone());
-        let cluster = macs.iter().filter(|((_, segment), _)| *segment == port.segment);
-        PortSpec {
-            mac: port.mac,
-            addrs: addrs.unwrap_or_default(),
-            cluster_macs: cluster.map(|(_, mac)| *mac).collect(),
+        let on = port.segments();
+        let cluster = macs.iter().filter(|((_, segment), _)| on.contains(segment));
+        if let Some(place) = specs.get_mut(usize::from(port.number)) {
+            *place = PortSpec {
+                mac: port.mac,
+                addrs: addrs.unwrap_or_default(),
+                cluster_macs: cluster.map(|(_, mac)| *mac).collect(),
+            };
         }
-    });
+    }
     let mut routes: Vec<_> = view.routes.iter().collect();
     // Of two routes for one prefix the data plane takes the first: the lower metric.
     routes.sort_by_key(|route| route.metric);
@@ -47,7 +51,7 @@ pub(crate) fn next_hops_spec(
         .map(|((_, address), mac)| (*address, *mac));
     NextHopsSpec {
         generation,
-        ports: specs.collect(),
+        ports: specs,
         routes: routes.collect(),
         neighbours: neighbours.collect(),
     }

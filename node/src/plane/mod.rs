@@ -1,39 +1,44 @@
 //! The data plane of this node: interfaces, workers, and what they share.
 
+mod attach;
 pub(crate) mod compile;
 mod hops;
 mod port;
+mod segments;
+mod tables;
+mod troubles;
 mod worker;
 
 use std::{
     collections::BTreeMap,
-    net::IpAddr,
     path::PathBuf,
     sync::{
-        Arc, Mutex, MutexGuard, PoisonError,
+        Arc, Mutex,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
 };
 
-use af_xdp::{AddressRole, NatSource, Steering};
-use anyhow::Context;
-use steadfast_dataplane::{Config, Forwarding, NextHops, Shared, TableOptions};
+use af_xdp::Steering;
+use arc_swap::ArcSwap;
+use steadfast_dataplane::{Config, NextHops, Shared, TableOptions};
 use steadfast_model::{ClusterState, NodeId};
 use steadfast_ownership::SegmentId;
 use steadfast_replication::ReplicationHook;
-use tracing::{error, info, warn};
+use tokio::sync::Notify;
+use tracing::info;
 
-pub(crate) use self::{
-    compile::UpFn,
-    port::PortInfo,
-    worker::{PORTS_MAX, WorkerStatus},
-};
 use self::{
+    attach::{Attaching, Hand},
     compile::config_spec,
     hops::{PeerMacs, next_hops_spec},
-    worker::{Command, WorkerHandle},
+    port::lock,
+    segments::Segments,
+    tables::Tables,
+    troubles::{Area, Troubles},
+    worker::{Command, PORTS_MAX},
 };
+pub(crate) use self::{compile::UpFn, port::PortInfo, worker::WorkerStatus};
 use crate::{
     clock,
     join::random_u64,
@@ -57,51 +62,51 @@ pub(crate) struct Pins {
 }
 
 /// The data plane.
+///
+/// The ownership thread takes no lock of it that is held across a system call or a compilation.
 pub(crate) struct DataPlane {
     pub(crate) shared: Arc<Shared>,
     hook: ReplicationHook,
+    prober: Prober,
     pins: Pins,
     stop: Arc<AtomicBool>,
-    workers: Mutex<Vec<WorkerHandle>>,
-    ports: Mutex<Vec<Arc<PortInfo>>>,
-    /// Held while an interface is attached, which takes its time; `ports` never is.
-    attaching: Mutex<()>,
+    /// Workers by queue: as many as the data interface with the most queues has, or had.
+    crew: Mutex<Vec<Hand>>,
+    statuses: ArcSwap<Vec<Arc<WorkerStatus>>>,
+    ports: ArcSwap<Vec<Arc<PortInfo>>>,
+    ports_changed: Notify,
+    /// Held while interfaces are attached, which takes its time.
+    attaching: Mutex<Attaching>,
     macs: Mutex<PeerMacs>,
+    beacon_ns: AtomicU64,
     generation: AtomicU64,
-    /// What could not be set up, by what it concerns; shown as warnings.
-    troubles: Mutex<BTreeMap<String, String>>,
+    troubles: Troubles,
 }
 
 impl DataPlane {
-    /// Starts `workers` workers, without interfaces.
-    ///
-    /// # Errors
-    /// When threads or memory cannot be had.
-    pub(crate) fn start(
+    /// Without interfaces and without workers: those come with the interfaces.
+    pub(crate) fn new(
         pins: Pins,
         shared: Arc<Shared>,
         hook: ReplicationHook,
-        workers: u32,
-        prober: &Prober,
-    ) -> anyhow::Result<Self> {
-        let stop = Arc::new(AtomicBool::new(false));
-        let handles = (0..workers).map(|queue| {
-            let (shared, stop) = (Arc::clone(&shared), Arc::clone(&stop));
-            WorkerHandle::start(queue, shared, hook.clone(), prober.clone(), stop)
-                .with_context(|| format!("cannot start the worker of queue {queue}"))
-        });
-        Ok(Self {
-            workers: Mutex::new(handles.collect::<anyhow::Result<_>>()?),
+        prober: Prober,
+    ) -> Self {
+        Self {
             shared,
             hook,
+            prober,
             pins,
-            stop,
-            ports: Mutex::default(),
-            attaching: Mutex::new(()),
+            stop: Arc::new(AtomicBool::new(false)),
+            crew: Mutex::default(),
+            statuses: ArcSwap::default(),
+            ports: ArcSwap::default(),
+            ports_changed: Notify::new(),
+            attaching: Mutex::default(),
             macs: Mutex::default(),
+            beacon_ns: AtomicU64::new(25_000_000),
             generation: AtomicU64::new(1),
-            troubles: Mutex::default(),
-        })
+            troubles: Troubles::default(),
+        }
     }
 
     /// The table of a node, sized by the settings; its hash key is new in every run.
@@ -131,91 +136,57 @@ impl DataPlane {
 
     /// Swaps in what the cluster has committed and what the checks say.
     pub(crate) fn configure(&self, state: &ClusterState, up: &UpFn<'_>) {
-        let workers = lock(&self.workers).len();
+        let workers = self.statuses.load().len();
         let spec = config_spec(state, up, workers, self.next_generation());
         let current = self.shared.config.load_full();
         match Config::compile(spec, Some(&current)) {
             Ok(config) => {
                 self.shared.set_config(config);
-                self.cured("configuration");
+                self.troubles.replace(Area::Configuration, BTreeMap::new());
             }
             // Validation should have refused it: forwarding goes on with the one before.
-            Err(error) => self.trouble("configuration", format!("not taken over: {error}")),
-        }
-    }
-
-    /// Attaches the interfaces of new segments and tells all steering programs what is ours.
-    /// Blocks: call it where that is allowed.
-    pub(crate) fn steer(&self, state: &ClusterState, view: &KernelView) {
-        for (number, segment) in &state.segments {
-            let number = SegmentId(*number);
-            let used = state.groups.values().any(|g| g.segments.contains(&number.0));
-            let Some(interface) = view.interface_in(segment.prefix) else { continue };
-            let known = lock(&self.ports).iter().any(|p| p.interface == interface.index);
-            if !used || known {
-                continue;
-            }
-            match self.attach(&interface.name, number, state, view) {
-                Ok(()) => self.cured(&segment.name),
-                Err(error) => self.trouble(&segment.name, format!("{error:#}")),
-            }
-        }
-        for port in self.ports() {
-            if let Err(error) = set_tables(&mut port.steering(), state, view) {
-                self.trouble(&port.name, format!("{error:#}"));
-            } else {
-                self.cured(&port.name);
+            Err(error) => {
+                let why = format!("not taken over: {error}");
+                let troubles = BTreeMap::from([("configuration".to_owned(), why)]);
+                self.troubles.replace(Area::Configuration, troubles);
             }
         }
     }
 
-    fn attach(
-        &self,
-        name: &str,
-        segment: SegmentId,
-        state: &ClusterState,
-        view: &KernelView,
-    ) -> anyhow::Result<()> {
-        let _one_at_a_time = lock(&self.attaching);
-        if lock(&self.ports).len() >= PORTS_MAX {
-            anyhow::bail!("{name} is one interface more than the {PORTS_MAX} that are possible");
-        }
-        let facts = af_xdp::Interface::by_name(name)?;
-        let mut steering = Steering::open(&self.pins.bpffs, &self.pins.instance, name)?;
-        // What is pinned from an earlier run must not let ARP through for it.
-        steering.set_announce_until(0)?;
-        set_tables(&mut steering, state, view)?;
-        let port = Arc::new(PortInfo::new(&facts, segment, steering));
-        let workers = lock(&self.workers);
-        for worker in workers.iter() {
-            if worker.commands.send(Command::AddPort(Arc::clone(&port))).is_err() {
-                anyhow::bail!("worker {} has ended", worker.status.queue);
+    /// Notes which segments are on which port.
+    pub(crate) fn assign(&self, state: &ClusterState, view: &KernelView) {
+        let mut segments = Segments::of(state, view);
+        for port in self.ports().iter() {
+            let on = segments.on.remove(&port.interface).unwrap_or_default();
+            if port.set_segments(on.clone()) {
+                let names: Vec<_> = on.iter().filter_map(|s| state.segments.get(&s.0)).collect();
+                let names: Vec<_> = names.iter().map(|s| s.name.as_str()).collect();
+                info!(interface = port.name, segments = names.join(", "), "segments");
             }
         }
-        if (workers.len() as u32) < port.queues {
-            warn!(
-                "{name} has {} queues and this daemon {} workers: restart it to serve all",
-                port.queues,
-                workers.len()
-            );
+        lock(&self.macs).retain(|(_, segment), _| state.segments.contains_key(&segment.0));
+    }
+
+    /// Tells the steering programs what is ours; says whether all know it now. Blocks: call it
+    /// where that is allowed.
+    pub(crate) fn set_tables(&self, state: &ClusterState, view: &KernelView) -> bool {
+        let tables = Tables::of(state, view);
+        let mut troubles = BTreeMap::new();
+        for port in self.ports().iter() {
+            if let Err(error) = port.set_tables(&tables) {
+                let why = format!("{:#}", anyhow::Error::from(error));
+                troubles.insert(format!("interface {}", port.name), why);
+            }
         }
-        drop(workers);
-        // Sockets first, then the program: packets that arrive in between reach somebody.
-        let until = clock::now_ns() + 3_000_000_000;
-        while port.sockets().len() < port.queues as usize && clock::now_ns() < until {
-            std::thread::sleep(Duration::from_millis(1));
-        }
-        let how = port.steering().attach()?;
-        info!(interface = name, ?how, queues = port.queues, "steering program attached");
-        lock(&self.ports).push(port);
-        Ok(())
+        let all_know = troubles.is_empty();
+        self.troubles.replace(Area::Tables, troubles);
+        all_know
     }
 
     /// Swaps in routes and neighbours.
     pub(crate) fn route(&self, view: &KernelView) {
-        let ports = lock(&self.ports);
-        let infos: Vec<_> = ports.iter().map(Arc::as_ref).collect();
-        let spec = next_hops_spec(view, &infos, &lock(&self.macs), self.next_generation());
+        let macs = lock(&self.macs).clone();
+        let spec = next_hops_spec(view, &self.ports(), &macs, self.next_generation());
         self.shared.set_next_hops(NextHops::new(spec));
     }
 
@@ -224,59 +195,72 @@ impl DataPlane {
         lock(&self.macs).insert((node, segment), mac) != Some(mac)
     }
 
-    /// The MAC address of a node by port, where it is known.
+    /// The MAC address of a node by number of the port, where it is known.
     pub(crate) fn macs_of(&self, node: NodeId) -> Vec<Option<[u8; 6]>> {
         let macs = lock(&self.macs);
-        lock(&self.ports).iter().map(|p| macs.get(&(node, p.segment)).copied()).collect()
+        let mut by_number = vec![None; PORTS_MAX];
+        for port in self.ports().iter() {
+            let on = port.segments();
+            let mac = on.iter().find_map(|segment| macs.get(&(node, *segment)).copied());
+            if let Some(place) = by_number.get_mut(usize::from(port.number)) {
+                *place = mac;
+            }
+        }
+        by_number
     }
 
-    /// Data interfaces, by number.
-    pub(crate) fn ports(&self) -> Vec<Arc<PortInfo>> {
-        lock(&self.ports).clone()
+    /// Data interfaces, in any order.
+    pub(crate) fn ports(&self) -> Arc<Vec<Arc<PortInfo>>> {
+        self.ports.load_full()
+    }
+
+    /// Returns when ports have come or gone since it returned last.
+    pub(crate) async fn ports_changed(&self) {
+        self.ports_changed.notified().await;
     }
 
     /// What each worker shows.
-    pub(crate) fn workers(&self) -> Vec<Arc<WorkerStatus>> {
-        lock(&self.workers).iter().map(|w| Arc::clone(&w.status)).collect()
+    pub(crate) fn workers(&self) -> Arc<Vec<Arc<WorkerStatus>>> {
+        self.statuses.load_full()
     }
 
     /// Whether every worker's loop has turned since `since_ns`.
     pub(crate) fn workers_turned_since(&self, since_ns: u64) -> bool {
-        lock(&self.workers).iter().all(|w| w.status.turned_ns.load(Ordering::Acquire) >= since_ns)
+        self.statuses.load().iter().all(|w| w.turned_ns.load(Ordering::Acquire) >= since_ns)
     }
 
     /// Tells the workers the beacon interval.
     pub(crate) fn set_beacon(&self, interval: Duration) {
-        for worker in lock(&self.workers).iter() {
+        let ns = u64::try_from(interval.as_nanos()).unwrap_or(u64::MAX);
+        self.beacon_ns.store(ns, Ordering::Relaxed);
+        for hand in lock(&self.crew).iter() {
             // A worker that has ended shows in `workers_turned_since`.
-            let _ = worker.commands.send(Command::Beacon(interval));
-        }
-    }
-
-    /// Until when ARP for addresses of ours may reach the workers.
-    pub(crate) fn announce_until(&self, until_ns: u64) {
-        for port in lock(&self.ports).iter() {
-            if let Err(error) = port.steering().set_announce_until(until_ns) {
-                error!(interface = port.name, "ARP cannot be let through: {error}");
-            }
+            let _ = hand.worker.commands.send(Command::Beacon(interval));
         }
     }
 
     /// What could not be set up.
     pub(crate) fn troubles(&self) -> BTreeMap<String, String> {
-        lock(&self.troubles).clone()
+        self.troubles.all()
+    }
+
+    /// The kernel's changes are not seen any more.
+    pub(crate) fn kernel_lost(&self) {
+        let why = "no longer followed, netlink has closed: restart this daemon".to_owned();
+        let troubles = BTreeMap::from([("routes and neighbours".to_owned(), why)]);
+        self.troubles.replace(Area::Kernel, troubles);
     }
 
     /// Frames received by all workers so far.
     pub(crate) fn received(&self) -> u64 {
-        lock(&self.workers).iter().map(|w| w.status.counters.received()).sum()
+        self.statuses.load().iter().map(|w| w.counters.received()).sum()
     }
 
     /// Ends the workers. The steering programs stay, so that nobody answers for the VIPs.
     pub(crate) fn stop(&self) {
         self.stop.store(true, Ordering::Release);
-        for worker in lock(&self.workers).iter_mut() {
-            worker.join();
+        for hand in lock(&self.crew).iter_mut() {
+            hand.worker.join();
         }
     }
 
@@ -295,47 +279,11 @@ impl DataPlane {
         self.generation.fetch_add(1, Ordering::AcqRel) + 1
     }
 
-    fn trouble(&self, what: &str, why: String) {
-        let news = lock(&self.troubles).insert(what.to_owned(), why.clone()) != Some(why.clone());
-        if news {
-            error!("{what}: {why}");
-        }
+    /// Changes the list of ports.
+    fn publish(&self, change: impl FnOnce(&mut Vec<Arc<PortInfo>>)) {
+        let mut ports = Vec::clone(&self.ports());
+        change(&mut ports);
+        self.ports.store(Arc::new(ports));
+        self.ports_changed.notify_one();
     }
-
-    fn cured(&self, what: &str) {
-        if lock(&self.troubles).remove(what).is_some() {
-            info!("{what}: works now");
-        }
-    }
-}
-
-fn set_tables(
-    steering: &mut Steering,
-    state: &ClusterState,
-    view: &KernelView,
-) -> anyhow::Result<()> {
-    let addresses = state.groups.values().flat_map(|g| {
-        let vips = g.spec.addresses.iter().map(|a| (*a, AddressRole::Vip));
-        vips.chain(g.spec.gateways.iter().map(|a| (*a, AddressRole::Gateway)))
-    });
-    let local: Vec<IpAddr> =
-        view.interfaces.values().flat_map(|i| i.addresses.iter().copied()).collect();
-    let sources = state.services.values().flat_map(|service| {
-        let spec = &service.spec;
-        let nat = compile::forwarding(spec.forwarding) == Forwarding::Nat;
-        spec.servers.iter().filter(move |_| nat).map(move |server| NatSource {
-            address: server.address,
-            protocol: compile::ip_protocol(spec.protocol),
-            port: server.port,
-        })
-    });
-    steering.set_local_addresses(local)?;
-    steering.set_nat_sources(sources.collect::<Vec<_>>())?;
-    steering.set_addresses(addresses.collect::<Vec<_>>())?;
-    Ok(())
-}
-
-/// A panic elsewhere must not end forwarding: what these locks guard is valid between statements.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

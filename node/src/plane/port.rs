@@ -1,26 +1,38 @@
-//! A data interface: what is steered there and which queues have a socket.
+//! A data interface: what is steered there, which queues have a socket, which segments are on it.
+//!
+//! Everything but the segments is as it was when the interface was attached. An interface that is
+//! not so any more gets a new port, see [`super::attach`].
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use af_xdp::{Mode, Steering};
+use af_xdp::{Announcer, Mode, Socket, Steering, SteeringError};
 use steadfast_ownership::SegmentId;
+
+use super::tables::Tables;
 
 /// A data interface of this node.
 #[derive(Debug)]
 pub(crate) struct PortInfo {
+    /// Its number on all workers, below `PORTS_MAX`; given anew when the port is gone.
+    pub(crate) number: u16,
     /// Kernel index.
     pub(crate) interface: u32,
     pub(crate) name: String,
     pub(crate) mac: [u8; 6],
-    /// The segment it is on.
-    pub(crate) segment: SegmentId,
     /// Receive queues.
     pub(crate) queues: u32,
-    steering: Mutex<Steering>,
+    segments: Mutex<BTreeSet<SegmentId>>,
+    /// `None` once the port is closed: the program stays, its lock is let go.
+    steering: Mutex<Option<Steering>>,
+    /// A handle of its own, so that the ownership thread never waits for `steering`.
+    announcer: Mutex<Option<Announcer>>,
+    tables: Mutex<Tables>,
     sockets: Mutex<BTreeMap<u32, Result<PortMode, String>>>,
+    /// Queues that have or had a socket.
+    bound: Mutex<BTreeSet<u32>>,
 }
 
 /// How a queue's socket is bound.
@@ -32,43 +44,133 @@ pub(crate) struct PortMode {
 }
 
 impl PortInfo {
-    pub(crate) fn new(facts: &af_xdp::Interface, segment: SegmentId, steering: Steering) -> Self {
-        Self {
+    /// # Errors
+    /// When the steering program's table cannot be opened a second time.
+    pub(super) fn new(
+        number: u16,
+        facts: &af_xdp::Interface,
+        steering: Steering,
+        tables: Tables,
+    ) -> Result<Self, SteeringError> {
+        let announcer = steering.announcer()?;
+        Ok(Self {
+            number,
             interface: facts.index,
             name: facts.name.clone(),
             mac: facts.mac,
-            segment,
             queues: facts.rx_queues,
-            steering: Mutex::new(steering),
+            segments: Mutex::default(),
+            steering: Mutex::new(Some(steering)),
+            announcer: Mutex::new(Some(announcer)),
+            tables: Mutex::new(tables),
             sockets: Mutex::default(),
+            bound: Mutex::default(),
+        })
+    }
+
+    /// The segments that are on it now.
+    pub(crate) fn segments(&self) -> BTreeSet<SegmentId> {
+        lock(&self.segments).clone()
+    }
+
+    /// Says whether that is news.
+    pub(super) fn set_segments(&self, segments: BTreeSet<SegmentId>) -> bool {
+        let mut known = lock(&self.segments);
+        let news = *known != segments;
+        *known = segments;
+        news
+    }
+
+    /// Until when ARP for addresses of ours may reach the workers.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub(crate) fn announce_until(&self, until_ns: u64) -> Result<(), SteeringError> {
+        lock(&self.announcer).as_mut().map_or(Ok(()), |a| a.set_announce_until(until_ns))
+    }
+
+    /// Tells the steering program what is ours, if that has changed; system calls in proportion to
+    /// the tables.
+    ///
+    /// # Errors
+    /// What the kernel says; then it is tried again.
+    pub(super) fn set_tables(&self, wanted: &Tables) -> Result<(), SteeringError> {
+        let mut known = lock(&self.tables);
+        if *known == *wanted {
+            return Ok(());
+        }
+        if let Some(steering) = lock(&self.steering).as_mut() {
+            wanted.write(steering)?;
+        }
+        *known = wanted.clone();
+        Ok(())
+    }
+
+    /// Puts the program onto the interface.
+    ///
+    /// # Errors
+    /// See [`SteeringError`].
+    pub(super) fn attach(&self) -> Result<(), SteeringError> {
+        match lock(&self.steering).as_mut() {
+            Some(steering) => steering.attach().map(drop),
+            None => Ok(()),
         }
     }
 
-    /// The steering program; short critical sections only.
-    pub(crate) fn steering(&self) -> MutexGuard<'_, Steering> {
-        self.steering.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Has packets of a queue handed to the socket; false on a closed port.
+    ///
+    /// # Errors
+    /// See [`SteeringError`].
+    pub(super) fn insert_socket(&self, queue: u32, socket: &Socket) -> Result<bool, SteeringError> {
+        match lock(&self.steering).as_mut() {
+            Some(steering) => steering.insert_socket(queue, socket).map(|()| true),
+            None => Ok(false),
+        }
     }
 
-    pub(crate) fn note_socket(&self, queue: u32, mode: PortMode) {
-        self.lock().insert(queue, Ok(mode));
+    /// Ends it: mute, and its lock free for a successor. The program stays on the interface, so
+    /// that nobody answers for the VIPs.
+    pub(super) fn close(&self) {
+        // An interface that is gone has no tables to write to.
+        let _ = self.announce_until(0);
+        lock(&self.announcer).take();
+        lock(&self.steering).take();
+        lock(&self.sockets).clear();
     }
 
-    pub(crate) fn note_failure(&self, queue: u32, why: &str) {
-        self.lock().insert(queue, Err(why.to_owned()));
+    pub(super) fn note_socket(&self, queue: u32, mode: PortMode) {
+        lock(&self.bound).insert(queue);
+        lock(&self.sockets).insert(queue, Ok(mode));
+    }
+
+    pub(super) fn note_failure(&self, queue: u32, why: &str) {
+        lock(&self.sockets).insert(queue, Err(why.to_owned()));
     }
 
     /// What became of each queue's socket.
     pub(crate) fn sockets(&self) -> BTreeMap<u32, Result<PortMode, String>> {
-        self.lock().clone()
+        lock(&self.sockets).clone()
     }
 
     /// Every queue has a socket: what is steered here is served.
     pub(crate) fn is_served(&self) -> bool {
-        let sockets = self.lock();
+        let sockets = lock(&self.sockets);
         (0..self.queues).all(|queue| matches!(sockets.get(&queue), Some(Ok(_))))
     }
 
-    fn lock(&self) -> MutexGuard<'_, BTreeMap<u32, Result<PortMode, String>>> {
-        self.sockets.lock().unwrap_or_else(PoisonError::into_inner)
+    /// Whether a queue has or had a socket.
+    pub(super) fn was_bound(&self, queue: u32) -> bool {
+        lock(&self.bound).contains(&queue)
     }
+
+    /// The first queue that could not be served, and why.
+    pub(super) fn failure(&self) -> Option<(u32, String)> {
+        let sockets = lock(&self.sockets);
+        sockets.iter().find_map(|(queue, socket)| Some((*queue, socket.as_ref().err()?.clone())))
+    }
+}
+
+/// A panic elsewhere must not end forwarding: what these locks guard is valid between statements.
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

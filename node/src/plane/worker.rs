@@ -1,8 +1,11 @@
 //! A worker thread: the AF_XDP sockets of one queue on every data interface.
 //!
 //! Guarantees: every frame taken from a socket is sent or returned to the pool; the thread never
-//! waits for anything but packets, and never longer than [`POLL_MAX`]. What a frame means is
-//! decided by `steadfast_dataplane::Worker`.
+//! waits for anything but packets, and never longer than [`POLL_MAX`]. A queue that is still in use
+//! is tried again between packets. What a frame means is decided by `steadfast_dataplane::Worker`.
+//!
+//! Not guaranteed: that frames the kernel holds come back when a socket is closed. The control side
+//! counts such sockets and gives the worker new memory in time, see [`super::attach`].
 
 use std::{
     os::fd::AsFd,
@@ -14,7 +17,7 @@ use std::{
     time::Duration,
 };
 
-use af_xdp::{BindMode, Frame, RECEIVE_BURST_MAX, Socket, Umem, UmemConfig};
+use af_xdp::{BindError, BindMode, Frame, RECEIVE_BURST_MAX, Socket, Umem, UmemConfig, UmemError};
 use steadfast_dataplane::{Action, Actions, Shared, Verdict, Worker, WorkerCounters};
 use steadfast_replication::ReplicationHook;
 use tracing::{debug, error, info, warn};
@@ -31,10 +34,28 @@ const FRAMES_PER_PORT: u32 = 8192;
 /// Interfaces of one worker.
 pub(crate) const PORTS_MAX: usize = 8;
 
+/// Sockets, open or lost with their frames, for which the packet memory of a worker suffices: fill
+/// and TX ring of each take half of [`FRAMES_PER_PORT`].
+pub(super) const SOCKETS_MAX: usize = PORTS_MAX;
+
+/// How often a queue that is in use is tried again at first, and at most.
+const BIND_PAUSE_NS: u64 = 5_000_000;
+const BIND_PAUSE_MAX_NS: u64 = 80_000_000;
+
+/// For how long. The kernel frees a killed process's queue some 30 ms after it is gone.
+pub(super) const BIND_WITHIN: Duration = Duration::from_secs(3);
+
+/// How often sockets are asked whether they still have their interface.
+const CHECK_EVERY_NS: u64 = 1_000_000_000;
+
 /// What a worker is told.
-pub(crate) enum Command {
-    /// Bind a socket on this interface; its number is the next one.
+pub(super) enum Command {
+    /// Packet memory; comes before the first port.
+    Memory(Box<Umem>),
+    /// Bind a socket on this interface.
     AddPort(Arc<PortInfo>),
+    /// Close the socket of the port with this number. With the last one the memory goes too.
+    RemovePort(u16),
     /// The beacon interval has changed: it says what a pause is.
     Beacon(Duration),
 }
@@ -55,26 +76,22 @@ pub(crate) struct WorkerStatus {
 /// A running worker.
 pub(crate) struct WorkerHandle {
     pub(crate) status: Arc<WorkerStatus>,
-    pub(crate) commands: mpsc::Sender<Command>,
+    pub(super) commands: mpsc::Sender<Command>,
     thread: Option<std::thread::JoinHandle<()>>,
 }
 
 impl WorkerHandle {
-    /// Starts the worker of `queue`.
+    /// Starts the worker of `queue`, without packet memory.
     ///
     /// # Errors
-    /// When no thread or packet memory can be had.
-    pub(crate) fn start(
+    /// When no thread can be had.
+    pub(super) fn start(
         queue: u32,
         shared: Arc<Shared>,
         hook: ReplicationHook,
         prober: Prober,
         stop: Arc<AtomicBool>,
     ) -> anyhow::Result<Self> {
-        let umem = Umem::new(UmemConfig {
-            frames: FRAMES_PER_PORT * PORTS_MAX as u32 / 2,
-            ..UmemConfig::default()
-        })?;
         let core = Worker::new(queue as usize, shared, hook);
         let status = Arc::new(WorkerStatus {
             queue,
@@ -87,8 +104,10 @@ impl WorkerHandle {
         let mut running = Running {
             queue,
             core,
-            umem,
-            ports: Vec::new(),
+            umem: None,
+            ports: std::array::from_fn(|_| None),
+            pending: Vec::new(),
+            checked_ns: 0,
             prober,
             status: Arc::clone(&status),
             beacon: Duration::from_millis(25),
@@ -111,14 +130,41 @@ impl WorkerHandle {
     }
 }
 
+/// Packet memory for one worker.
+///
+/// # Errors
+/// When there is not enough.
+pub(super) fn packet_memory() -> Result<Umem, UmemError> {
+    let frames = FRAMES_PER_PORT * PORTS_MAX as u32 / 2;
+    Umem::new(UmemConfig { frames, ..UmemConfig::default() })
+}
+
 struct Running {
     queue: u32,
     core: Worker<ReplicationHook>,
-    umem: Umem,
-    ports: Vec<Option<Socket>>,
+    umem: Option<Box<Umem>>,
+    ports: [Option<Port>; PORTS_MAX],
+    /// Sockets that are not bound yet.
+    pending: Vec<Pending>,
+    checked_ns: u64,
     prober: Prober,
     status: Arc<WorkerStatus>,
     beacon: Duration,
+}
+
+/// A bound socket.
+struct Port {
+    socket: Socket,
+    info: Arc<PortInfo>,
+}
+
+/// A socket that is still to be bound.
+struct Pending {
+    info: Arc<PortInfo>,
+    /// When to try next, how long to wait after that, and when to give up.
+    next_ns: u64,
+    pause_ns: u64,
+    until_ns: u64,
 }
 
 impl Running {
@@ -130,7 +176,9 @@ impl Running {
             while let Ok(command) = commands.try_recv() {
                 self.obey(command);
             }
+            self.bind_pending();
             let now = clock::now_ns();
+            self.check_sockets(now);
             self.judge_gap(now, before);
             before = now;
             self.status.turned_ns.store(now, Ordering::Release);
@@ -159,52 +207,62 @@ impl Running {
 
     /// One round over all sockets; says whether anything came.
     fn turn(&mut self, now: u64, frames: &mut Vec<Frame>, actions: &mut Actions) -> bool {
+        // Taken out for the round: frames and sockets are borrowed apart from it.
+        let Some(mut umem) = self.umem.take() else { return false };
         let mut busy = false;
-        for port in 0..self.ports.len() {
-            let Some(socket) = &mut self.ports[port] else { continue };
-            socket.complete(&mut self.umem);
-            busy |= socket.receive(frames) > 0;
-            socket.refill(&mut self.umem);
+        for number in 0..PORTS_MAX {
+            let Some(port) = &mut self.ports[number] else { continue };
+            port.socket.complete(&mut umem);
+            busy |= port.socket.receive(frames) > 0;
+            port.socket.refill(&mut umem);
             for frame in frames.drain(..) {
-                self.handle(now, port, frame, actions);
+                self.handle(&mut umem, now, number, frame, actions);
             }
         }
-        for socket in self.ports.iter_mut().flatten() {
+        for Port { socket, .. } in self.ports.iter_mut().flatten() {
             if let Err(error) = socket.flush() {
                 debug!(queue = self.queue, ifindex = socket.ifindex(), "cannot send: {error}");
                 self.status.send_failed.fetch_add(1, Ordering::Relaxed);
             }
         }
+        self.umem = Some(umem);
         busy
     }
 
-    fn handle(&mut self, now: u64, port: usize, mut frame: Frame, actions: &mut Actions) {
+    fn handle(
+        &mut self,
+        umem: &mut Umem,
+        now: u64,
+        number: usize,
+        mut frame: Frame,
+        actions: &mut Actions,
+    ) {
         let len = frame.len();
         let capacity = frame.capacity();
         if frame.set_len(capacity).is_err() {
-            self.umem.free(frame);
+            umem.free(frame);
             return;
         }
-        let buffer = self.umem.bytes_mut(&mut frame);
-        let verdict = self.core.handle_frame(now, port as u16, buffer, len, actions);
+        let buffer = umem.bytes_mut(&mut frame);
+        let verdict = self.core.handle_frame(now, number as u16, buffer, len, actions);
         let Verdict::Transmit { port, len } = verdict else {
-            self.umem.free(frame);
+            umem.free(frame);
             return;
         };
-        let socket = self.ports.get_mut(usize::from(port)).and_then(Option::as_mut);
-        let sent = match (socket, frame.set_len(len)) {
-            (Some(socket), Ok(())) => socket.send(frame),
+        let port = self.ports.get_mut(usize::from(port)).and_then(Option::as_mut);
+        let sent = match (port, frame.set_len(len)) {
+            (Some(port), Ok(())) => port.socket.send(frame),
             _ => Err(frame),
         };
         if let Err(frame) = sent {
             self.status.send_failed.fetch_add(1, Ordering::Relaxed);
-            self.umem.free(frame);
+            umem.free(frame);
         }
     }
 
     fn wait(&self) {
         let sockets = self.ports.iter().flatten();
-        if let Err(error) = af_xdp::poll(sockets.map(AsFd::as_fd), POLL_MAX) {
+        if let Err(error) = af_xdp::poll(sockets.map(|port| port.socket.as_fd()), POLL_MAX) {
             warn!(queue = self.queue, "cannot wait for packets: {error}");
             std::thread::sleep(POLL_MAX);
         }
@@ -213,40 +271,96 @@ impl Running {
     fn obey(&mut self, command: Command) {
         match command {
             Command::Beacon(interval) => self.beacon = interval,
-            Command::AddPort(port) => {
-                let socket = self.bind(&port);
-                self.ports.push(socket);
+            Command::Memory(umem) => self.umem = Some(umem),
+            // An interface without this queue gets no socket.
+            Command::AddPort(info) if self.queue >= info.queues => {}
+            Command::AddPort(info) => {
+                let now = clock::now_ns();
+                let within = u64::try_from(BIND_WITHIN.as_nanos()).unwrap_or(u64::MAX);
+                let (pause_ns, until_ns) = (BIND_PAUSE_NS, now.saturating_add(within));
+                self.pending.push(Pending { info, next_ns: now, pause_ns, until_ns });
+            }
+            Command::RemovePort(number) => {
+                self.pending.retain(|pending| pending.info.number != number);
+                if let Some(port) = self.ports.get_mut(usize::from(number)) {
+                    *port = None;
+                }
+                if self.pending.is_empty() && self.ports.iter().all(Option::is_none) {
+                    self.umem = None;
+                }
             }
         }
     }
 
-    /// Binds and puts the socket into the steering program's map. An interface without this queue
-    /// gets none; the numbering of the ports must stay the same on all workers.
-    fn bind(&mut self, port: &PortInfo) -> Option<Socket> {
-        if self.queue >= port.queues {
-            return None;
+    /// One attempt for each socket whose time has come.
+    fn bind_pending(&mut self) {
+        if self.pending.is_empty() {
+            return;
         }
-        let bound = Socket::bind(&mut self.umem, port.interface, self.queue, BindMode::Auto);
-        let socket = match bound {
-            Ok(socket) => socket,
-            Err(error) => {
-                error!(interface = port.name, queue = self.queue, "no socket: {error}");
-                port.note_failure(self.queue, &error.to_string());
-                return None;
+        let now = clock::now_ns();
+        for mut pending in std::mem::take(&mut self.pending) {
+            if pending.next_ns <= now {
+                if self.try_bind(&pending.info, pending.until_ns <= now) {
+                    continue;
+                }
+                pending.next_ns = now + pending.pause_ns;
+                pending.pause_ns = (pending.pause_ns * 2).min(BIND_PAUSE_MAX_NS);
             }
+            self.pending.push(pending);
+        }
+    }
+
+    /// Binds and puts the socket into the steering program's map; says whether that is settled,
+    /// well or not.
+    fn try_bind(&mut self, info: &Arc<PortInfo>, last: bool) -> bool {
+        let Some(umem) = &mut self.umem else {
+            info.note_failure(self.queue, "no packet memory");
+            return true;
         };
-        match port.steering().insert_socket(self.queue, &socket) {
-            Ok(()) => {
-                let mode = socket.mode();
-                let fallback = socket.fallback().unwrap_or_default().to_owned();
-                info!(interface = port.name, queue = self.queue, %mode, fallback, "socket bound");
-                port.note_socket(self.queue, PortMode { mode, fallback });
-                Some(socket)
+        let failed = |error: &dyn std::error::Error| {
+            let mut why = error.to_string();
+            if let Some(source) = error.source() {
+                why = format!("{why}: {source}");
             }
-            Err(error) => {
-                error!(interface = port.name, queue = self.queue, "not steered: {error}");
-                port.note_failure(self.queue, &error.to_string());
-                None
+            error!(interface = info.name, queue = self.queue, "no socket: {why}");
+            info.note_failure(self.queue, &why);
+            true
+        };
+        let socket = match Socket::try_bind(umem, info.interface, self.queue, BindMode::Auto) {
+            Ok(socket) => socket,
+            Err(BindError::Busy { .. }) if !last => return false,
+            Err(BindError::Busy { interface, queue, .. }) => {
+                let waited_ms = BIND_WITHIN.as_millis();
+                return failed(&BindError::Busy { interface, queue, waited_ms });
+            }
+            Err(error) => return failed(&error),
+        };
+        match info.insert_socket(self.queue, &socket) {
+            Ok(true) => {}
+            // Closed meanwhile: its removal is on the way.
+            Ok(false) => return true,
+            Err(error) => return failed(&error),
+        }
+        let mode = socket.mode();
+        let fallback = socket.fallback().unwrap_or_default().to_owned();
+        info!(interface = info.name, queue = self.queue, %mode, fallback, "socket bound");
+        if let Some(place) = self.ports.get_mut(usize::from(info.number)) {
+            *place = Some(Port { socket, info: Arc::clone(info) });
+            info.note_socket(self.queue, PortMode { mode, fallback });
+        }
+        true
+    }
+
+    /// A socket whose interface is gone is deaf, and nothing wakes for it.
+    fn check_sockets(&mut self, now: u64) {
+        if now < self.checked_ns.saturating_add(CHECK_EVERY_NS) {
+            return;
+        }
+        self.checked_ns = now;
+        for port in self.ports.iter().flatten() {
+            if let Ok(Some(error)) = port.socket.take_error() {
+                warn!(interface = port.info.name, queue = self.queue, "socket lost: {error}");
+                port.info.note_failure(self.queue, &format!("its socket failed: {error}"));
             }
         }
     }

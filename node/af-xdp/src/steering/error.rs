@@ -67,7 +67,7 @@ pub enum SteeringError {
     /// The interface has an XDP program of somebody else.
     #[error(
         "{interface} already has an XDP program that is not ours: remove it (ip link set dev \
-         {interface} xdp off; bpftool net shows its owner) and start again"
+         {interface} xdp off; bpftool net shows its owner) and attach again"
     )]
     ForeignProgram {
         /// The interface's name.

@@ -1,0 +1,55 @@
+//! What the steering programs are told is ours.
+
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
+
+use af_xdp::{AddressRole, NatSource, Steering, SteeringError};
+use steadfast_dataplane::Forwarding;
+use steadfast_model::ClusterState;
+
+use super::compile;
+use crate::kernel::KernelView;
+
+/// The tables, the same on every interface.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Tables {
+    addresses: BTreeMap<IpAddr, AddressRole>,
+    sources: BTreeSet<NatSource>,
+    local: BTreeSet<IpAddr>,
+}
+
+impl Tables {
+    /// Those of a configuration.
+    pub(crate) fn of(state: &ClusterState, view: &KernelView) -> Self {
+        let addresses = state.groups.values().flat_map(|g| {
+            let vips = g.spec.addresses.iter().map(|a| (*a, AddressRole::Vip));
+            vips.chain(g.spec.gateways.iter().map(|a| (*a, AddressRole::Gateway)))
+        });
+        let sources = state.services.values().flat_map(|service| {
+            let spec = &service.spec;
+            let nat = compile::forwarding(spec.forwarding) == Forwarding::Nat;
+            spec.servers.iter().filter(move |_| nat).map(move |server| NatSource {
+                address: server.address,
+                protocol: compile::ip_protocol(spec.protocol),
+                port: server.port,
+            })
+        });
+        Self {
+            addresses: addresses.collect(),
+            sources: sources.collect(),
+            local: view.interfaces.values().flat_map(|i| i.addresses.iter().copied()).collect(),
+        }
+    }
+
+    /// Writes them; a system call for each entry of the NAT sources and addresses.
+    ///
+    /// # Errors
+    /// A table is too small, or what the kernel says.
+    pub(super) fn write(&self, steering: &mut Steering) -> Result<(), SteeringError> {
+        steering.set_local_addresses(self.local.iter().copied())?;
+        steering.set_nat_sources(self.sources.iter().copied())?;
+        steering.set_addresses(self.addresses.iter().map(|(address, role)| (*address, *role)))
+    }
+}
