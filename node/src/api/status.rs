@@ -39,7 +39,10 @@ pub(crate) async fn status(node: &Node, member: &Member) -> Result<v1::StatusRep
         .ok_or_else(|| Status::internal("the ownership thread has ended; see the log"))?;
     let state = member.state();
     let metrics = member.raft.metrics();
-    let leader = metrics.leader.map(NodeId);
+    // Raft notices later than the beacons that its leader is gone.
+    let heard =
+        |id: &NodeId| *id == member.id() || view.peers.iter().any(|p| p.node == *id && !p.silent);
+    let leader = metrics.leader.map(NodeId).filter(heard);
     let cluster = state.cluster.as_ref();
     let disowned_by = disowned_by(member, &state);
     let removed = !disowned_by.is_empty() || !state.nodes.contains_key(&member.id());

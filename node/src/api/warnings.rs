@@ -96,6 +96,17 @@ fn quorum(reply: &StatusReply, found: &mut Found) {
         return;
     }
     let (heard, of) = (reply.voters_heard, reply.voters);
+    if let (true, Some(leader)) = (reply.majority_heard, &reply.leader) {
+        found.warn(
+            format!(
+                "the leader, {}, has no answers of a majority, though {heard} of {of} voters are \
+                 heard; take-overs still work, writes wait",
+                leader.name
+            ),
+            "look at the network of listen.control between the voters: Raft uses it alone",
+        );
+        return;
+    }
     if reply.majority_heard {
         found.warn(
             format!(
@@ -235,6 +246,14 @@ fn judge_node(node: &Node, found: &mut Found) {
             format!("node {}: DOWN, {heard} on any path", node.name),
             "is its clusterd running, and its network up? If it is gone for good: clusterctl node \
              remove NODE, then join another",
+        );
+        return;
+    }
+    if !node.paths.is_empty() && node.paths.iter().all(|path| !path.alive) {
+        let age = last_heard_ms(node).map_or_else(|| "ever".to_owned(), age);
+        found.warn(
+            format!("node {}: not heard for {age}", node.name),
+            "the node asked has just started or paused, and gives it time before it counts as down",
         );
         return;
     }

@@ -81,6 +81,26 @@ fn an_election_is_no_loss_of_the_quorum() {
 }
 
 #[test]
+fn a_leader_without_answers_is_no_election() {
+    let mut reply = cluster(3, 3, &[]);
+    reply.has_quorum = false;
+    let found = texts(&judge(&reply));
+    assert_eq!(found.len(), 1, "{found:?}");
+    assert!(found[0].starts_with("the leader, n1, has no answers of a majority"), "{found:?}");
+}
+
+#[test]
+fn a_path_that_is_silent_is_told_of_unless_all_are() {
+    let mut reply = cluster(3, 3, &[]);
+    let silent = NodePath { name: "front".to_owned(), last_heard_ms: Some(742), alive: false };
+    reply.nodes[1].paths.push(silent);
+    assert_eq!(texts(&judge(&reply)), ["node n2: not heard on front for 742 ms"]);
+    reply.nodes[1].paths[0].alive = false;
+    reply.nodes[1].paths[0].last_heard_ms = Some(700);
+    assert_eq!(texts(&judge(&reply)), ["node n2: not heard for 700 ms"]);
+}
+
+#[test]
 fn a_silent_node_is_told_of_once() {
     let found = judge(&cluster(3, 3, &[3]));
     assert_eq!(found.iter().filter(|w| w.what.contains("n3")).count(), 1, "{found:?}");
