@@ -131,16 +131,14 @@ fn node_message(
 }
 
 fn paths(state: &ClusterState, peer: &PeerStatus, silence_ms: u64) -> Vec<v1::NodePath> {
+    // A segment that is in the configuration no more was heard on, once.
     let name = |path: &Path| match path {
-        Path::Peer => "control".to_owned(),
-        Path::Segment(SegmentId(number)) => state
-            .segments
-            .get(number)
-            .map_or_else(|| format!("segment {number}"), |s| s.name.clone()),
+        Path::Peer => Some("control".to_owned()),
+        Path::Segment(SegmentId(number)) => state.segments.get(number).map(|s| s.name.clone()),
     };
-    let shown = peer.paths.iter().map(|(path, age_us)| {
-        let age_ms = age_us / 1_000;
-        v1::NodePath { name: name(path), last_heard_ms: Some(age_ms), alive: age_ms < silence_ms }
+    let shown = peer.paths.iter().filter_map(|(path, age_us)| {
+        let (name, age_ms) = (name(path)?, age_us / 1_000);
+        Some(v1::NodePath { name, last_heard_ms: Some(age_ms), alive: age_ms < silence_ms })
     });
     shown.collect()
 }
