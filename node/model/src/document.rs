@@ -384,6 +384,17 @@ impl Prefix {
         self.length
     }
 
+    /// Whether `address` means the network or all its hosts, and so no host (RFC 1122 section
+    /// 3.2.1.3). Prefixes of two addresses have no such ones (RFC 3021).
+    #[must_use]
+    pub fn is_reserved(&self, address: IpAddr) -> bool {
+        let (IpAddr::V4(a), true) = (address, self.contains(address) && self.length < 31) else {
+            return false;
+        };
+        let host = u32::MAX.checked_shr(u32::from(self.length)).unwrap_or(0);
+        u32::from(a) & host == 0 || u32::from(a) & host == host
+    }
+
     /// Whether `address` lies in this prefix.
     #[must_use]
     pub fn contains(&self, address: IpAddr) -> bool {

@@ -152,8 +152,16 @@ impl<'a> Check<'a> {
         } else if address.is_multicast() || address.is_unspecified() || address.is_loopback() {
             let what = format!("{address} is no unicast address");
             self.problem(place, what, "write an address of one of the segments");
-        } else if self.document.segment_of(address).is_none() {
-            self.in_no_segment(place, address);
+        } else {
+            match self.document.segment_of(address) {
+                None => self.in_no_segment(place, address),
+                Some(segment) if segment.prefix.is_reserved(address) => {
+                    let prefix = segment.prefix;
+                    let what = format!("{address} is the network or broadcast address of {prefix}");
+                    self.problem(place, what, "write an address that a host can have");
+                }
+                Some(_) => {}
+            }
         }
     }
 

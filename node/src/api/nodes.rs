@@ -2,7 +2,6 @@
 
 use std::collections::BTreeSet;
 
-use af_xdp::Steering;
 use steadfast_model::{ClusterState, Command, NodeId, Response};
 use steadfast_ownership::Role;
 use steadfast_proto::v1::{
@@ -172,10 +171,12 @@ pub(crate) fn detach(node: &Node) -> Result<DetachReply, Status> {
         ));
     }
     let pins = Pins { bpffs: node.local.bpffs.clone(), instance: node.local.instance.clone() };
-    // What is pinned, not what the kernel has: an interface may have gone and its pins stayed.
-    let pinned = Steering::pinned(&pins.bpffs, &pins.instance)
-        .map_err(|e| local_failure(&anyhow::Error::new(e)))?;
-    DataPlane::detach(&pins, &pinned).map_err(|e| local_failure(&e))?;
+    let taken_off = match &member {
+        // Waits for an interface that is just being attached.
+        Some(member) => tokio::task::block_in_place(|| member.plane.take_off()),
+        None => DataPlane::detach(&pins),
+    };
+    let pinned = taken_off.map_err(|e| local_failure(&e))?;
     let node = member.map(|m| node_ref(&m.state(), m.id()));
     Ok(DetachReply { node, interfaces: pinned })
 }

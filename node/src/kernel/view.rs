@@ -1,7 +1,7 @@
 //! One consistent picture of the kernel's interfaces, addresses, routes and neighbours.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
@@ -46,8 +46,13 @@ pub(crate) struct KernelView {
 
 impl KernelView {
     /// The interface that has an address of its own in `prefix`.
-    pub(crate) fn interface_in(&self, prefix: Prefix) -> Option<&Interface> {
-        self.interfaces.values().find(|i| i.addresses.iter().any(|a| prefix.contains(*a)))
+    pub(crate) fn interface_in(
+        &self,
+        prefix: Prefix,
+        except: &BTreeSet<IpAddr>,
+    ) -> Option<&Interface> {
+        let own = |address: &IpAddr| prefix.contains(*address) && !except.contains(address);
+        self.interfaces.values().find(|i| i.addresses.iter().any(own))
     }
 
     /// The interface that leads to `address`, and the neighbour to ask for there.

@@ -64,6 +64,8 @@ pub(super) struct Attaching {
     /// By kernel index.
     failed: BTreeMap<u32, Failed>,
     renewed_at: Option<Instant>,
+    /// An operator has taken the programs off: nothing is attached until the daemon starts again.
+    taken_off: bool,
 }
 
 impl DataPlane {
@@ -72,10 +74,23 @@ impl DataPlane {
     pub(crate) fn attach(&self, state: &ClusterState, view: &KernelView) {
         let mut attaching = lock(&self.attaching);
         let mut troubles = BTreeMap::new();
+        if attaching.taken_off {
+            let why = "taken off by `clusterctl detach`: this node can hold nothing until clusterd \
+                is restarted";
+            troubles.insert("steering programs".to_owned(), why.to_owned());
+            return self.troubles.replace(Area::Interfaces, troubles);
+        }
         let segments = Segments::of(state, view);
         for (name, prefix) in &segments.missing {
             let why = format!("no interface has an address in {prefix}: add one");
             troubles.insert(format!("segment {name}"), why);
+        }
+        for (address, interface) in &segments.stray {
+            let why = format!(
+                "interface {interface} of this node has it, so the kernel answers for it too: ip \
+                 addr del {address} dev {interface}, or choose another address for the group"
+            );
+            troubles.insert(format!("group address {address}"), why);
         }
         for port in self.ports().iter() {
             if let Some(why) = changed(port) {
@@ -105,6 +120,21 @@ impl DataPlane {
             }
         }
         self.troubles.replace(Area::Interfaces, troubles);
+    }
+
+    /// Takes the steering programs off all interfaces of this instance, those of earlier runs
+    /// included, and keeps them off: packets for VIPs would find nobody, so all segments are down
+    /// here. Says which interfaces that were.
+    ///
+    /// # Errors
+    /// The first interface where it failed.
+    pub(crate) fn take_off(&self) -> anyhow::Result<Vec<String>> {
+        let mut attaching = lock(&self.attaching);
+        attaching.taken_off = true;
+        for port in self.ports().iter() {
+            self.give_up(port);
+        }
+        Self::detach(&self.pins)
     }
 
     fn attach_one(

@@ -264,15 +264,17 @@ impl DataPlane {
         }
     }
 
-    /// Takes the steering programs off all interfaces of this instance.
+    /// Takes pinned steering programs off; see [`Self::take_off`] for a running data plane.
     ///
     /// # Errors
     /// The first interface where it failed.
-    pub(crate) fn detach(pins: &Pins, interfaces: &[String]) -> anyhow::Result<()> {
-        for name in interfaces {
+    pub(crate) fn detach(pins: &Pins) -> anyhow::Result<Vec<String>> {
+        // What is pinned, not what the kernel has: an interface may have gone and its pins stayed.
+        let pinned = Steering::pinned(&pins.bpffs, &pins.instance)?;
+        for name in &pinned {
             Steering::detach(&pins.bpffs, &pins.instance, name)?;
         }
-        Ok(())
+        Ok(pinned)
     }
 
     fn next_generation(&self) -> u64 {

@@ -1,6 +1,9 @@
 //! Which segments of the configuration are on which interfaces of this node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::{
+    collections::{BTreeMap, BTreeSet},
+    net::IpAddr,
+};
 
 use steadfast_model::{ClusterState, document::Prefix};
 use steadfast_ownership::SegmentId;
@@ -15,6 +18,9 @@ pub(super) struct Segments {
     pub(super) on: BTreeMap<u32, BTreeSet<SegmentId>>,
     /// Names and prefixes of segments in which no interface has an address.
     pub(super) missing: Vec<(String, Prefix)>,
+    /// Addresses of groups that an interface of this node has, with the interface: the kernel would
+    /// answer for them.
+    pub(super) stray: Vec<(IpAddr, String)>,
 }
 
 impl Segments {
@@ -22,8 +28,17 @@ impl Segments {
         let used: BTreeSet<u16> =
             state.groups.values().flat_map(|g| g.segments.iter().copied()).collect();
         let mut found = Self::default();
+        let ours: BTreeSet<IpAddr> = state
+            .groups
+            .values()
+            .flat_map(|g| g.spec.addresses.iter().chain(&g.spec.gateways).copied())
+            .collect();
+        for interface in view.interfaces.values() {
+            let stray = interface.addresses.iter().filter(|address| ours.contains(address));
+            found.stray.extend(stray.map(|address| (*address, interface.name.clone())));
+        }
         for (number, segment) in state.segments.iter().filter(|(n, _)| used.contains(n)) {
-            match view.interface_in(segment.prefix) {
+            match view.interface_in(segment.prefix, &ours) {
                 Some(interface) => {
                     found.on.entry(interface.index).or_default().insert(SegmentId(*number));
                 }
@@ -72,6 +87,17 @@ mod tests {
 
     fn on(found: &Segments) -> Vec<(u32, Vec<u16>)> {
         found.on.iter().map(|(i, s)| (*i, s.iter().map(|s| s.0).collect())).collect()
+    }
+
+    /// As on a real server, or left from another load balancer.
+    #[test]
+    fn an_address_of_a_group_is_no_address_of_the_node() {
+        let mut state = state(&[(1, "front", "198.18.0.0/24")], &[1]);
+        let group = state.groups.values_mut().next().unwrap();
+        group.spec.addresses = vec!["198.18.0.100".parse().unwrap()];
+        let found = Segments::of(&state, &view(&[(1, &["198.18.0.100"]), (7, &["198.18.0.1"])]));
+        assert_eq!(found.on, [(7, [SegmentId(1)].into())].into());
+        assert_eq!(found.stray, [("198.18.0.100".parse().unwrap(), "eth1".to_owned())]);
     }
 
     #[test]

@@ -13,6 +13,7 @@ use std::{
 };
 
 use common::{Lab, phase, until};
+use rustix::process::Signal;
 use serde_json::Value;
 use steadfast_lab::{
     cluster::running::GROUP,
@@ -34,6 +35,8 @@ async fn interfaces_and_segments_change() {
     a_new_mac_address_is_taken_up(&mut lab).await;
     an_interface_is_made_anew_and_gets_queues(&mut lab).await;
     a_foreign_program_is_told_and_its_end_seen(&mut lab).await;
+    a_detached_node_is_given_nothing(&mut lab).await;
+    a_vip_on_an_interface_is_told_of(&mut lab).await;
     two_segments_are_on_one_interface(&mut lab).await;
     phase("done");
 }
@@ -218,6 +221,48 @@ async fn a_foreign_program_is_told_and_its_end_seen(lab: &mut Lab) {
     until("no warning", SOON, || {
         let said = warnings(lab, other);
         if said.contains("interface front") { Err(said) } else { Ok(()) }
+    });
+    lab.ready().await;
+}
+
+/// Without its program a node serves nobody, and everybody knows it.
+async fn a_detached_node_is_given_nothing(lab: &mut Lab) {
+    let (holder, _) = lab.holder().unwrap();
+    let other = NODES.into_iter().find(|n| *n != holder).unwrap();
+    phase("clusterctl detach at a node that holds nothing");
+    lab.ctl(other, &["detach"]).good();
+    until("the warning", SOON, || {
+        let said = warnings(lab, other);
+        if said.contains("taken off by `clusterctl detach`") { Ok(()) } else { Err(said) }
+    });
+    until("the move is refused", SOON, || {
+        let moved = lab.ctl(1, &["vip", "move", GROUP, "--to", &format!("n{other}")]);
+        if moved.code == Some(0) { Err("it was accepted".to_owned()) } else { Ok(()) }
+    });
+    assert_eq!(lab.holder().unwrap().0, holder);
+    phase("started again it is attached");
+    lab.cluster.signal(other, Signal::KILL).unwrap();
+    lab.cluster.reap(other, SOON).await.unwrap();
+    lab.cluster.start_node(other).await.unwrap();
+    lab.ready().await;
+    move_to(lab, other).await;
+    assert_eq!(ask_servers(lab, 6).len(), 6, "through n{other}");
+}
+
+async fn a_vip_on_an_interface_is_told_of(lab: &mut Lab) {
+    phase("a VIP is on an interface of a node");
+    let node = lab.namespace(Host::Node(2));
+    exec::shell_in(&node, &format!("ip addr add {VIP}/32 dev lo")).unwrap();
+    until("the warning", SOON, || {
+        let said = warnings(lab, 2);
+        let wanted = format!("group address {VIP}: interface lo of this node has it");
+        if said.contains(&wanted) { Ok(()) } else { Err(said) }
+    });
+    assert_eq!(interface(lab, 2)["name"], "front", "lo was taken for the segment's interface");
+    exec::shell_in(&node, &format!("ip addr del {VIP}/32 dev lo")).unwrap();
+    until("no warning", SOON, || {
+        let said = warnings(lab, 2);
+        if said.contains("group address") { Err(said) } else { Ok(()) }
     });
     lab.ready().await;
 }

@@ -54,6 +54,18 @@ const CASES: &[(&str, &str, &str)] = &[
          IPv4 address",
     ),
     (
+        "addresses: [198.18.0.100]",
+        "addresses: [198.18.0.100, 198.18.0.255]",
+        "groups[0].addresses[1]: 198.18.0.255 is the network or broadcast address of \
+         198.18.0.0/24; write an address that a host can have",
+    ),
+    (
+        "gateways: [198.18.1.254]",
+        "gateways: [198.18.1.0]",
+        "groups[0].gateways[0]: 198.18.1.0 is the network or broadcast address of 198.18.1.0/24; \
+         write an address that a host can have",
+    ),
+    (
         "gateways: [198.18.1.254]",
         "gateways: [198.18.1.254, 224.0.0.1]",
         "groups[0].gateways[1]: 224.0.0.1 is no unicast address; write an address of one of the \
