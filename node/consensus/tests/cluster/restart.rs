@@ -31,9 +31,14 @@ async fn all_nodes_restart_with_state_members_and_votes() {
         cluster.write(line).await;
     }
     cluster.converge(&texts).await;
-    // A follower hears of the last commit with the next heartbeat, after which it is on its disk.
-    let applied: Vec<_> = cluster.nodes().iter().map(|(_, n)| n.metrics().applied_index).collect();
-    assert!(applied.windows(2).all(|pair| pair[0] == pair[1]));
+    // A follower hears of the last commit with the next heartbeat, after which it is on its disk; a
+    // busy machine may have seen an election meanwhile, which adds an entry.
+    wait("all to have applied the same", || {
+        let nodes = cluster.nodes();
+        let applied: Vec<_> = nodes.iter().map(|(_, n)| n.metrics().applied_index).collect();
+        applied.windows(2).all(|pair| pair[0] == pair[1])
+    })
+    .await;
     let before: Vec<_> = cluster.nodes().iter().map(|(_, n)| n.metrics()).collect();
     cluster.stop_all().await;
 
@@ -45,7 +50,7 @@ async fn all_nodes_restart_with_state_members_and_votes() {
         let (now, then) = (alone.metrics(), &before[node as usize - 1]);
         assert_eq!(now.node, node);
         assert!(now.term >= then.term, "node {node} went back in time");
-        assert_eq!(now.last_log_index, then.last_log_index);
+        assert!(now.last_log_index >= then.last_log_index, "node {node} lost entries");
         assert_eq!(alone.membership().voters, [1, 2, 3].into());
         assert_eq!(alone.membership().infos[&2], "node 2");
         alone.shutdown().await;
