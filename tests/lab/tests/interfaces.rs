@@ -101,6 +101,9 @@ async fn two_segments_are_on_one_interface(lab: &mut Lab) {
         assert_eq!(interface(lab, n)["segment"], "front, back", "n{n}");
         assert!(!warnings(lab, n).contains("segment"), "n{n}: {}", warnings(lab, n));
     }
+    for n in NODES {
+        until("the others are heard on both", SOON, || both_heard(&lab.status_json(n)));
+    }
     let mut served = ask_servers(lab, 6);
     served.sort();
     assert_eq!(served, ["s1", "s1", "s2", "s2", "s3", "s3"], "through one interface");
@@ -117,6 +120,21 @@ async fn two_segments_are_on_one_interface(lab: &mut Lab) {
     let (sessions, _) = client.finish(FaultWindow { begin_ns, ended_ns }).await.unwrap();
     let broken: Vec<_> = sessions.iter().filter_map(|s| s.broken.as_ref()).collect();
     assert!(sessions.len() == 12 && broken.is_empty(), "broken: {broken:?}");
+}
+
+/// Whether the other nodes' beacons come in on each of the two segments.
+fn both_heard(status: &Value) -> Result<(), String> {
+    let me = &status["serving_node"]["name"];
+    let nodes = status["nodes"].as_array().into_iter().flatten();
+    for node in nodes.filter(|node| node["name"] != *me) {
+        let paths = node["paths"].as_array().into_iter().flatten();
+        let alive: Vec<&str> =
+            paths.filter(|p| p["alive"] == true).filter_map(|p| p["name"].as_str()).collect();
+        if !["front", "back"].iter().all(|segment| alive.contains(segment)) {
+            return Err(format!("{me} hears {} on {alive:?} only", node["name"]));
+        }
+    }
+    Ok(())
 }
 
 /// A real server at its address behind NAT; ends with the test.
