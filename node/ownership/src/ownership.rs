@@ -9,7 +9,8 @@ use crate::group::Group;
 use crate::peer::Peer;
 use crate::state::GroupEvent;
 use crate::{
-    Action, Committed, Completeness, Counters, SegmentId, Settings, SettingsError, StopReason, Time,
+    Action, Committed, Completeness, Counters, Path, SegmentId, Settings, SettingsError,
+    StopReason, Time,
 };
 
 /// Runs of one node whose connections this node may have copies of.
@@ -189,6 +190,17 @@ impl Ownership {
         if up {
             self.paths_up.get_or_insert(now);
         }
+    }
+
+    /// A segment that no group uses any more: nothing is sent on it, and what was heard there counts
+    /// no longer.
+    pub fn handle_segment_gone(&mut self, now: Time, segment: SegmentId) {
+        self.observe(now);
+        self.links.remove(&segment);
+        for peer in self.peers.values_mut() {
+            peer.paths.remove(&Path::Segment(segment));
+        }
+        self.dirty = true;
     }
 
     /// Whether every worker has made progress since the last call; a change takes effect at once.

@@ -496,3 +496,32 @@ fn the_holder_tells_a_sender_that_still_uses_another_node_after_ten_seconds() {
     assert!((9_900 * MS..11_500 * MS).contains(&after), "{after} us after the move");
     assert_eq!((told(&net, 1), told(&net, 3)), (None, None), "nobody else does");
 }
+
+/// A beacon has room for a few segments only: those of earlier configurations must not fill it.
+#[test]
+fn a_segment_that_is_gone_is_spoken_of_no_more() {
+    let mut net = Net::running(3);
+    for number in 0..PATHS_MAX as u16 {
+        let earlier = SegmentId(number + 100);
+        for n in [1, 2, 3] {
+            let now = net.now;
+            net.core(n).handle_link(now, earlier, true);
+        }
+        net.run(200 * MS);
+        for n in [1, 2, 3] {
+            let now = net.now;
+            net.core(n).handle_segment_gone(now, earlier);
+        }
+    }
+    net.run(200 * MS);
+    let now = net.now;
+    for peer in net.core(1).status(now).peers {
+        let paths: Vec<_> = peer.paths.iter().map(|(path, _)| *path).collect();
+        assert_eq!(paths, [Path::Peer, Path::Segment(SEG)], "{}", peer.node);
+    }
+    net.log_frames = true;
+    net.run(100 * MS);
+    let on = |frame: &Frame| matches!(frame.path, Path::Segment(segment) if segment != SEG);
+    assert!(!net.frames.iter().any(|(_, frame)| on(frame)), "still sent there");
+    assert_eq!(net.holders(G), vec![node(1)]);
+}

@@ -150,7 +150,7 @@ async fn turn(
     }
     for segment in gone {
         info!(segment = segment.0, "in use no more");
-        member.owner.tell(owner::Command::Link(segment, false)).await;
+        member.owner.tell(owner::Command::SegmentGone(segment)).await;
     }
     let leader = member.raft.is_leader();
     if told.leader != Some(leader) {

@@ -35,6 +35,8 @@ pub(crate) enum Command {
     Leader(bool),
     /// The link of a segment came or went.
     Link(SegmentId, bool),
+    /// No group uses the segment any more.
+    SegmentGone(SegmentId),
     /// The data interfaces and the segments on each: beacons go out on them. Replaces what was
     /// told before; what stays is not interrupted.
     Ports(Vec<(Arc<PortInfo>, BTreeSet<SegmentId>)>),

@@ -289,6 +289,7 @@ impl Thread {
             }
             Command::Leader(leader) => self.core.handle_leader(now, leader),
             Command::Link(segment, up) => self.core.handle_link(now, segment, up),
+            Command::SegmentGone(segment) => self.core.handle_segment_gone(now, segment),
             Command::Ports(ports) => self.set_ports(ports),
             Command::Move(group, target, reply) => {
                 // Nobody waits any more when this fails.
