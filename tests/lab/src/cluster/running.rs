@@ -13,7 +13,7 @@ use tokio::time::sleep;
 
 use super::{
     api::Status,
-    ctl::Ctl,
+    ctl::{Ctl, CtlError},
     plan::Plan,
     ready::{Ready, Wanted, readiness},
 };
@@ -27,6 +27,9 @@ use crate::host::{
 
 /// How long a daemon may take until its socket answers.
 const SOCKET_WITHIN: Duration = Duration::from_secs(10);
+
+/// A cluster with a majority elects a leader by then.
+const LEADER_WITHIN: Duration = Duration::from_secs(5);
 
 /// How long a cluster may take until it is ready.
 pub const READY_WITHIN: Duration = Duration::from_secs(30);
@@ -346,9 +349,22 @@ impl Cluster {
     /// # Errors
     /// What `clusterctl` said.
     pub async fn join(&self, n: u8, through: u8) -> Result<u64> {
-        let token = self.ctl(through).create_token().await?;
+        let token = self.token(through).await?;
         self.ctl(n).join(&token).await?;
         self.id_of(n).await
+    }
+
+    /// A join token. A write fails within a second while no leader is elected, as it must; who asks
+    /// again, as any operator would, gets it from the next one.
+    async fn token(&self, through: u8) -> Result<String> {
+        let deadline = Instant::now() + LEADER_WITHIN;
+        loop {
+            match self.ctl(through).create_token().await {
+                Err(CtlError::Refused { message, .. })
+                    if message.contains("no quorum") && Instant::now() < deadline => {}
+                answer => return Ok(answer?),
+            }
+        }
     }
 
     /// Makes a member a voter unless it is one.
