@@ -35,7 +35,7 @@ help: ## Lists the targets
 	@echo '  MODE=dr|nat RUNS=n SESSIONS=n REPLICATION=on|off QUEUES=1|2 SEED=n'
 
 .PHONY: setup
-setup: ## Installs the Debian packages that are missing
+setup: ## Installs the Debian packages that are missing, mounts /sys/fs/bpf
 	@missing=(); \
 	for package in $$(sed 's/#.*//' deploy/packages.txt); do \
 		dpkg-query -W -f='$${Status}' "$$package" 2>/dev/null \
@@ -46,6 +46,11 @@ setup: ## Installs the Debian packages that are missing
 		$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get update -qq; \
 		$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive \
 			apt-get install -y -qq --no-install-recommends "$${missing[@]}"; \
+	fi
+	@# systemd mounts it; a container or a bare init may not.
+	@if ! grep -q ' /sys/fs/bpf bpf ' /proc/self/mounts; then \
+		echo 'mounting the BPF file system on /sys/fs/bpf'; \
+		$(AS_ROOT) mount -t bpf bpf /sys/fs/bpf; \
 	fi
 
 .PHONY: build
