@@ -1,13 +1,15 @@
 //! Packets of no known connection: who may open one, and what the others get.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
-use steadfast_packet::{Ipv4Packet, Transport, port_unreachable, tcp_reset};
+use steadfast_packet::{Packet, Transport, port_unreachable, tcp_reset};
 
 use crate::{
     Connection, FlowKey, GroupId, InsertError, Origin, Protocol, Provenance, Reason, Record,
     Removal, Role, Service, State, SyncHook, Target, Unserved, Verdict,
-    worker::{Core, Frame, View, opens},
+    forward::opens,
+    frame::Frame,
+    worker::{Core, View},
 };
 
 /// After a take-over, packets of unknown connections are held back this long: what the former
@@ -26,7 +28,7 @@ where
     pub(crate) fn admit(
         &mut self,
         frame: &mut Frame<'_>,
-        packet: &Ipv4Packet,
+        packet: &Packet,
         key: FlowKey,
         old: Option<Arc<Connection>>,
         view: View<'_>,
@@ -155,7 +157,7 @@ where
     }
 
     /// Says that nobody listens: RST for TCP, port unreachable for UDP, within the rate limit.
-    fn reject(&mut self, frame: &mut Frame<'_>, packet: &Ipv4Packet, view: View<'_>) -> Verdict {
+    fn reject(&mut self, frame: &mut Frame<'_>, packet: &Packet, view: View<'_>) -> Verdict {
         //= RFC 9293 section 3.10.7.1: a segment with RST is discarded
         if matches!(packet.transport, Transport::Tcp { flags, .. } if flags.rst()) {
             return Verdict::Drop(Reason::UnknownReset);
@@ -164,8 +166,8 @@ where
             return Verdict::Drop(Reason::RateLimited);
         }
         let answer = match packet.transport {
-            Transport::Tcp { .. } => tcp_reset(frame.buffer, packet),
-            _ => port_unreachable(frame.buffer, packet),
+            Transport::Tcp { .. } => tcp_reset(frame.bytes(), packet),
+            _ => port_unreachable(frame.bytes(), packet),
         };
         match answer {
             Ok(len) => self.send_back(frame, packet.src, len, view),
@@ -180,8 +182,17 @@ fn is_settled(role: &Role, now_ns: u64) -> bool {
         if now_ns >= since_ns.saturating_add(HOLD_BACK_NS))
 }
 
-/// An address that a client can have (RFC 1122 section 3.2.1.3).
-fn is_client(addr: Ipv4Addr) -> bool {
-    let class_e_and_broadcast = addr.octets()[0] >= 240;
-    !(addr.octets()[0] == 0 || addr.is_loopback() || addr.is_multicast() || class_e_and_broadcast)
+/// An address that a client can have (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5).
+fn is_client(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => {
+            let first = addr.octets()[0];
+            // Class E and broadcast come after multicast.
+            !(first == 0 || first == 127 || first >= 224)
+        }
+        IpAddr::V6(addr) => {
+            let is_mapped = addr.to_ipv4_mapped().is_some();
+            !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || is_mapped)
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //! Guarantees: fixed size; what it returns was found under the configuration generation asked for
 //! and is open to packets. Two flows of one place push each other out, which costs a look-up, no more.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{Connection, FlowCounters, Hop, Protocol, Timeouts};
 
@@ -14,9 +14,9 @@ const PLACES: usize = 8192;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Tuple {
     pub(crate) protocol: Protocol,
-    pub(crate) src: Ipv4Addr,
+    pub(crate) src: IpAddr,
     pub(crate) src_port: u16,
-    pub(crate) dst: Ipv4Addr,
+    pub(crate) dst: IpAddr,
     pub(crate) dst_port: u16,
 }
 
@@ -70,10 +70,22 @@ impl Cache {
 impl Tuple {
     /// A cheap mix: whoever makes tuples collide only makes this node look them up.
     fn place(&self) -> usize {
-        let addrs = u64::from(self.src.to_bits()) << 32 | u64::from(self.dst.to_bits());
+        let addrs = match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits())
+            }
+            (src, dst) => fold(src) ^ fold(dst).rotate_left(32),
+        };
         let ports = u64::from(self.src_port) << 16 | u64::from(self.dst_port);
         let mixed = (addrs ^ ports.rotate_left(20) ^ self.protocol as u64)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15);
         (mixed >> 48) as usize % PLACES
+    }
+}
+
+fn fold(addr: IpAddr) -> u64 {
+    match addr {
+        IpAddr::V4(addr) => addr.to_bits().into(),
+        IpAddr::V6(addr) => (addr.to_bits() >> 64) as u64 ^ addr.to_bits() as u64,
     }
 }

@@ -6,11 +6,13 @@ use std::net::IpAddr;
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[must_use]
 pub enum Verdict {
-    /// Send the first `len` bytes of the buffer from interface `port`.
+    /// Send `len` bytes of the buffer, from `start` on, from interface `port`.
     Transmit {
         /// Index of the interface.
         port: u16,
-        /// Length of the frame now.
+        /// Where the frame starts now.
+        start: usize,
+        /// Its length now.
         len: usize,
     },
     /// Forget it.
@@ -46,9 +48,9 @@ reasons! {
     HeaderChecksum => "header_checksum",
     /// Neither IPv4, IPv6 nor ARP.
     EtherType => "ethertype",
-    /// IPv6, which is not forwarded yet.
-    Ipv6 => "ipv6",
-    /// An IPv4 fragment, which is not forwarded yet.
+    /// IPv6 extension headers that are not followed: too many, out of place, or a source route.
+    Extension => "extension",
+    /// A fragment, which is not forwarded yet.
     Fragment => "fragment",
     /// To a VIP, but neither TCP, UDP nor echo.
     Protocol => "protocol",
@@ -56,9 +58,9 @@ reasons! {
     NotOurs => "not_ours",
     /// For another MAC address.
     OtherMac => "other_mac",
-    /// An ARP packet that asks for nothing of ours, or not now.
+    /// ARP or a neighbour solicitation that asks for nothing of ours, or not now.
     ArpIgnored => "arp_ignored",
-    /// ARP that waited while this node was paused.
+    /// ARP, or a neighbour solicitation, that waited while this node was paused.
     ArpStale => "arp_stale",
     /// The TTL ran out.
     TtlExceeded => "ttl_exceeded",

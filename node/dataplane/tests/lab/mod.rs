@@ -14,7 +14,10 @@ use steadfast_dataplane::{
     Shared, State, SyncHook, SyncSettings, TableOptions, Target, Timeouts, Unserved, Verdict,
     Worker,
 };
-use steadfast_packet::gratuitous_arp;
+use steadfast_packet::{ANSWER_LEN_MAX, gratuitous_arp};
+
+/// Bytes in front of a frame, as in packet memory.
+const HEADROOM: usize = 256;
 
 pub const SECOND: u64 = 1_000_000_000;
 /// Some time after start, so that nothing passes only because it is early.
@@ -192,14 +195,18 @@ impl Lab {
     }
 
     pub fn handle(&mut self, port: u16, frame: &[u8]) -> Outcome {
-        let mut buffer = frame.to_vec();
-        buffer.resize(frame.len().max(256), 0);
+        let mut buffer = vec![0xee; HEADROOM];
+        buffer.extend_from_slice(frame);
+        buffer.resize(HEADROOM + frame.len().max(ANSWER_LEN_MAX), 0);
         let mut actions = Actions::new();
         let (now, worker) = (self.now, &mut self.worker);
-        let verdict = worker.handle_frame(now, port, &mut buffer, frame.len(), &mut actions);
+        let verdict =
+            worker.handle_frame(now, port, &mut buffer, (HEADROOM, frame.len()), &mut actions);
         self.actions = actions.drain().collect();
         match verdict {
-            Verdict::Transmit { port, len } => Outcome::Sent(port, buffer[..len].to_vec()),
+            Verdict::Transmit { port, start, len } => {
+                Outcome::Sent(port, buffer[start..start + len].to_vec())
+            }
             Verdict::Drop(reason) => Outcome::Dropped(reason),
         }
     }

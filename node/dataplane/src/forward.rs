@@ -1,0 +1,135 @@
+//! Packets of known connections: on their way, and noted.
+
+use steadfast_packet::{
+    Packet, TcpFlags, Transport, decrement_ttl, rewrite_destination, rewrite_source, set_macs,
+};
+
+use crate::{
+    Action, Actions, Connection, Direction, Forwarding, Reason, Resolved, Sent, State, SyncHook,
+    Verdict,
+    cache::{Hot, Way},
+    frame::Frame,
+    worker::{Core, View},
+};
+
+/// Times a state is moved when another worker moves it at the same time.
+const STATE_TRIES_MAX: usize = 8;
+
+impl<H> Core<H>
+where
+    H: SyncHook,
+{
+    /// Sends a packet of a known connection on its way.
+    pub(crate) fn forward(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        hot: &mut Hot,
+        view: View<'_>,
+        actions: &mut Actions,
+    ) -> Verdict {
+        let record = &hot.connection.record;
+        let Some(target) = record.target else { return Verdict::Drop(Reason::Unbound) };
+        let towards = if hot.way == Way::In { target.addr } else { record.key.client };
+        let hop = match hot.hop {
+            Some((generation, hop)) if generation == view.hops.generation() => hop,
+            _ => match view.hops.resolve(towards) {
+                Resolved::Hop(hop) => {
+                    hot.hop = Some((view.hops.generation(), hop));
+                    hop
+                }
+                Resolved::Unresolved { port, probe } => {
+                    actions.push(Action::Probe { port, addr: probe });
+                    return Verdict::Drop(Reason::NextHopUnresolved);
+                }
+                Resolved::NoRoute => return Verdict::Drop(Reason::NoRoute),
+            },
+        };
+        if self.lookout.is_due(frame.now_ns) {
+            let vip = (hot.way == Way::In).then_some(record.key.vip);
+            self.look(frame, record.group, vip, view);
+        }
+        //= Linux ip_vs_xmit.c, decrement_ttl(): in every forwarding method, DR too
+        if !decrement_ttl(frame.bytes(), packet) {
+            return Verdict::Drop(Reason::TtlExceeded);
+        }
+        if target.forwarding == Forwarding::Nat {
+            let (addr, port) = match hot.way {
+                Way::In => (target.addr, target.port),
+                Way::Out => (record.key.vip, record.key.vip_port),
+            };
+            match hot.way {
+                Way::In => rewrite_destination(frame.bytes(), packet, addr, port),
+                Way::Out => rewrite_source(frame.bytes(), packet, addr, port),
+            }
+        }
+        set_macs(frame.bytes(), hop.src_mac, hop.dst_mac);
+        self.account(frame.now_ns, packet, hot);
+        let sent = if hot.way == Way::In { Sent::Forwarded } else { Sent::Returned };
+        self.transmit(sent, hop.port, frame.start(), frame.len())
+    }
+
+    /// Notes a forwarded packet: state, age, counters, hook.
+    fn account(&self, now_ns: u64, packet: &Packet, hot: &Hot) {
+        let connection = &hot.connection;
+        let live = &connection.live;
+        let nat = connection.record.target.is_some_and(|t| t.forwarding == Forwarding::Nat);
+        live.touch(now_ns);
+        let (old, new) = match packet.transport {
+            Transport::Tcp { flags, .. } => {
+                let direction = match (hot.way, nat) {
+                    (Way::Out, _) => Direction::Output,
+                    (Way::In, true) => Direction::Input,
+                    (Way::In, false) => Direction::InputOnly,
+                };
+                move_state(connection, direction, flags)
+            }
+            _ => (State::Udp, State::Udp),
+        };
+        let in_pkts = match hot.way {
+            Way::In => live.count_in(self.index),
+            Way::Out => {
+                live.count_out(self.index);
+                live.in_pkts()
+            }
+        };
+        // A datagram is only a conversation once a second one, or a reply, was seen.
+        let assured = (in_pkts > 1 || hot.way == Way::Out) && !live.is_assured() && live.assure();
+        if old != new || (assured && new == State::Udp) {
+            self.shared.table.changed(connection, &hot.timeouts);
+        }
+        if let Some(counters) = &hot.counters {
+            match hot.way {
+                Way::In => counters.count_in(self.index, packet.len()),
+                Way::Out => counters.count_out(self.index, packet.len()),
+            }
+        }
+        match hot.way {
+            Way::In => self.hook.forwarded(connection, old, new, in_pkts, now_ns),
+            Way::Out => self.hook.replied(connection, old, new, now_ns),
+        }
+    }
+}
+
+/// An opening TCP packet, as IPVS sees it: SYN and no RST.
+pub(crate) fn opens(packet: &Packet) -> bool {
+    matches!(packet.transport, Transport::Tcp { flags, .. } if flags.syn() && !flags.rst())
+}
+
+/// A packet of a cached flow that may need a new connection.
+pub(crate) fn reopens(hot: &Hot, packet: &Packet) -> bool {
+    hot.way == Way::In && opens(packet) && hot.connection.live.state().is_reusable()
+}
+
+/// Moves the TCP state; returns the old and the new one.
+fn move_state(connection: &Connection, direction: Direction, flags: TcpFlags) -> (State, State) {
+    let mut old = connection.live.state();
+    for _ in 0..STATE_TRIES_MAX {
+        let new = old.next(direction, flags);
+        if new == old || connection.live.swap_state(old, new) {
+            return (old, new);
+        }
+        old = connection.live.state();
+    }
+    (old, old)
+}

@@ -1,0 +1,106 @@
+//! Which connection a packet belongs to.
+
+use std::sync::Arc;
+
+use steadfast_packet::Packet;
+
+use crate::{
+    AddressKind, Connection, FlowKey, GroupId, Reason, ReplyKey, SyncHook, Verdict,
+    cache::{Hot, Tuple, Way},
+    forward::opens,
+    frame::Frame,
+    worker::{Core, View},
+};
+
+impl<H> Core<H>
+where
+    H: SyncHook,
+{
+    /// Finds or makes the connection of a packet.
+    pub(crate) fn look_up(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        tuple: Tuple,
+        view: View<'_>,
+    ) -> Result<Hot, Verdict> {
+        let Tuple { protocol, src, src_port, dst, dst_port } = tuple;
+        let pool = || view.config.pool_group(protocol, src, src_port);
+        let (way, connection) = match view.config.address(dst).map(|found| found.kind) {
+            Some(AddressKind::Vip) => {
+                let key = FlowKey {
+                    protocol,
+                    client: src,
+                    client_port: src_port,
+                    vip: dst,
+                    vip_port: dst_port,
+                };
+                (Way::In, self.find_inbound(frame, packet, key, view)?)
+            }
+            Some(AddressKind::Gateway) => return Err(Verdict::Drop(Reason::NotOurs)),
+            None => {
+                let group = pool().ok_or(Verdict::Drop(Reason::NotOurs))?;
+                (Way::Out, self.find_return(frame, &tuple, group, view)?)
+            }
+        };
+        let server = view.config.server(connection.record.server);
+        Ok(Hot {
+            tuple,
+            way,
+            config_generation: view.config.generation(),
+            timeouts: view.config.timeouts(connection.record.service),
+            counters: server.and_then(|(service, index)| service.counters(index).cloned()),
+            hop: None,
+            connection,
+        })
+    }
+
+    fn find_inbound(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        key: FlowKey,
+        view: View<'_>,
+    ) -> Result<Arc<Connection>, Verdict> {
+        let Some(found) = self.shared.table.find(&key) else {
+            return self.admit(frame, packet, key, None, view);
+        };
+        let known = view.config.server(found.record.server).is_some();
+        if found.record.target.is_none() {
+            return match self.shared.table.bind_one(&found, view.config) {
+                Some(bound) => Ok(bound),
+                None => Err(Verdict::Drop(Reason::Unbound)),
+            };
+        }
+        //= IPVS conn_reuse_mode=1: a SYN in TIME_WAIT or CLOSE opens a new connection; here also
+        //= one whose server is gone, which nothing else could ever use again
+        let reopens = opens(packet) && (found.live.state().is_reusable() || !known);
+        if reopens || found.live.is_superseded() {
+            return self.admit(frame, packet, key, Some(found), view);
+        }
+        if known { Ok(found) } else { Err(Verdict::Drop(Reason::ServerRemoved)) }
+    }
+
+    fn find_return(
+        &mut self,
+        frame: &mut Frame<'_>,
+        tuple: &Tuple,
+        group: GroupId,
+        view: View<'_>,
+    ) -> Result<Arc<Connection>, Verdict> {
+        let key = ReplyKey {
+            protocol: tuple.protocol,
+            server: tuple.src,
+            server_port: tuple.src_port,
+            client: tuple.dst,
+            client_port: tuple.dst_port,
+        };
+        let Some(found) = self.shared.table.find_reply(&key) else {
+            return Err(self.refuse_return(frame, group, view));
+        };
+        if view.config.server(found.record.server).is_none() {
+            return Err(Verdict::Drop(Reason::ServerRemoved));
+        }
+        Ok(found)
+    }
+}
