@@ -20,7 +20,6 @@ mod hook;
 mod ids;
 mod ledger;
 mod lists;
-mod maglev;
 mod next_hop;
 mod replica;
 mod scheduler;
@@ -41,11 +40,11 @@ pub use group::{GroupState, Groups, Role};
 pub use hook::{NoHook, Removal, SyncHook};
 pub use ids::{GroupId, Origin, ServerId, ServiceId};
 pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route};
-pub use scheduler::Scheduler;
+pub use scheduler::{Asked, Scheduler, ServerLoad};
 pub use shared::Shared;
 pub use spec::{
-    ConfigSpec, Forwarding, GroupSpec, SchedulerKind, ServerSpec, ServiceSpec, SyncSettings,
-    Unserved,
+    ConfigSpec, Forwarding, GroupSpec, HashOptions, SchedulerKind, ServerOrder, ServerSpec,
+    ServiceSpec, SyncSettings, Unserved,
 };
 pub use stale::{STALE_SENDERS_MAX, StaleSender, StaleSenders};
 pub use state::{Class, Direction, State, TCP_STATES, Timeouts};
