@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use steadfast_dataplane::{
     Config, ConfigSpec, FlowKey, Forwarding, GroupId as Group, GroupSpec, Origin, Protocol,
-    Provenance, SchedulerKind, ServerOrder, ServerId, ServerSpec, ServiceId, ServiceSpec, SyncSettings,
-    TableOptions, Timeouts, Unserved,
+    Provenance, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec,
+    SyncSettings, TableOptions, Timeouts, Unserved,
 };
 use steadfast_model::NodeId;
 

@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use steadfast_dataplane::{
     Class, Config, ConfigSpec, Connection, FlowKey, Forwarding, Protocol, Provenance, Record,
-    Removal, SchedulerKind, ServerOrder, ServerSpec, ServiceSpec, Shared, State, SyncHook, SyncSettings,
-    TableOptions, Timeouts,
+    Removal, SchedulerKind, ServerOrder, ServerSpec, ServiceSpec, Shared, State, SyncHook,
+    SyncSettings, TableOptions, Timeouts,
 };
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
 use steadfast_replication::{
