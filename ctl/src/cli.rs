@@ -256,6 +256,15 @@ pub(crate) enum GetCommand {
     /// List services with their real servers
     #[command(after_help = "Example:\n  clusterctl get services")]
     Services,
+    /// Show one service: its settings, and what its real servers carry
+    ///
+    /// ActiveConn and InActConn are those of ipvsadm, in the table of the node asked, copies
+    /// included; UDP flows are always InActConn.
+    #[command(after_help = "Example:\n  clusterctl get service http")]
+    Service {
+        /// Name or id of the service
+        name: String,
+    },
     /// List VIP groups with holder, epoch and copies
     #[command(after_help = "Example:\n  clusterctl get groups")]
     Groups,

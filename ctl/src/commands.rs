@@ -55,6 +55,7 @@ pub(crate) async fn run(
         Command::Apply(args) => session.apply(args).await?,
         Command::Get(GetCommand::Config { revision }) => session.config(revision).await?,
         Command::Get(GetCommand::Services) => session.services().await?,
+        Command::Get(GetCommand::Service { name }) => session.service(&name).await?,
         Command::Get(GetCommand::Groups) => session.groups().await?,
         Command::Get(GetCommand::Nodes) => session.nodes().await?,
         Command::Status { verbose } => session.status(verbose).await?,
@@ -192,6 +193,13 @@ impl Session<'_> {
         self.form(&part, || render::services(&reply, self.paint))
     }
 
+    async fn service(&mut self, wanted: &str) -> Result<String, Failure> {
+        let reply = self.ask_status().await?;
+        let service = find_service(&reply.services, wanted)?;
+        let node = render::serving_name(&reply);
+        self.form(service, || render::service(service, &node, self.paint))
+    }
+
     async fn groups(&mut self) -> Result<String, Failure> {
         let reply = self.ask_status().await?;
         let part = GroupsPart { groups: &reply.groups };
@@ -316,6 +324,16 @@ struct GroupsPart<'a> {
 #[derive(Serialize)]
 struct NodesPart<'a> {
     nodes: &'a [Node],
+}
+
+/// The service of that name, else of that id: as a node reads references.
+fn find_service<'a>(services: &'a [Service], wanted: &str) -> Result<&'a Service, Failure> {
+    let by_name = services.iter().find(|service| service.name == wanted);
+    let id = wanted.parse::<u32>().ok();
+    by_name.or_else(|| services.iter().find(|service| Some(service.id) == id)).ok_or_else(|| {
+        Failure::new(Exit::Refused, format!("there is no service {}", printable(wanted)))
+            .fix("look at the names with `clusterctl get services`")
+    })
 }
 
 /// Reads the document and what to call it in errors.

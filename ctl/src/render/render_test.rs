@@ -1,6 +1,6 @@
 use insta::assert_snapshot;
 use steadfast_proto::v1::{
-    Connection, ListConnectionsReply, Origin, Protocol, StatusReply, Warning,
+    Connection, ListConnectionsReply, Origin, Protocol, ServerOrder, StatusReply, Warning,
 };
 
 use super::samples::{electing, failing_over, healthy, no_quorum, removed};
@@ -48,6 +48,16 @@ fn status_verbose() {
 #[test]
 fn status_of_a_node_that_knows_nothing() {
     assert_snapshot!(status(&StatusReply::default(), PLAIN(), true));
+}
+
+#[test]
+fn service_with_what_its_servers_carry() {
+    let mut service = healthy().services.remove(0);
+    service.scheduler = "sh,sh-port,sh-fallback".to_owned();
+    service.server_order = ServerOrder::NewestFirst.into();
+    service.servers[1].up = false;
+    service.servers[2].weight = 0;
+    assert_snapshot!(super::service(&service, "n1", PLAIN()));
 }
 
 #[test]

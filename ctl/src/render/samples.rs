@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use steadfast_proto::v1::{
     AttachMode, BindMode, CheckState, CopyState, Epoch, Forwarding, Group, GroupCopy, Interface,
     LocalStatus, Node, NodeAddresses, NodePath, NodeRef, NodeRole, Protocol, ReplicationPeer,
-    Server, ServerCheck, Service, Severity, StatusReply, Warning, Worker,
+    Server, ServerCheck, ServerOrder, Service, Severity, StatusReply, Warning, Worker,
 };
 
 fn node_ref(id: u32) -> NodeRef {
@@ -159,6 +159,7 @@ pub(crate) fn healthy() -> StatusReply {
             protocol: Protocol::Tcp.into(),
             scheduler: "rr".to_owned(),
             forwarding: Forwarding::Dr.into(),
+            server_order: ServerOrder::Canonical.into(),
             servers: vec![server(1, true), server(2, true), server(3, true)],
         }],
         local: Some(local()),

@@ -5,7 +5,7 @@ use std::{net::IpAddr, sync::Arc};
 use steadfast_packet::{Packet, Transport, port_unreachable, tcp_reset};
 
 use crate::{
-    Connection, FlowKey, GroupId, InsertError, Origin, Protocol, Provenance, Reason, Record,
+    Asked, Connection, FlowKey, GroupId, InsertError, Origin, Protocol, Provenance, Reason, Record,
     Removal, Role, Service, State, SyncHook, Target, Unserved, Verdict,
     forward::opens,
     frame::Frame,
@@ -64,7 +64,9 @@ where
         if !opening {
             return Err(self.reject(frame, packet, view));
         }
-        match service.schedule(key.client, key.client_port) {
+        let (client, client_port, vip, now_ns) =
+            (key.client, key.client_port, key.vip, frame.now_ns);
+        match service.schedule(&Asked { client, client_port, vip, now_ns }) {
             Some(server) => {
                 self.open(frame.now_ns, key, service, server, epoch, old).map_err(Verdict::Drop)
             }

@@ -5,15 +5,20 @@
 //! Scheduler positions and counters live on over a recompilation. Not here: validation that needs
 //! more than one service (the control side does it before anything is committed).
 
-use std::{collections::HashMap, hash::BuildHasherDefault, net::IpAddr, sync::Arc};
+use std::{
+    collections::HashMap,
+    hash::BuildHasherDefault,
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
 use siphasher::sip::SipHasher13;
 use steadfast_packet::Protocol;
 
 use crate::{
-    ConfigSpec, FlowCounters, FlowTotals, Forwarding, GroupId, Record, Scheduler, ServerId,
-    ServerSpec, ServiceId, ServiceSpec, Target, Timeouts, Unserved, WORKERS_MAX,
-    bucket::SharedBucket,
+    Asked, ConfigSpec, FlowCounters, FlowTotals, Forwarding, GroupId, Record, Scheduler, ServerId,
+    ServerLoad, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Target, Timeouts, Unserved,
+    WORKERS_MAX, bucket::SharedBucket,
 };
 
 /// Keys here come from the operator, so the hash needs no secret.
@@ -58,6 +63,7 @@ pub struct Service {
     scheduler: Scheduler,
     counters: Vec<Arc<FlowCounters>>,
     first_copies: Arc<SharedBucket>,
+    loads: OnceLock<Box<[Arc<ServerLoad>]>>,
 }
 
 /// Flows of one datagram so far that a service may have copied in a second, and at once. Anybody
@@ -199,7 +205,7 @@ impl Config {
     pub fn is_derivable(&self, record: &Record) -> bool {
         self.server(record.server).is_some_and(|(service, index)| {
             let key = record.key;
-            service.scheduler.first_choice(key.client, key.client_port) == Some(index)
+            service.scheduler.first_choice(key.client, key.client_port, key.vip) == Some(index)
         })
     }
 
@@ -224,7 +230,11 @@ impl Config {
         if self.services.contains_key(&spec.id) {
             return Err(ConfigError::ServiceIdTaken(spec.id));
         }
-        spec.servers.sort_by_key(|server| (server.addr, server.port));
+        match spec.order {
+            ServerOrder::Canonical => spec.servers.sort_by_key(|server| (server.addr, server.port)),
+            // Ids are given in the order in which servers come, and never again.
+            ServerOrder::NewestFirst => spec.servers.sort_by_key(|s| std::cmp::Reverse(s.id)),
+        }
         check_servers(&spec)?;
         let service = Arc::new(Service::compile(spec, workers, previous));
         for (index, server) in service.spec.servers.iter().enumerate() {
@@ -245,8 +255,20 @@ impl Config {
 impl Service {
     /// Chooses a server for a new connection, as an index into `spec.servers`.
     #[must_use]
-    pub fn schedule(&self, client: IpAddr, client_port: u16) -> Option<usize> {
-        self.scheduler.pick(&self.spec.servers, client, client_port)
+    pub fn schedule(&self, asked: &Asked) -> Option<usize> {
+        let loads = self.loads.get().map_or(&[][..], |loads| &loads[..]);
+        self.scheduler.pick(&self.spec.servers, loads, asked)
+    }
+
+    /// What the server at `index` carries at this node.
+    #[must_use]
+    pub fn load(&self, index: usize) -> Option<&Arc<ServerLoad>> {
+        self.loads.get()?.get(index)
+    }
+
+    /// Shows the scheduler what the servers carry; only the first call counts.
+    pub(crate) fn attach_loads(&self, of: impl Fn(ServerId) -> Arc<ServerLoad>) {
+        self.loads.get_or_init(|| self.spec.servers.iter().map(|server| of(server.id)).collect());
     }
 
     /// Whether one more flow may be copied on its first datagram.
@@ -298,7 +320,7 @@ impl Service {
             || Arc::new(SharedBucket::new(FIRST_COPIES_PER_SECOND, FIRST_COPIES_BURST)),
             |old| Arc::clone(&old.first_copies),
         );
-        Self { spec, scheduler, counters, first_copies }
+        Self { spec, scheduler, counters, first_copies, loads: OnceLock::new() }
     }
 }
 
@@ -325,7 +347,7 @@ fn check_servers(spec: &ServiceSpec) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{GroupSpec, SchedulerKind, SyncSettings};
+    use crate::{GroupSpec, HashOptions, SchedulerKind, SyncSettings};
 
     fn addr(last: u8) -> IpAddr {
         IpAddr::from([198, 18, 0, last])
@@ -343,7 +365,8 @@ mod tests {
             vip: addr(100),
             port,
             protocol: Protocol::Tcp,
-            scheduler: SchedulerKind::Mh,
+            scheduler: SchedulerKind::Mh(HashOptions { port: true, fallback: true }),
+            order: ServerOrder::Canonical,
             forwarding: Forwarding::Nat,
             servers,
             timeouts: Timeouts::default(),

@@ -1,13 +1,18 @@
-//! The ledger of a connection table: slots, the order in which connections may be pushed out, and
-//! their timers.
+//! The ledger of a connection table: slots, the order in which connections may be pushed out,
+//! their timers, and how many each server has.
 //!
 //! Guarantees: all memory is reserved at start, every operation is constant-time (walks and timers
 //! are bounded by their caller). It is behind one lock, taken when a connection comes, goes or
 //! changes its state, never for a packet that changes nothing.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+};
 
-use crate::{Class, Connection, connection::NO_SLOT, lists::Lists, wheel::TimingWheel};
+use crate::{
+    Class, Connection, ServerId, ServerLoad, connection::NO_SLOT, lists::Lists, wheel::TimingWheel,
+};
 
 /// Empty slots looked at per connection asked for, in one walk step.
 const WALK_STRIDE: usize = 16;
@@ -21,6 +26,11 @@ pub(crate) struct Ledger {
     classes: Lists,
     class_of: Vec<Class>,
     wheel: TimingWheel,
+    /// What each server carries; those that carry nothing and are in no configuration are dropped
+    /// by [`Self::retain_loads`].
+    loads: HashMap<ServerId, Arc<ServerLoad>>,
+    /// How the connection in each slot is counted.
+    active: Vec<bool>,
 }
 
 impl Ledger {
@@ -32,7 +42,19 @@ impl Ledger {
             classes: Lists::new(slots, 3),
             class_of: vec![Class::HalfOpen; slots as usize],
             wheel: TimingWheel::new(slots),
+            loads: HashMap::new(),
+            active: vec![false; slots as usize],
         }
+    }
+
+    /// What a server carries.
+    pub(crate) fn load(&mut self, server: ServerId) -> Arc<ServerLoad> {
+        Arc::clone(self.loads.entry(server).or_default())
+    }
+
+    /// Forgets servers that carry nothing and that `keep` does not want.
+    pub(crate) fn retain_loads(&mut self, keep: impl Fn(ServerId) -> bool) {
+        self.loads.retain(|id, load| load.active() + load.inactive() > 0 || keep(*id));
     }
 
     /// Takes a slot for a connection that is about to come; give it to [`Self::fill`] or
@@ -54,6 +76,9 @@ impl Ledger {
         self.class_of[slot as usize] = class;
         self.classes.push_back(class as u32, slot);
         self.wheel.schedule(slot, deadline_ns);
+        let active = connection.live.state().is_active();
+        self.active[slot as usize] = active;
+        self.load(connection.record.server).add(active);
         self.slots[slot as usize] = Some(Arc::clone(connection));
     }
 
@@ -81,6 +106,13 @@ impl Ledger {
         if self.class_of[slot as usize] != class {
             self.class_of[slot as usize] = class;
             self.classes.push_back(class as u32, slot);
+        }
+        let active = connection.live.state().is_active();
+        let was = std::mem::replace(&mut self.active[slot as usize], active);
+        if was != active {
+            let load = self.load(connection.record.server);
+            load.take(was);
+            load.add(active);
         }
         self.wheel.schedule(slot, deadline_ns);
     }
@@ -131,6 +163,8 @@ impl Ledger {
     fn vacate(&mut self, connection: &Arc<Connection>) -> Option<u32> {
         let slot = self.slot_of(connection)?;
         self.slots[slot as usize] = None;
+        let active = self.active[slot as usize];
+        self.load(connection.record.server).take(active);
         self.classes.unlink(slot);
         self.wheel.cancel(slot);
         connection.live.slot.store(NO_SLOT, Ordering::Relaxed);

@@ -23,7 +23,6 @@ mod ids;
 mod ledger;
 mod lists;
 mod lookup;
-mod maglev;
 mod neighbour;
 mod next_hop;
 mod other;
@@ -46,11 +45,11 @@ pub use group::{GroupState, Groups, Role};
 pub use hook::{NoHook, Removal, SyncHook};
 pub use ids::{GroupId, Origin, ServerId, ServiceId};
 pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route};
-pub use scheduler::Scheduler;
+pub use scheduler::{Asked, Scheduler, ServerLoad};
 pub use shared::Shared;
 pub use spec::{
-    ConfigSpec, Forwarding, GroupSpec, SchedulerKind, ServerSpec, ServiceSpec, SyncSettings,
-    Unserved,
+    ConfigSpec, Forwarding, GroupSpec, HashOptions, SchedulerKind, ServerOrder, ServerSpec,
+    ServiceSpec, SyncSettings, Unserved,
 };
 pub use stale::{STALE_SENDERS_MAX, StaleSender, StaleSenders};
 pub use state::{Class, Direction, State, TCP_STATES, Timeouts};

@@ -45,6 +45,7 @@ impl Shared {
 
     /// Swaps the configuration in and binds replicated records that waited for it.
     pub fn set_config(&self, config: Config) {
+        self.table.attach_loads(&config);
         let config = Arc::new(config);
         self.config.store(Arc::clone(&config));
         let mut cursor = (self.table.unbound() > 0).then(Cursor::default);

@@ -48,6 +48,8 @@ pub struct ServiceSpec {
     pub protocol: Protocol,
     /// How new connections choose a server.
     pub scheduler: SchedulerKind,
+    /// In which order it looks at the servers.
+    pub order: ServerOrder,
     /// How packets reach the server.
     pub forwarding: Forwarding,
     /// Real servers, in any order.
@@ -83,8 +85,49 @@ pub enum SchedulerKind {
     Rr,
     /// Weighted round robin.
     Wrr,
-    /// Maglev hashing of client address and port, with fallback.
-    Mh,
+    /// Fewest connections.
+    Lc,
+    /// Fewest connections for the weight.
+    Wlc,
+    /// Shortest expected delay.
+    Sed,
+    /// Never queue: an idle server, else shortest expected delay.
+    Nq,
+    /// The heaviest that is available.
+    Fo,
+    /// The heaviest, overflowing to the next when it has as many active connections as its weight.
+    Ovf,
+    /// The better of two at random.
+    Twos,
+    /// Locality: a destination stays with its server.
+    Lblc,
+    /// Locality: a destination stays with a set of servers.
+    Lblcr,
+    /// Hashing of the destination address.
+    Dh,
+    /// Hashing of the client address.
+    Sh(HashOptions),
+    /// Maglev hashing of the client address.
+    Mh(HashOptions),
+}
+
+/// Options of `sh` and `mh`.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct HashOptions {
+    /// The client's port is part of the key (`sh-port`, `mh-port`).
+    pub port: bool,
+    /// A server that is not available is replaced by another (`sh-fallback`, `mh-fallback`).
+    pub fallback: bool,
+}
+
+/// In which order a service's servers stand in its tables and rounds.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum ServerOrder {
+    /// By address and port: the same everywhere, whatever the history.
+    #[default]
+    Canonical,
+    /// The one added last stands first, as in IPVS.
+    NewestFirst,
 }
 
 /// How packets reach the real server.

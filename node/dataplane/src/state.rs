@@ -37,6 +37,15 @@ pub enum State {
     Udp = 11,
 }
 
+impl State {
+    /// Counts as an active connection of its server.
+    //= Linux net/netfilter/ipvs/ip_vs_proto_tcp.c, tcp_state_active_table[]; UDP never does
+    #[must_use]
+    pub fn is_active(self) -> bool {
+        matches!(self, Self::Established | Self::SynSent | Self::SynRecv | Self::SynAck)
+    }
+}
+
 /// What a state is worth when the table is full.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum Class {

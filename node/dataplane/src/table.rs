@@ -22,7 +22,7 @@ use siphasher::sip::SipHasher13;
 
 use crate::{
     Class, Config, Connection, FlowKey, GroupId, Groups, Origin, Provenance, Record, ReplyKey,
-    Role, State, Timeouts, ledger::Ledger,
+    Role, ServerId, ServerLoad, State, Timeouts, ledger::Ledger,
 };
 
 /// How a table is made.
@@ -219,6 +219,21 @@ impl ConnectionTable {
         self.count_unbound(&connection, old);
         entry.insert(Arc::clone(&connection));
         Ok(connection)
+    }
+
+    /// What a server carries.
+    pub fn load(&self, server: ServerId) -> Arc<ServerLoad> {
+        self.ledger().load(server)
+    }
+
+    /// Shows the schedulers of a configuration what their servers carry.
+    pub(crate) fn attach_loads(&self, config: &Config) {
+        let mut ledger = self.ledger();
+        ledger.retain_loads(|server| config.server(server).is_some());
+        let ledger = std::cell::RefCell::new(ledger);
+        for service in config.services() {
+            service.attach_loads(|server| ledger.borrow_mut().load(server));
+        }
     }
 
     /// Removes the connection of this key and incarnation.

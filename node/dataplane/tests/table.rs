@@ -167,6 +167,12 @@ proptest! {
             let mut expected: Vec<_> = model.entries.iter().map(|e| (e.0, e.1, e.2)).collect();
             expected.sort();
             prop_assert_eq!(held, expected);
+            //= ip_vs_proto_tcp.c, tcp_state_active_table[]: states 1, 2, 3 and 10
+            let is_active = |entry: &&(u16, u64, State, u64)| [1, 2, 3, 10].contains(&(entry.2 as u8));
+            let active = model.entries.iter().filter(is_active).count();
+            let load = table.load(record(1, 1).server);
+            prop_assert_eq!(load.active() as usize, active);
+            prop_assert_eq!(load.inactive() as usize, model.entries.len() - active);
             for port in 0..16 {
                 let found = table.find(&flow(port));
                 prop_assert_eq!(found.is_some(), model.at(port).is_some());

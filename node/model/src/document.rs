@@ -4,6 +4,8 @@
 //! column; nothing is guessed. Does not check how the parts fit together: that is
 //! [`crate::validate`].
 
+mod scheduling;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -12,6 +14,8 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use self::scheduling::{HashSpec, Scheduler, SchedulerText, ServerOrder};
 
 /// The only `apiVersion` this build reads.
 pub const API_VERSION: &str = "steadfast/v1";
@@ -81,6 +85,12 @@ pub struct ServiceSpec {
     /// How a server is chosen for a new connection.
     #[serde(default)]
     pub scheduler: Scheduler,
+    /// Options of `sh` and `mh`; other schedulers have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<HashSpec>,
+    /// In which order the scheduler looks at the servers.
+    #[serde(default)]
+    pub server_order: ServerOrder,
     /// How packets reach the server.
     #[serde(default)]
     pub forwarding: Forwarding,
@@ -135,31 +145,6 @@ impl Protocol {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
-        }
-    }
-}
-
-/// Scheduler names are those of LVS.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scheduler {
-    /// Round robin.
-    Rr,
-    /// Weighted round robin.
-    Wrr,
-    /// Maglev hashing with port and fallback: the same on every node.
-    #[default]
-    Mh,
-}
-
-impl Scheduler {
-    /// The name as the document spells it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Rr => "rr",
-            Self::Wrr => "wrr",
-            Self::Mh => "mh",
         }
     }
 }

@@ -342,6 +342,14 @@ impl<'a> Check<'a> {
     }
 
     fn service_settings(&mut self, place: &str, service: &ServiceSpec) {
+        if service.hash.is_some() && !service.scheduler.hashes_source() {
+            let name = service.scheduler.name();
+            self.problem(
+                format!("{place}.hash"),
+                format!("scheduler {name} does not hash the source: it has no such options"),
+                "take `hash` out, or write scheduler: sh or mh",
+            );
+        }
         let sync = &service.sync;
         if sync.period != 0 && sync.threshold >= sync.period {
             self.problem(

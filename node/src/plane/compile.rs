@@ -5,7 +5,7 @@ use std::time::Duration;
 use steadfast_dataplane as dp;
 use steadfast_model::{
     ClusterState, Service,
-    document::{Forwarding, Protocol, Scheduler, Unserved},
+    document::{Forwarding, Protocol, Scheduler, ServerOrder, ServiceSpec, Unserved},
 };
 
 /// Whether a server of a service is up.
@@ -51,10 +51,10 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
         vip: spec.address,
         port: spec.port,
         protocol: protocol(spec.protocol),
-        scheduler: match spec.scheduler {
-            Scheduler::Rr => dp::SchedulerKind::Rr,
-            Scheduler::Wrr => dp::SchedulerKind::Wrr,
-            Scheduler::Mh => dp::SchedulerKind::Mh,
+        scheduler: scheduler(spec),
+        order: match spec.server_order {
+            ServerOrder::Canonical => dp::ServerOrder::Canonical,
+            ServerOrder::NewestFirst => dp::ServerOrder::NewestFirst,
         },
         forwarding: forwarding(spec.forwarding),
         servers: servers.collect(),
@@ -71,6 +71,27 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
             on_established: spec.sync.on_established,
             every_packet: spec.sync.every_packet,
         },
+    }
+}
+
+fn scheduler(spec: &ServiceSpec) -> dp::SchedulerKind {
+    let hash = spec.hash.unwrap_or_default();
+    let options = dp::HashOptions { port: hash.port, fallback: hash.fallback };
+    match spec.scheduler {
+        Scheduler::Rr => dp::SchedulerKind::Rr,
+        Scheduler::Wrr => dp::SchedulerKind::Wrr,
+        Scheduler::Lc => dp::SchedulerKind::Lc,
+        Scheduler::Wlc => dp::SchedulerKind::Wlc,
+        Scheduler::Sed => dp::SchedulerKind::Sed,
+        Scheduler::Nq => dp::SchedulerKind::Nq,
+        Scheduler::Lblc => dp::SchedulerKind::Lblc,
+        Scheduler::Lblcr => dp::SchedulerKind::Lblcr,
+        Scheduler::Dh => dp::SchedulerKind::Dh,
+        Scheduler::Sh => dp::SchedulerKind::Sh(options),
+        Scheduler::Mh => dp::SchedulerKind::Mh(options),
+        Scheduler::Fo => dp::SchedulerKind::Fo,
+        Scheduler::Ovf => dp::SchedulerKind::Ovf,
+        Scheduler::Twos => dp::SchedulerKind::Twos,
     }
 }
 

@@ -10,9 +10,9 @@ use etherparse::{PacketBuilder, TcpHeader};
 use steadfast_dataplane::{
     Action, Actions, Config, ConfigSpec, Connection, ConnectionTable, Cursor, FlowKey, Forwarding,
     GroupId, GroupSpec, NextHops, NextHopsSpec, Origin, PortSpec, Protocol, Reason, Record,
-    Removal, Replica, Role, Route, SchedulerKind, ServerId, ServerSpec, ServiceId, ServiceSpec,
-    Shared, State, SyncHook, SyncSettings, TableOptions, Target, Timeouts, Unserved, Verdict,
-    Worker,
+    Removal, Replica, Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId,
+    ServiceSpec, Shared, State, SyncHook, SyncSettings, TableOptions, Target, Timeouts, Unserved,
+    Verdict, Worker,
 };
 use steadfast_packet::{ANSWER_LEN_MAX, gratuitous_arp};
 
@@ -114,6 +114,7 @@ pub fn service(id: u32, protocol: Protocol, port: u16, servers: Vec<ServerSpec>)
         port,
         protocol,
         scheduler: SchedulerKind::Rr,
+        order: ServerOrder::Canonical,
         forwarding: Forwarding::Nat,
         servers,
         timeouts: Timeouts::default(),

@@ -100,6 +100,12 @@ const CASES: &[(&str, &str, &str)] = &[
         "services[1].port: port 0 (all ports) is not served by this version; write 1 to 65535",
     ),
     (
+        "port: 81, forwarding: dr",
+        "port: 81, forwarding: dr, scheduler: dh, hash: {port: false}",
+        "services[1].hash: scheduler dh does not hash the source: it has no such options; take \
+         `hash` out, or write scheduler: sh or mh",
+    ),
+    (
         "group: web, address: 198.18.0.100, port: 81",
         "group: gone, address: 198.18.0.100, port: 81",
         "services[1].group: group `gone` does not exist; write `web`, or add it under `groups`",

@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use steadfast_dataplane::{
     Config, ConfigSpec, FlowKey, Forwarding, GroupId as Group, GroupSpec, Origin, Protocol,
-    Provenance, SchedulerKind, ServerId, ServerSpec, ServiceId, ServiceSpec, SyncSettings,
-    TableOptions, Timeouts, Unserved,
+    Provenance, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec,
+    SyncSettings, TableOptions, Timeouts, Unserved,
 };
 use steadfast_model::NodeId;
 
@@ -32,6 +32,7 @@ fn shared() -> Arc<Shared> {
             port: 53,
             protocol: Protocol::Udp,
             scheduler: SchedulerKind::Rr,
+            order: ServerOrder::Canonical,
             forwarding: Forwarding::Dr,
             servers: vec![server],
             timeouts: Timeouts::default(),

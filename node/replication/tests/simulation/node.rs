@@ -4,8 +4,8 @@ use std::{collections::BTreeMap, sync::Arc};
 
 use steadfast_dataplane::{
     Class, Config, ConfigSpec, Connection, FlowKey, Forwarding, Protocol, Provenance, Record,
-    Removal, SchedulerKind, ServerSpec, ServiceSpec, Shared, State, SyncHook, SyncSettings,
-    TableOptions, Timeouts,
+    Removal, SchedulerKind, ServerOrder, ServerSpec, ServiceSpec, Shared, State, SyncHook,
+    SyncSettings, TableOptions, Timeouts,
 };
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
 use steadfast_replication::{
@@ -46,6 +46,7 @@ pub(crate) fn config(servers: u32) -> Config {
         port: 80,
         protocol: Protocol::Tcp,
         scheduler: SchedulerKind::Rr,
+        order: ServerOrder::Canonical,
         forwarding: Forwarding::Dr,
         servers: (1..=servers).map(|n| server(id * 10 + n)).collect(),
         timeouts: Timeouts::default(),

@@ -1,15 +1,16 @@
 //! Maglev hashing as in IPVS (`mh`), over servers in canonical order.
 //!
 //! Guarantees: the same servers and weights give the same table on every node, whatever the order
-//! they were configured in; health and drain are not part of the table. Ports are part of the
-//! key and a server that is not available is replaced by probing, both always (IPVS: `mh-port`,
-//! `mh-fallback`).
+//! they were configured in; health and drain are not part of the table. Whether
+//! ports are part of the key, and whether a server that is not available is replaced by probing, are
+//! the options `mh-port` and `mh-fallback` of IPVS.
 
 use std::{hash::Hasher, net::IpAddr};
 
 use siphasher::sip::SipHasher13;
 
-use crate::ServerSpec;
+use super::{fold, gcd};
+use crate::{HashOptions, ServerSpec};
 
 /// Slots: the default of IPVS (`CONFIG_IP_VS_MH_TAB_INDEX=12`), a prime.
 pub(crate) const SLOTS: u32 = 4093;
@@ -64,10 +65,11 @@ impl Maglev {
     /// The server for a client among those that `available` accepts.
     pub(crate) fn pick(
         &self,
-        client: IpAddr,
-        client_port: u16,
+        (client, client_port): (IpAddr, u16),
+        options: HashOptions,
         available: impl Fn(usize) -> bool,
     ) -> Option<usize> {
+        let client_port = if options.port { client_port } else { 0 };
         //= ip_vs_mh.c, ip_vs_mh_get_fallback()
         let first = hash(client, client_port, 0, [FIRST_KEY; 2]) % SLOTS;
         let at = |slot: u32| {
@@ -77,6 +79,9 @@ impl Maglev {
         let choice = at(first)?;
         if available(choice) {
             return Some(choice);
+        }
+        if !options.fallback {
+            return None;
         }
         let probed = (0..SLOTS).find_map(|step| {
             let offset = (step + first) % SLOTS;
@@ -117,14 +122,7 @@ fn fill(walks: &mut [Walk]) -> Vec<u16> {
 //= ip_vs_mh.c, ip_vs_mh_hashkey(): hsiphash_1u32(offset + port + folded address), which on a
 //= 64-bit kernel is SipHash-1-3 of the four bytes, cut to 32 bits
 fn hash(addr: IpAddr, port: u16, offset: u32, key: [u64; 2]) -> u32 {
-    let fold = match addr {
-        IpAddr::V4(addr) => addr.to_bits(),
-        IpAddr::V6(addr) => {
-            let bits = addr.to_bits();
-            (bits >> 96) as u32 ^ (bits >> 64) as u32 ^ (bits >> 32) as u32 ^ bits as u32
-        }
-    };
-    let value = offset.wrapping_add(u32::from(port)).wrapping_add(fold);
+    let value = offset.wrapping_add(u32::from(port)).wrapping_add(fold(addr));
     let mut hasher = SipHasher13::new_with_keys(key[0], key[1]);
     hasher.write(&value.to_le_bytes());
     hasher.finish() as u32
@@ -134,16 +132,13 @@ fn source(server: &ServerSpec) -> (IpAddr, u16, u16) {
     (server.addr, server.port, server.weight)
 }
 
-fn gcd(a: u32, b: u32) -> u32 {
-    if b == 0 { a } else { gcd(b, a % b) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::ServerId;
 
     const CLIENTS: usize = 4000;
+    const OURS: HashOptions = HashOptions { port: true, fallback: true };
 
     fn servers(weights: &[u16]) -> Vec<ServerSpec> {
         let server = |(index, weight): (usize, &u16)| ServerSpec {
@@ -165,7 +160,7 @@ mod tests {
     }
 
     fn picks(table: &Maglev, available: impl Fn(usize) -> bool) -> Vec<Option<usize>> {
-        clients().map(|(addr, port)| table.pick(addr, port, &available)).collect()
+        clients().map(|(addr, port)| table.pick((addr, port), OURS, &available)).collect()
     }
 
     fn slots_of(table: &Maglev, server: u16) -> usize {
@@ -202,7 +197,7 @@ mod tests {
         assert_eq!(none, 0, "weight 0 has no place");
         assert!(a.abs_diff(682) <= 3 && b.abs_diff(1364) <= 3, "{a} {b} {c}");
         let empty = Maglev::new(&servers(&[0]));
-        assert_eq!(empty.pick(IpAddr::from([10, 0, 0, 1]), 1, |_| true), None);
+        assert_eq!(empty.pick((IpAddr::from([10, 0, 0, 1]), 1), OURS, |_| true), None);
     }
 
     #[test]
