@@ -223,12 +223,12 @@ where
                 (Way::Out, self.find_return(frame, &tuple, group, view)?)
             }
         };
-        let server = view.config.server(connection.record.server);
+        let server = view.config.server(connection.server());
         Ok(Hot {
             tuple,
             way,
             config_generation: view.config.generation(),
-            timeouts: view.config.timeouts(connection.record.service),
+            timeouts: view.config.timeouts(connection.service()),
             counters: server.and_then(|(service, index)| service.counters(index).cloned()),
             hop: None,
             connection,
@@ -245,8 +245,8 @@ where
         let Some(found) = self.shared.table.find(&key) else {
             return self.admit(frame, packet, key, None, view);
         };
-        let known = view.config.server(found.record.server).is_some();
-        if found.record.target.is_none() {
+        let known = view.config.server(found.server()).is_some();
+        if found.target().is_none() {
             return match self.shared.table.bind_one(&found, view.config) {
                 Some(bound) => Ok(bound),
                 None => Err(Verdict::Drop(Reason::Unbound)),
@@ -254,8 +254,8 @@ where
         }
         //= IPVS conn_reuse_mode=1: a SYN in TIME_WAIT or CLOSE opens a new connection; here also
         //= one whose server is gone, which nothing else could ever use again
-        let reopens = opens(packet) && (found.live.state().is_reusable() || !known);
-        if reopens || found.live.is_superseded() {
+        let reopens = opens(packet) && (found.state().is_reusable() || !known);
+        if reopens || found.is_superseded() {
             return self.admit(frame, packet, key, Some(found), view);
         }
         if known { Ok(found) } else { Err(Verdict::Drop(Reason::ServerRemoved)) }
@@ -278,7 +278,7 @@ where
         let Some(found) = self.shared.table.find_reply(&key) else {
             return Err(self.refuse_return(frame, group, view));
         };
-        if view.config.server(found.record.server).is_none() {
+        if view.config.server(found.server()).is_none() {
             return Err(Verdict::Drop(Reason::ServerRemoved));
         }
         Ok(found)
@@ -293,9 +293,9 @@ where
         view: View<'_>,
         actions: &mut Actions,
     ) -> Verdict {
-        let record = &hot.connection.record;
-        let Some(target) = record.target else { return Verdict::Drop(Reason::Unbound) };
-        let towards = if hot.way == Way::In { target.addr } else { record.key.client };
+        let connection = &hot.connection;
+        let Some(target) = connection.target() else { return Verdict::Drop(Reason::Unbound) };
+        let towards = if hot.way == Way::In { target.addr } else { connection.key().client };
         let hop = match hot.hop {
             Some((generation, hop)) if generation == view.hops.generation() => hop,
             _ => match view.hops.resolve(towards) {
@@ -311,8 +311,8 @@ where
             },
         };
         if self.lookout.is_due(frame.now_ns) {
-            let vip = (hot.way == Way::In).then_some(record.key.vip);
-            self.look(frame, record.group, vip, view);
+            let vip = (hot.way == Way::In).then_some(connection.key().vip);
+            self.look(frame, connection.group(), vip, view);
         }
         //= Linux ip_vs_xmit.c, decrement_ttl(): in every forwarding method, DR too
         if !decrement_ttl(&mut *frame.buffer, packet) {
@@ -321,7 +321,7 @@ where
         if target.forwarding == Forwarding::Nat {
             let (addr, port) = match hot.way {
                 Way::In => (target.addr, target.port),
-                Way::Out => (record.key.vip, record.key.vip_port),
+                Way::Out => (connection.key().vip, connection.key().vip_port),
             };
             let IpAddr::V4(addr) = addr else { return Verdict::Drop(Reason::Ipv6) };
             match hot.way {
@@ -338,9 +338,8 @@ where
     /// Notes a forwarded packet: state, age, counters, hook.
     fn account(&self, now_ns: u64, packet: &Ipv4Packet, hot: &Hot) {
         let connection = &hot.connection;
-        let live = &connection.live;
-        let nat = connection.record.target.is_some_and(|t| t.forwarding == Forwarding::Nat);
-        live.touch(now_ns);
+        let nat = connection.target().is_some_and(|t| t.forwarding == Forwarding::Nat);
+        connection.touch(now_ns);
         let (old, new) = match packet.transport {
             Transport::Tcp { flags, .. } => {
                 let direction = match (hot.way, nat) {
@@ -353,14 +352,15 @@ where
             _ => (State::Udp, State::Udp),
         };
         let in_pkts = match hot.way {
-            Way::In => live.count_in(self.index),
+            Way::In => connection.count_in(self.index),
             Way::Out => {
-                live.count_out(self.index);
-                live.in_pkts()
+                connection.count_out(self.index);
+                connection.in_pkts()
             }
         };
         // A datagram is only a conversation once a second one, or a reply, was seen.
-        let assured = (in_pkts > 1 || hot.way == Way::Out) && !live.is_assured() && live.assure();
+        let assured =
+            (in_pkts > 1 || hot.way == Way::Out) && !connection.is_assured() && connection.assure();
         if old != new || (assured && new == State::Udp) {
             self.shared.table.changed(connection, &hot.timeouts);
         }
@@ -471,18 +471,18 @@ pub(crate) fn opens(packet: &Ipv4Packet) -> bool {
 
 /// A packet of a cached flow that may need a new connection.
 fn reopens(hot: &Hot, packet: &Ipv4Packet) -> bool {
-    hot.way == Way::In && opens(packet) && hot.connection.live.state().is_reusable()
+    hot.way == Way::In && opens(packet) && hot.connection.state().is_reusable()
 }
 
 /// Moves the TCP state; returns the old and the new one.
 fn move_state(connection: &Connection, direction: Direction, flags: TcpFlags) -> (State, State) {
-    let mut old = connection.live.state();
+    let mut old = connection.state();
     for _ in 0..STATE_TRIES_MAX {
         let new = old.next(direction, flags);
-        if new == old || connection.live.swap_state(old, new) {
+        if new == old || connection.swap_state(old, new) {
             return (old, new);
         }
-        old = connection.live.state();
+        old = connection.state();
     }
     (old, old)
 }

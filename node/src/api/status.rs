@@ -220,8 +220,8 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
         let (connections, next) = member.plane.shared.table.walk(at, WALK);
         cursor = next;
         for connection in connections {
-            let entry = counts.entry(connection.record.server.0).or_default();
-            if connection.live.state().class() == Class::Established {
+            let entry = counts.entry(connection.server().0).or_default();
+            if connection.state().class() == Class::Established {
                 entry.0 += 1;
             } else {
                 entry.1 += 1;
