@@ -42,7 +42,7 @@ where
                 // of the finished one while the copy of the new one is still on its way here. It
                 // stays in its place, or a late copy of it would take it again.
                 if let Some(old) = old {
-                    old.live.supersede();
+                    old.supersede();
                 }
                 return Err(self.relay(frame, relay, address.group, Some(key.vip), view));
             }
@@ -105,7 +105,7 @@ where
     ) -> Result<Arc<Connection>, Reason> {
         let chosen = service.spec.servers.get(server).ok_or(Reason::TableFull)?;
         let forwarding = service.spec.forwarding;
-        let before = old.as_ref().map_or(0, |old| old.record.incarnation.saturating_add(1));
+        let before = old.as_ref().map_or(0, |old| old.incarnation().saturating_add(1));
         let record = Record {
             key,
             server: chosen.id,
@@ -145,10 +145,10 @@ where
                 Err(InsertError::Full) => return Err(Reason::TableFull),
                 Err(InsertError::ReplyTaken(held)) => {
                     // The client reuses its port for another VIP: the finished one gives way.
-                    if !held.live.state().is_reusable() {
+                    if !held.state().is_reusable() {
                         return Err(Reason::ReplyTaken);
                     }
-                    let gone = table.remove(&held.record.key, held.record.incarnation);
+                    let gone = table.remove(&held.key(), held.incarnation());
                     if let Some(gone) = gone {
                         self.hook.removed(&gone, Removal::Reused, now_ns);
                     }

@@ -57,7 +57,7 @@ impl Cache {
         self.places[tuple.place()].as_mut().filter(|hot| {
             hot.tuple == *tuple
                 && hot.config_generation == config_generation
-                && hot.connection.live.is_open()
+                && hot.connection.is_open()
         })
     }
 

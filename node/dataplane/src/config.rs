@@ -16,7 +16,7 @@ use siphasher::sip::SipHasher13;
 use steadfast_packet::Protocol;
 
 use crate::{
-    Asked, ConfigSpec, FlowCounters, FlowTotals, Forwarding, GroupId, Record, Scheduler, ServerId,
+    Asked, ConfigSpec, FlowCounters, FlowKey, FlowTotals, Forwarding, GroupId, Scheduler, ServerId,
     ServerLoad, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Target, Timeouts, Unserved,
     WORKERS_MAX, bucket::SharedBucket,
 };
@@ -202,9 +202,8 @@ impl Config {
     /// The server is what hashing alone would choose for this client: any node finds it again
     /// without having been told.
     #[must_use]
-    pub fn is_derivable(&self, record: &Record) -> bool {
-        self.server(record.server).is_some_and(|(service, index)| {
-            let key = record.key;
+    pub fn is_derivable(&self, server: ServerId, key: &FlowKey) -> bool {
+        self.server(server).is_some_and(|(service, index)| {
             service.scheduler.first_choice(key.client, key.client_port, key.vip) == Some(index)
         })
     }
@@ -429,17 +428,7 @@ mod tests {
                 vip: addr(100),
                 vip_port: 80,
             };
-            let derivable = |config: &Config, server| {
-                config.is_derivable(&Record {
-                    key,
-                    server: ServerId(server),
-                    target: None,
-                    service: ServiceId(1),
-                    group: GroupId(1),
-                    incarnation: 1,
-                    origin: crate::Origin::default(),
-                })
-            };
+            let derivable = |config: &Config, server| config.is_derivable(ServerId(server), &key);
             let choices = [1, 2, 3].map(|server| derivable(&config, server));
             assert_eq!(choices.iter().filter(|choice| **choice).count(), 1);
             assert_eq!(choices, [1, 2, 3].map(|server| derivable(&other, server)), "health skips");

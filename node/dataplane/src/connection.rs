@@ -73,18 +73,11 @@ pub struct Target {
     pub forwarding: Forwarding,
 }
 
-/// A connection in the table.
+/// A connection in the table. The changing part is relaxed: each value stands alone.
 #[derive(Debug)]
 pub struct Connection {
     /// The unchanging part.
-    pub record: Record,
-    /// The changing part.
-    pub live: Live,
-}
-
-/// The changing part of a connection. All relaxed: each value stands alone.
-#[derive(Debug)]
-pub struct Live {
+    record: Record,
     state: AtomicU8,
     last_seen_ns: AtomicU64,
     in_pkts: AtomicU64,
@@ -93,16 +86,16 @@ pub struct Live {
     gate: AtomicU8,
     flags: AtomicU32,
     /// Snapshot generation that last confirmed this replica.
-    pub(crate) snapshot: AtomicU64,
+    snapshot: AtomicU64,
     /// Its place in the ledger, or [`NO_SLOT`].
-    pub(crate) slot: AtomicU32,
+    slot: AtomicU32,
     /// Replication peers that were ever sent this record, one bit each. The data plane never reads
     /// it; it lives here so that a delete needs no second look-up.
-    pub sent_to: AtomicU32,
+    sent_to: AtomicU32,
     /// For the replication policy alone: the state last sent (IPVS `old_state`).
-    pub synced_state: AtomicU8,
+    synced_state: AtomicU8,
     /// For the replication policy alone: a word of its own (IPVS `sync_endtime`).
-    pub sync_word: AtomicU64,
+    sync_word: AtomicU64,
     /// Workers that carried packets client to server, a bit each.
     in_workers: AtomicU64,
     /// Workers that carried packets server to client, a bit each.
@@ -114,7 +107,7 @@ pub(crate) const NO_SLOT: u32 = u32::MAX;
 
 /// It left the table.
 const DEAD: u8 = 1;
-/// See [`Live::is_superseded`].
+/// See [`Connection::is_superseded`].
 const SUPERSEDED: u8 = 2;
 
 /// Scheduled by this node.
@@ -198,7 +191,8 @@ impl Connection {
             Provenance::Replica => 0,
             Provenance::Donated => DONATED,
         };
-        let live = Live {
+        Self {
+            record,
             state: AtomicU8::new(state as u8),
             last_seen_ns: AtomicU64::new(now_ns),
             in_pkts: AtomicU64::new(0),
@@ -212,8 +206,61 @@ impl Connection {
             sync_word: AtomicU64::new(0),
             in_workers: AtomicU64::new(0),
             out_workers: AtomicU64::new(0),
-        };
-        Self { record, live }
+        }
+    }
+
+    /// Client, VIP and protocol.
+    #[must_use]
+    pub fn key(&self) -> FlowKey {
+        self.record.key
+    }
+
+    /// The real server, by its committed id.
+    #[must_use]
+    pub fn server(&self) -> ServerId {
+        self.record.server
+    }
+
+    /// Where that server is; absent while no configuration here knows the id.
+    #[must_use]
+    pub fn target(&self) -> Option<Target> {
+        self.record.target
+    }
+
+    /// The service it belongs to.
+    #[must_use]
+    pub fn service(&self) -> ServiceId {
+        self.record.service
+    }
+
+    /// The VIP group it belongs to.
+    #[must_use]
+    pub fn group(&self) -> GroupId {
+        self.record.group
+    }
+
+    /// Tells successive connections of one key apart.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.record.incarnation
+    }
+
+    /// The epoch under which it was created.
+    #[must_use]
+    pub fn origin(&self) -> Origin {
+        self.record.origin
+    }
+
+    /// The key of return packets, for NAT connections that know their server.
+    #[must_use]
+    pub fn reply_key(&self) -> Option<ReplyKey> {
+        self.record.reply_key()
+    }
+
+    /// All of the unchanging part.
+    #[must_use]
+    pub fn record(&self) -> Record {
+        self.record
     }
 
     /// What it is worth when the table is full.
@@ -222,8 +269,8 @@ impl Connection {
     /// the table with entries that nothing may push out.
     #[must_use]
     pub fn class(&self) -> Class {
-        match self.live.state() {
-            State::Udp if !self.live.is_assured() => Class::HalfOpen,
+        match self.state() {
+            State::Udp if !self.is_assured() => Class::HalfOpen,
             state => state.class(),
         }
     }
@@ -231,8 +278,9 @@ impl Connection {
     /// The same connection with its server known; live values are copied.
     pub(crate) fn bound(&self, target: Target) -> Self {
         let relaxed = Ordering::Relaxed;
-        let old = &self.live;
-        let live = Live {
+        let old = self;
+        Self {
+            record: Record { target: Some(target), ..self.record },
             state: AtomicU8::new(old.state.load(relaxed)),
             last_seen_ns: AtomicU64::new(old.last_seen_ns.load(relaxed)),
             in_pkts: AtomicU64::new(old.in_pkts.load(relaxed)),
@@ -246,12 +294,62 @@ impl Connection {
             sync_word: AtomicU64::new(old.sync_word.load(relaxed)),
             in_workers: AtomicU64::new(old.in_workers.load(relaxed)),
             out_workers: AtomicU64::new(old.out_workers.load(relaxed)),
-        };
-        Self { record: Record { target: Some(target), ..self.record }, live }
+        }
     }
-}
 
-impl Live {
+    /// Its place in the ledger, or [`NO_SLOT`].
+    pub(crate) fn slot(&self) -> u32 {
+        self.slot.load(Ordering::Relaxed)
+    }
+
+    pub(crate) fn set_slot(&self, slot: u32) {
+        self.slot.store(slot, Ordering::Relaxed);
+    }
+
+    /// The snapshot generation that last confirmed this replica.
+    pub(crate) fn snapshot(&self) -> u64 {
+        self.snapshot.load(Ordering::Relaxed)
+    }
+
+    /// A snapshot of this generation has a record of it; never goes back.
+    pub(crate) fn confirm(&self, snapshot: u64) {
+        self.snapshot.fetch_max(snapshot, Ordering::Relaxed);
+    }
+
+    /// Replication peers that were ever sent this record, one bit each.
+    #[must_use]
+    pub fn sent_to(&self) -> u32 {
+        self.sent_to.load(Ordering::SeqCst)
+    }
+
+    /// Notes that the peers of these bits are about to be sent this record.
+    pub fn note_sent_to(&self, peers: u32) {
+        self.sent_to.fetch_or(peers, Ordering::SeqCst);
+    }
+
+    /// The state that was copied to the peers last (IPVS `old_state`).
+    #[must_use]
+    pub fn synced_state(&self) -> State {
+        State::from_u8(self.synced_state.load(Ordering::Relaxed)).unwrap_or(State::None)
+    }
+
+    /// Notes the state that the peers know.
+    pub fn set_synced_state(&self, state: State) {
+        self.synced_state.store(state as u8, Ordering::Relaxed);
+    }
+
+    /// The replication policy's own word (IPVS `sync_endtime`).
+    #[must_use]
+    pub fn sync_word(&self) -> u64 {
+        self.sync_word.load(Ordering::Relaxed)
+    }
+
+    /// Replaces that word; false when another thread was first.
+    pub fn swap_sync_word(&self, old: u64, new: u64) -> bool {
+        let relaxed = Ordering::Relaxed;
+        self.sync_word.compare_exchange(old, new, relaxed, relaxed).is_ok()
+    }
+
     /// Moves the state from `old` to `new`; false when another thread was first.
     pub fn swap_state(&self, old: State, new: State) -> bool {
         self.state

@@ -28,9 +28,9 @@ where
         view: View<'_>,
         actions: &mut Actions,
     ) -> Verdict {
-        let record = &hot.connection.record;
-        let Some(target) = record.target else { return Verdict::Drop(Reason::Unbound) };
-        let towards = if hot.way == Way::In { target.addr } else { record.key.client };
+        let connection = &hot.connection;
+        let Some(target) = connection.target() else { return Verdict::Drop(Reason::Unbound) };
+        let towards = if hot.way == Way::In { target.addr } else { connection.key().client };
         let hop = match hot.hop {
             Some((generation, hop)) if generation == view.hops.generation() => hop,
             _ => match view.hops.resolve(towards) {
@@ -46,8 +46,8 @@ where
             },
         };
         if self.lookout.is_due(frame.now_ns) {
-            let vip = (hot.way == Way::In).then_some(record.key.vip);
-            self.look(frame, record.group, vip, view);
+            let vip = (hot.way == Way::In).then_some(connection.key().vip);
+            self.look(frame, connection.group(), vip, view);
         }
         //= Linux ip_vs_xmit.c, decrement_ttl(): in every forwarding method, DR too
         if !decrement_ttl(frame.bytes(), packet) {
@@ -56,7 +56,7 @@ where
         if target.forwarding == Forwarding::Nat {
             let (addr, port) = match hot.way {
                 Way::In => (target.addr, target.port),
-                Way::Out => (record.key.vip, record.key.vip_port),
+                Way::Out => (connection.key().vip, connection.key().vip_port),
             };
             match hot.way {
                 Way::In => rewrite_destination(frame.bytes(), packet, addr, port),
@@ -72,9 +72,8 @@ where
     /// Notes a forwarded packet: state, age, counters, hook.
     fn account(&self, now_ns: u64, packet: &Packet, hot: &Hot) {
         let connection = &hot.connection;
-        let live = &connection.live;
-        let nat = connection.record.target.is_some_and(|t| t.forwarding == Forwarding::Nat);
-        live.touch(now_ns);
+        let nat = connection.target().is_some_and(|t| t.forwarding == Forwarding::Nat);
+        connection.touch(now_ns);
         let (old, new) = match packet.transport {
             Transport::Tcp { flags, .. } => {
                 let direction = match (hot.way, nat) {
@@ -87,14 +86,15 @@ where
             _ => (State::Udp, State::Udp),
         };
         let in_pkts = match hot.way {
-            Way::In => live.count_in(self.index),
+            Way::In => connection.count_in(self.index),
             Way::Out => {
-                live.count_out(self.index);
-                live.in_pkts()
+                connection.count_out(self.index);
+                connection.in_pkts()
             }
         };
         // A datagram is only a conversation once a second one, or a reply, was seen.
-        let assured = (in_pkts > 1 || hot.way == Way::Out) && !live.is_assured() && live.assure();
+        let assured =
+            (in_pkts > 1 || hot.way == Way::Out) && !connection.is_assured() && connection.assure();
         if old != new || (assured && new == State::Udp) {
             self.shared.table.changed(connection, &hot.timeouts);
         }
@@ -118,18 +118,18 @@ pub(crate) fn opens(packet: &Packet) -> bool {
 
 /// A packet of a cached flow that may need a new connection.
 pub(crate) fn reopens(hot: &Hot, packet: &Packet) -> bool {
-    hot.way == Way::In && opens(packet) && hot.connection.live.state().is_reusable()
+    hot.way == Way::In && opens(packet) && hot.connection.state().is_reusable()
 }
 
 /// Moves the TCP state; returns the old and the new one.
 fn move_state(connection: &Connection, direction: Direction, flags: TcpFlags) -> (State, State) {
-    let mut old = connection.live.state();
+    let mut old = connection.state();
     for _ in 0..STATE_TRIES_MAX {
         let new = old.next(direction, flags);
-        if new == old || connection.live.swap_state(old, new) {
+        if new == old || connection.swap_state(old, new) {
             return (old, new);
         }
-        old = connection.live.state();
+        old = connection.state();
     }
     (old, old)
 }

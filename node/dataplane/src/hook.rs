@@ -23,23 +23,16 @@ pub enum Removal {
 pub trait SyncHook {
     /// An inbound (client to server) packet went out. `old` is the state before this packet,
     /// `in_pkts` counts it.
-    fn forwarded(
-        &self,
-        connection: &Arc<Connection>,
-        old: State,
-        new: State,
-        in_pkts: u64,
-        now_ns: u64,
-    );
+    fn forwarded(&self, connection: &Connection, old: State, new: State, in_pkts: u64, now_ns: u64);
 
     /// A return (server to client) packet went out.
-    fn replied(&self, _connection: &Arc<Connection>, _old: State, _new: State, _now_ns: u64) {}
+    fn replied(&self, _connection: &Connection, _old: State, _new: State, _now_ns: u64) {}
 
     /// This node scheduled a new connection; its first packet may not have gone out yet.
-    fn created(&self, _connection: &Arc<Connection>, _now_ns: u64) {}
+    fn created(&self, _connection: &Connection, _now_ns: u64) {}
 
     /// This node removed a connection by itself (never: by a peer's delete or a sweep).
-    fn removed(&self, _connection: &Arc<Connection>, _removal: Removal, _now_ns: u64) {}
+    fn removed(&self, _connection: &Connection, _removal: Removal, _now_ns: u64) {}
 }
 
 /// Observes nothing.
@@ -47,7 +40,7 @@ pub trait SyncHook {
 pub struct NoHook;
 
 impl SyncHook for NoHook {
-    fn forwarded(&self, _: &Arc<Connection>, _: State, _: State, _: u64, _: u64) {}
+    fn forwarded(&self, _: &Connection, _: State, _: State, _: u64, _: u64) {}
 }
 
 impl<T> SyncHook for Arc<T>
@@ -56,7 +49,7 @@ where
 {
     fn forwarded(
         &self,
-        connection: &Arc<Connection>,
+        connection: &Connection,
         old: State,
         new: State,
         in_pkts: u64,
@@ -65,15 +58,15 @@ where
         (**self).forwarded(connection, old, new, in_pkts, now_ns);
     }
 
-    fn replied(&self, connection: &Arc<Connection>, old: State, new: State, now_ns: u64) {
+    fn replied(&self, connection: &Connection, old: State, new: State, now_ns: u64) {
         (**self).replied(connection, old, new, now_ns);
     }
 
-    fn created(&self, connection: &Arc<Connection>, now_ns: u64) {
+    fn created(&self, connection: &Connection, now_ns: u64) {
         (**self).created(connection, now_ns);
     }
 
-    fn removed(&self, connection: &Arc<Connection>, removal: Removal, now_ns: u64) {
+    fn removed(&self, connection: &Connection, removal: Removal, now_ns: u64) {
         (**self).removed(connection, removal, now_ns);
     }
 }

@@ -5,10 +5,7 @@
 //! are bounded by their caller). It is behind one lock, taken when a connection comes, goes or
 //! changes its state, never for a packet that changes nothing.
 
-use std::{
-    collections::HashMap,
-    sync::{Arc, atomic::Ordering},
-};
+use std::{collections::HashMap, sync::Arc};
 
 use crate::{
     Class, Connection, ServerId, ServerLoad, connection::NO_SLOT, lists::Lists, wheel::TimingWheel,
@@ -71,14 +68,14 @@ impl Ledger {
 
     /// Puts a connection into its reserved slot and sets its timer.
     pub(crate) fn fill(&mut self, slot: u32, connection: &Arc<Connection>, deadline_ns: u64) {
-        connection.live.slot.store(slot, Ordering::Relaxed);
+        connection.set_slot(slot);
         let class = connection.class();
         self.class_of[slot as usize] = class;
         self.classes.push_back(class as u32, slot);
         self.wheel.schedule(slot, deadline_ns);
-        let active = connection.live.state().is_active();
+        let active = connection.state().is_active();
         self.active[slot as usize] = active;
-        self.load(connection.record.server).add(active);
+        self.load(connection.server()).add(active);
         self.slots[slot as usize] = Some(Arc::clone(connection));
     }
 
@@ -107,10 +104,10 @@ impl Ledger {
             self.class_of[slot as usize] = class;
             self.classes.push_back(class as u32, slot);
         }
-        let active = connection.live.state().is_active();
+        let active = connection.state().is_active();
         let was = std::mem::replace(&mut self.active[slot as usize], active);
         if was != active {
-            let load = self.load(connection.record.server);
+            let load = self.load(connection.server());
             load.take(was);
             load.add(active);
         }
@@ -164,15 +161,15 @@ impl Ledger {
         let slot = self.slot_of(connection)?;
         self.slots[slot as usize] = None;
         let active = self.active[slot as usize];
-        self.load(connection.record.server).take(active);
+        self.load(connection.server()).take(active);
         self.classes.unlink(slot);
         self.wheel.cancel(slot);
-        connection.live.slot.store(NO_SLOT, Ordering::Relaxed);
+        connection.set_slot(NO_SLOT);
         Some(slot)
     }
 
     fn slot_of(&self, connection: &Arc<Connection>) -> Option<u32> {
-        let slot = connection.live.slot.load(Ordering::Relaxed);
+        let slot = connection.slot();
         let held = self.slots.get(slot as usize)?.as_ref()?;
         Arc::ptr_eq(held, connection).then_some(slot)
     }

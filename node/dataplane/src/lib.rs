@@ -39,7 +39,7 @@ mod worker;
 
 pub use admit::HOLD_BACK_NS;
 pub use config::{Address, AddressKind, Config, ConfigError, Service};
-pub use connection::{Connection, FlowKey, Live, Protocol, Provenance, Record, ReplyKey, Target};
+pub use connection::{Connection, FlowKey, Protocol, Provenance, Record, ReplyKey, Target};
 pub use counters::{FlowCounters, FlowTotals, Sent, WORKERS_MAX, WorkerCounters};
 pub use group::{GroupState, Groups, Role};
 pub use hook::{NoHook, Removal, SyncHook};

@@ -43,12 +43,12 @@ where
                 (Way::Out, self.find_return(frame, &tuple, group, view)?)
             }
         };
-        let server = view.config.server(connection.record.server);
+        let server = view.config.server(connection.server());
         Ok(Hot {
             tuple,
             way,
             config_generation: view.config.generation(),
-            timeouts: view.config.timeouts(connection.record.service),
+            timeouts: view.config.timeouts(connection.service()),
             counters: server.and_then(|(service, index)| service.counters(index).cloned()),
             hop: None,
             connection,
@@ -65,8 +65,8 @@ where
         let Some(found) = self.shared.table.find(&key) else {
             return self.admit(frame, packet, key, None, view);
         };
-        let known = view.config.server(found.record.server).is_some();
-        if found.record.target.is_none() {
+        let known = view.config.server(found.server()).is_some();
+        if found.target().is_none() {
             return match self.shared.table.bind_one(&found, view.config) {
                 Some(bound) => Ok(bound),
                 None => Err(Verdict::Drop(Reason::Unbound)),
@@ -74,8 +74,8 @@ where
         }
         //= IPVS conn_reuse_mode=1: a SYN in TIME_WAIT or CLOSE opens a new connection; here also
         //= one whose server is gone, which nothing else could ever use again
-        let reopens = opens(packet) && (found.live.state().is_reusable() || !known);
-        if reopens || found.live.is_superseded() {
+        let reopens = opens(packet) && (found.state().is_reusable() || !known);
+        if reopens || found.is_superseded() {
             return self.admit(frame, packet, key, Some(found), view);
         }
         if known { Ok(found) } else { Err(Verdict::Drop(Reason::ServerRemoved)) }
@@ -98,7 +98,7 @@ where
         let Some(found) = self.shared.table.find_reply(&key) else {
             return Err(self.refuse_return(frame, group, view));
         };
-        if view.config.server(found.record.server).is_none() {
+        if view.config.server(found.server()).is_none() {
             return Err(Verdict::Drop(Reason::ServerRemoved));
         }
         Ok(found)

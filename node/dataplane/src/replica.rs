@@ -13,7 +13,7 @@
 //! Guarantees: nothing here pushes a connection out for lack of room; it says [`Applied::Full`], and
 //! the copy is not complete.
 
-use std::sync::{Arc, atomic::Ordering};
+use std::sync::Arc;
 
 use crate::{
     Class, Config, Connection, ConnectionTable, Cursor, FlowKey, InsertError, Origin, Provenance,
@@ -51,18 +51,18 @@ impl ConnectionTable {
             match merge(replica, &here) {
                 Merge::Keep => {
                     // Confirmed or not, what is here is newer than the snapshot's record of it.
-                    here.live.snapshot.fetch_max(replica.snapshot, Ordering::Relaxed);
+                    here.confirm(replica.snapshot);
                     return Applied::Kept;
                 }
                 Merge::Update => {
-                    here.live.set_state(replica.state);
-                    here.live.touch(now_ns);
-                    here.live.snapshot.fetch_max(replica.snapshot, Ordering::Relaxed);
+                    here.set_state(replica.state);
+                    here.touch(now_ns);
+                    here.confirm(replica.snapshot);
                     if replica.assured {
-                        here.live.assure();
+                        here.assure();
                     }
                     if !replica.donated {
-                        here.live.become_replica();
+                        here.become_replica();
                     }
                     self.changed(&here, &timeouts);
                     return Applied::Updated;
@@ -91,9 +91,7 @@ impl ConnectionTable {
         epoch: Origin,
     ) -> Option<Arc<Connection>> {
         // Older ones too: the sender may never have sent the one that replaced them.
-        self.remove_if(key, |here| {
-            here.record.incarnation <= incarnation && here.record.origin <= epoch
-        })
+        self.remove_if(key, |here| here.incarnation() <= incarnation && here.origin() <= epoch)
     }
 
     /// Removes replicas that a finished snapshot did not confirm, among up to `max` connections
@@ -107,14 +105,14 @@ impl ConnectionTable {
     ) -> (usize, Option<Cursor>) {
         let (found, next) = self.walk(cursor, max);
         let stale = |here: &Connection| {
-            here.record.group == sweep.group
-                && here.live.provenance() == Provenance::Replica
-                && here.live.snapshot.load(Ordering::Relaxed) < sweep.snapshot
-                && here.record.origin <= sweep.epoch
+            here.group() == sweep.group
+                && here.provenance() == Provenance::Replica
+                && here.snapshot() < sweep.snapshot
+                && here.origin() <= sweep.epoch
         };
         let mut removed = 0;
         for connection in found {
-            let key = connection.record.key;
+            let key = connection.key();
             if stale(&connection) && of_shard(&key) {
                 let gone =
                     self.remove_if(&key, |held| Arc::ptr_eq(held, &connection) && stale(held));
@@ -137,21 +135,21 @@ impl ConnectionTable {
         connection: &Arc<Connection>,
         config: &Config,
     ) -> Option<Arc<Connection>> {
-        if connection.record.target.is_some() {
+        if connection.target().is_some() {
             return None;
         }
-        let target = config.target(connection.record.server)?;
-        let timeouts = config.timeouts(connection.record.service);
+        let target = config.target(connection.server())?;
+        let timeouts = config.timeouts(connection.service());
         self.replace(connection, connection.bound(target), &timeouts).ok()
     }
 
     /// Another VIP's connection has the server's place for this client port: it goes if it is worth
     /// less. Two live connections cannot share it, and the holder's is the one in use.
     fn yield_reply(&self, replica: &Replica, held: &Arc<Connection>) -> bool {
-        if held.class() >= replica.state.class() && held.record.origin >= replica.record.origin {
+        if held.class() >= replica.state.class() && held.origin() >= replica.record.origin {
             return false;
         }
-        self.remove_if(&held.record.key, |here| Arc::ptr_eq(here, held)).is_some()
+        self.remove_if(&held.key(), |here| Arc::ptr_eq(here, held)).is_some()
     }
 }
 
@@ -160,17 +158,17 @@ impl Replica {
         let provenance = if self.donated { Provenance::Donated } else { Provenance::Replica };
         let connection = Connection::new(record, self.state, provenance, now_ns);
         if self.assured {
-            connection.live.assure();
+            connection.assure();
         }
-        connection.live.set_in_pkts(self.in_pkts);
-        connection.live.snapshot.store(self.snapshot, Ordering::Relaxed);
+        connection.set_in_pkts(self.in_pkts);
+        connection.confirm(self.snapshot);
         connection
     }
 }
 
 /// The rules of this module.
 fn merge(replica: &Replica, here: &Connection) -> Merge {
-    let (new, old) = (&replica.record, &here.record);
+    let (new, old) = (&replica.record, &here.record());
     let half_open = here.class() == Class::HalfOpen;
     let established = replica.state.class() != Class::HalfOpen;
     if (new.incarnation, new.server) == (old.incarnation, old.server) {

@@ -4,7 +4,7 @@
 //! connections exist, and memory for them is reserved at start; a connection that left the table
 //! is dead before the call returns. When the table is full the oldest half-open connection goes,
 //! then the oldest closing one, and then new ones are refused; established ones stay.
-//! Not guaranteed: that a found connection is still in the table (look at `live.is_dead()`).
+//! Not guaranteed: that a found connection is still in the table (look at [`Connection::is_dead`]).
 //!
 //! Lock order: shard of a key, then shard of its reply key, then the ledger. Nothing takes a lock
 //! to the left of one it holds.
@@ -160,7 +160,7 @@ impl ConnectionTable {
         timeouts: &Timeouts,
         evicted: &mut Vec<Arc<Connection>>,
     ) -> Result<Arc<Connection>, InsertError> {
-        if let Some(existing) = self.find(&connection.record.key) {
+        if let Some(existing) = self.find(&connection.key()) {
             return Err(InsertError::Exists(existing));
         }
         let mut tries = 0;
@@ -180,7 +180,7 @@ impl ConnectionTable {
         connection: Connection,
         timeouts: &Timeouts,
     ) -> Result<Arc<Connection>, InsertError> {
-        if let Some(existing) = self.find(&connection.record.key) {
+        if let Some(existing) = self.find(&connection.key()) {
             return Err(InsertError::Exists(existing));
         }
         let slot = self.ledger().reserve().ok_or(InsertError::Full)?;
@@ -195,23 +195,22 @@ impl ConnectionTable {
         connection: Connection,
         timeouts: &Timeouts,
     ) -> Result<Arc<Connection>, InsertError> {
-        let Entry::Occupied(mut entry) = self.connections.entry(old.record.key) else {
+        let Entry::Occupied(mut entry) = self.connections.entry(old.key()) else {
             return Err(InsertError::Gone);
         };
-        if !Arc::ptr_eq(entry.get(), old) || connection.record.key != old.record.key {
+        if !Arc::ptr_eq(entry.get(), old) || connection.key() != old.key() {
             return Err(InsertError::Gone);
         }
         let connection = Arc::new(connection);
         self.link_reply(&connection, Some(old))?;
-        old.live.kill();
-        if old.record.incarnation == connection.record.incarnation {
+        old.kill();
+        if old.incarnation() == connection.incarnation() {
             // A sender may have noted its peer in the old entry after it was copied: without the
             // bit that peer would never get the connection's delete.
             fence(Ordering::SeqCst);
-            let noted = old.live.sent_to.load(Ordering::SeqCst);
-            connection.live.sent_to.fetch_or(noted, Ordering::SeqCst);
+            connection.note_sent_to(old.sent_to());
         }
-        if old.record.reply_key() != connection.record.reply_key() {
+        if old.reply_key() != connection.reply_key() {
             self.unlink_reply(old);
         }
         let deadline_ns = deadline_ns(&connection, timeouts);
@@ -238,7 +237,7 @@ impl ConnectionTable {
 
     /// Removes the connection of this key and incarnation.
     pub fn remove(&self, key: &FlowKey, incarnation: u64) -> Option<Arc<Connection>> {
-        self.remove_if(key, |connection| connection.record.incarnation == incarnation)
+        self.remove_if(key, |connection| connection.incarnation() == incarnation)
     }
 
     /// Removes the connection of this key if `condition` holds for it.
@@ -252,11 +251,11 @@ impl ConnectionTable {
             return None;
         }
         let connection = entry.get();
-        connection.live.kill();
+        connection.kill();
         self.unlink_reply(connection);
         self.ledger().remove(connection);
         self.len.fetch_sub(1, Ordering::Relaxed);
-        if connection.record.target.is_none() {
+        if connection.target().is_none() {
             self.unbound.fetch_sub(1, Ordering::Relaxed);
         }
         Some(entry.remove())
@@ -328,9 +327,9 @@ impl ConnectionTable {
         let more = self.ledger().due(now_ns, budget, &mut due);
         let mut expired = 0;
         due.retain(|connection| {
-            let timeouts = config.timeouts(connection.record.service);
-            let role = groups.role(connection.record.group);
-            let removed = self.remove_if(&connection.record.key, |held| {
+            let timeouts = config.timeouts(connection.service());
+            let role = groups.role(connection.group());
+            let removed = self.remove_if(&connection.key(), |held| {
                 Arc::ptr_eq(held, connection) && expiry_ns(held, &timeouts, &role) <= now_ns
             });
             if let Some(connection) = &removed {
@@ -341,11 +340,11 @@ impl ConnectionTable {
         });
         let mut ledger = self.ledger();
         for connection in &due {
-            let timeouts = config.timeouts(connection.record.service);
-            let role = groups.role(connection.record.group);
+            let timeouts = config.timeouts(connection.service());
+            let role = groups.role(connection.group());
             let deadline_ns = match expiry_ns(connection, &timeouts, &role) {
                 // A holder looks after it; look again when it could be ours.
-                u64::MAX => now_ns.saturating_add(timeouts.of_ns(connection.live.state())),
+                u64::MAX => now_ns.saturating_add(timeouts.of_ns(connection.state())),
                 deadline_ns => deadline_ns,
             };
             ledger.arm(connection, deadline_ns);
@@ -359,7 +358,7 @@ impl ConnectionTable {
         connection: Connection,
         timeouts: &Timeouts,
     ) -> Result<Arc<Connection>, InsertError> {
-        let entry = match self.connections.entry(connection.record.key) {
+        let entry = match self.connections.entry(connection.key()) {
             Entry::Vacant(entry) => entry,
             Entry::Occupied(held) => {
                 self.ledger().release(slot);
@@ -374,7 +373,7 @@ impl ConnectionTable {
         let deadline_ns = deadline_ns(&connection, timeouts);
         self.ledger().fill(slot, &connection, deadline_ns);
         self.len.fetch_add(1, Ordering::Relaxed);
-        if connection.record.target.is_none() {
+        if connection.target().is_none() {
             self.unbound.fetch_add(1, Ordering::Relaxed);
         }
         entry.insert(Arc::clone(&connection));
@@ -391,7 +390,7 @@ impl ConnectionTable {
             ledger.oldest(Class::HalfOpen).or_else(|| ledger.oldest(Class::Closing))?
         };
         // It may have become established since the ledger was asked.
-        evicted.extend(self.remove_if(&victim.record.key, |held| {
+        evicted.extend(self.remove_if(&victim.key(), |held| {
             Arc::ptr_eq(held, &victim) && held.class() != Class::Established
         }));
         self.ledger().reserve()
@@ -408,7 +407,7 @@ impl ConnectionTable {
         connection: &Arc<Connection>,
         instead_of: Option<&Arc<Connection>>,
     ) -> Result<(), InsertError> {
-        let Some(key) = connection.record.reply_key() else { return Ok(()) };
+        let Some(key) = connection.reply_key() else { return Ok(()) };
         match self.replies.entry(key) {
             Entry::Vacant(entry) => {
                 entry.insert(Arc::clone(connection));
@@ -416,7 +415,7 @@ impl ConnectionTable {
             Entry::Occupied(mut entry) => {
                 let held = entry.get();
                 let ours = instead_of.is_some_and(|old| Arc::ptr_eq(held, old));
-                if !ours && !held.live.is_dead() {
+                if !ours && !held.is_dead() {
                     return Err(InsertError::ReplyTaken(Arc::clone(held)));
                 }
                 entry.insert(Arc::clone(connection));
@@ -426,13 +425,13 @@ impl ConnectionTable {
     }
 
     fn unlink_reply(&self, connection: &Arc<Connection>) {
-        if let Some(key) = connection.record.reply_key() {
+        if let Some(key) = connection.reply_key() {
             self.replies.remove_if(&key, |_, held| Arc::ptr_eq(held, connection));
         }
     }
 
     fn count_unbound(&self, new: &Connection, old: &Connection) {
-        match (old.record.target.is_none(), new.record.target.is_none()) {
+        match (old.target().is_none(), new.target().is_none()) {
             (true, false) => drop(self.unbound.fetch_sub(1, Ordering::Relaxed)),
             (false, true) => drop(self.unbound.fetch_add(1, Ordering::Relaxed)),
             _ => {}
@@ -447,7 +446,7 @@ impl ConnectionTable {
 
 /// When the timer of a connection should be looked at.
 fn deadline_ns(connection: &Connection, timeouts: &Timeouts) -> u64 {
-    connection.live.last_seen_ns().saturating_add(timeouts.of_ns(connection.live.state()))
+    connection.last_seen_ns().saturating_add(timeouts.of_ns(connection.state()))
 }
 
 /// When a connection expires; `u64::MAX` while another node looks after it.
@@ -455,11 +454,11 @@ fn deadline_ns(connection: &Connection, timeouts: &Timeouts) -> u64 {
 /// A replica's age counts from the moment this node answered for it: no packet of its client was
 /// to be seen here before.
 fn expiry_ns(connection: &Connection, timeouts: &Timeouts, role: &Role) -> u64 {
-    let since_ns = match (connection.live.provenance(), role) {
+    let since_ns = match (connection.provenance(), role) {
         (Provenance::Local, _) => 0,
         (_, Role::Holder { since_ns, .. } | Role::NoHolder { since_ns }) => *since_ns,
         (_, Role::Other { .. }) => return u64::MAX,
     };
-    let from_ns = connection.live.last_seen_ns().max(since_ns);
-    from_ns.saturating_add(timeouts.of_ns(connection.live.state()))
+    let from_ns = connection.last_seen_ns().max(since_ns);
+    from_ns.saturating_add(timeouts.of_ns(connection.state()))
 }

@@ -150,8 +150,8 @@ fn merge_rules() {
             Applied::Kept => (side(here), here.0),
             _ => (side(peer), peer.0),
         };
-        assert_eq!((after.record, after.live.state()), (winner, state), "{description}");
-        assert_eq!(local.live.is_dead(), expected == Applied::Replaced, "{description}");
+        assert_eq!((after.record(), after.state()), (winner, state), "{description}");
+        assert_eq!(local.is_dead(), expected == Applied::Replaced, "{description}");
         let reply = winner.reply_key().unwrap();
         assert!(Arc::ptr_eq(&table.find_reply(&reply).unwrap(), &after), "{description}");
         assert_eq!(table.len(), 1, "{description}");
@@ -168,7 +168,7 @@ fn deletes_name_what_they_kill() {
     assert!(table.delete_replica(&flow(1), 4, epoch(0)).is_none(), "the one before");
     assert!(table.delete_replica(&flow(1), 5, Origin::default()).is_none(), "a lower epoch");
     let gone = table.delete_replica(&flow(1), 5, epoch(0)).unwrap();
-    assert!(gone.live.is_dead() && table.is_empty());
+    assert!(gone.is_dead() && table.is_empty());
     assert_eq!(apply(5), Applied::Inserted);
     assert!(table.delete_replica(&flow(1), 6, epoch(3)).is_some(), "one that was replaced unseen");
 }
@@ -201,7 +201,7 @@ fn a_sweep_takes_what_the_snapshot_did_not_confirm() {
         let (count, next) = table.sweep(&sweep, &of_shard, at, 2);
         (removed, cursor) = (removed + count, next);
     }
-    let mut left: Vec<_> = walk_all(&table, 3).iter().map(|c| c.record.key.client_port).collect();
+    let mut left: Vec<_> = walk_all(&table, 3).iter().map(|c| c.key().client_port).collect();
     left.sort_unstable();
     assert_eq!((removed, left), (2, vec![2, 3, 4, 5, 6, 7]));
 }
@@ -231,7 +231,7 @@ fn records_of_unknown_servers_wait_for_the_configuration() {
     let there = tcp((BACK, NAT_1), "198.18.0.2:4000", real, 63, ACK);
     assert_eq!(lab.handle(0, &ack), Outcome::Sent(1, there));
     let connection = lab.find(Protocol::Tcp, "198.18.0.2:4000", "198.18.0.100:8080").unwrap();
-    assert_eq!(connection.live.in_pkts(), 4, "counted on from the sync threshold");
+    assert_eq!(connection.in_pkts(), 4, "counted on from the sync threshold");
 }
 
 #[test]

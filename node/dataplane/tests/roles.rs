@@ -184,7 +184,7 @@ fn a_finished_connection_gives_way_to_the_one_that_the_holder_opens() {
         lab.handle(0, &from_client(4000, 80, flags));
     }
     let known = |lab: &Lab| lab.find(Protocol::Tcp, "198.18.0.2:4000", "198.18.0.100:80");
-    assert_eq!(known(&lab).unwrap().live.state(), State::Close);
+    assert_eq!(known(&lab).unwrap().state(), State::Close);
     lab.set_role(Role::Other { relay: vec![Some(PEER)] });
     let relayed = |flags| {
         let (src, dst) = ("198.18.0.2:4000", "198.18.0.100:80");
@@ -196,15 +196,15 @@ fn a_finished_connection_gives_way_to_the_one_that_the_holder_opens() {
     let finished = known(&lab).unwrap();
     let copy = |record| Replica { record, ..replica(4000, 1, State::Established) };
     let config = lab.shared.config.load_full();
-    lab.shared.table.apply_replica(&copy(finished.record), &config, lab.now);
+    lab.shared.table.apply_replica(&copy(finished.record()), &config, lab.now);
     assert_eq!(
         lab.handle(0, &from_client(4000, 80, ACK)),
         relayed(ACK),
         "late news of the old one"
     );
-    let incarnation = finished.record.incarnation + 1;
-    let server = ServerId(23 - finished.record.server.0);
-    let opened = Record { incarnation, server, ..finished.record };
+    let incarnation = finished.incarnation() + 1;
+    let server = ServerId(23 - finished.server().0);
+    let opened = Record { incarnation, server, ..finished.record() };
     lab.shared.table.apply_replica(&copy(opened), &config, lab.now);
     let forwarded =
         Outcome::Sent(0, tcp((FRONT, DR_2), "198.18.0.2:4000", "198.18.0.100:80", 63, ACK));

@@ -91,9 +91,9 @@ proptest! {
                                 prop_assert!(result.is_ok());
                                 let victim = victim.map(|at| model.entries.remove(at).0);
                                 let went: Vec<_> =
-                                    evicted.iter().map(|c| c.record.key.client_port).collect();
+                                    evicted.iter().map(|c| c.key().client_port).collect();
                                 prop_assert_eq!(went, victim.into_iter().collect::<Vec<_>>());
-                                prop_assert!(evicted.iter().all(|c| c.live.is_dead()));
+                                prop_assert!(evicted.iter().all(|c| c.is_dead()));
                                 model.entries.push((port, incarnation, State::None, now));
                             }
                             Err(()) => prop_assert!(matches!(result, Err(InsertError::Full))),
@@ -114,8 +114,8 @@ proptest! {
                     let Some(at) = model.at(port) else { continue };
                     let state = State::from_u8(state).unwrap();
                     let connection = table.find(&flow(port)).unwrap();
-                    connection.live.set_state(state);
-                    connection.live.touch(now);
+                    connection.set_state(state);
+                    connection.touch(now);
                     table.changed(&connection, &timeouts);
                     let mut entry = model.entries[at];
                     let same = entry.2.class() == state.class();
@@ -134,7 +134,7 @@ proptest! {
                         record(port, incarnation), State::None, Provenance::Local, now,
                     );
                     prop_assert!(table.replace(&old, new, &timeouts).is_ok());
-                    prop_assert!(old.live.is_dead());
+                    prop_assert!(old.is_dead());
                     let again = Connection::new(
                         record(port, incarnation), State::None, Provenance::Local, now,
                     );
@@ -149,7 +149,7 @@ proptest! {
                     let mut gone = HashSet::new();
                     loop {
                         let advanced = table.advance(now, 50, &config, &groups, &mut |connection| {
-                            gone.insert(connection.record.key.client_port);
+                            gone.insert(connection.key().client_port);
                         });
                         if !advanced.more {
                             break;
@@ -161,7 +161,7 @@ proptest! {
             prop_assert_eq!(table.len(), model.entries.len());
             let mut held: Vec<_> = walk_all(&table, 2)
                 .iter()
-                .map(|c| (c.record.key.client_port, c.record.incarnation, c.live.state()))
+                .map(|c| (c.key().client_port, c.incarnation(), c.state()))
                 .collect();
             held.sort();
             let mut expected: Vec<_> = model.entries.iter().map(|e| (e.0, e.1, e.2)).collect();
@@ -228,16 +228,16 @@ fn two_threads_insert_find_and_remove() {
                     match table.insert(new, &timeouts, &mut Vec::new()) {
                         Ok(connection) if round % 3 == 0 => {
                             // Another thread may have pushed it out, but not removed it twice.
-                            table.remove(&connection.record.key, incarnation);
-                            assert!(connection.live.is_dead());
+                            table.remove(&connection.key(), incarnation);
+                            assert!(connection.is_dead());
                         }
                         Ok(connection) => {
-                            connection.live.set_state(State::Established);
+                            connection.set_state(State::Established);
                             table.changed(&connection, &timeouts);
                         }
                         Err(InsertError::Exists(connection)) => {
-                            assert_eq!(connection.record.key, flow(port));
-                            table.remove(&flow(port), connection.record.incarnation);
+                            assert_eq!(connection.key(), flow(port));
+                            table.remove(&flow(port), connection.incarnation());
                         }
                         Err(_) => {}
                     }
@@ -249,13 +249,13 @@ fn two_threads_insert_find_and_remove() {
     let all = walk_all(&table, 7);
     assert_eq!(all.len(), table.len(), "the ledger and the map agree");
     for connection in &all {
-        assert!(!connection.live.is_dead());
-        assert!(Arc::ptr_eq(&table.find(&connection.record.key).unwrap(), connection));
-        let reply = connection.record.reply_key().unwrap();
+        assert!(!connection.is_dead());
+        assert!(Arc::ptr_eq(&table.find(&connection.key()).unwrap(), connection));
+        let reply = connection.reply_key().unwrap();
         assert!(Arc::ptr_eq(&table.find_reply(&reply).unwrap(), connection));
     }
     for connection in all {
-        table.remove(&connection.record.key, connection.record.incarnation).unwrap();
+        table.remove(&connection.key(), connection.incarnation()).unwrap();
     }
     // Every slot is free again.
     for port in 0..48 {

@@ -32,8 +32,8 @@ fn dr_rewrites_macs_and_ttl_only() {
         ],
     );
     let connection = lab.find(Protocol::Tcp, a, "198.18.0.100:80").unwrap();
-    assert_eq!(connection.live.state(), State::FinWait, "replies do not pass: INPUT_ONLY");
-    assert_eq!(connection.live.in_pkts(), 4);
+    assert_eq!(connection.state(), State::FinWait, "replies do not pass: INPUT_ONLY");
+    assert_eq!(connection.in_pkts(), 4);
     assert_eq!(
         lab.log.take(),
         [
@@ -72,8 +72,8 @@ fn nat_rewrites_both_directions() {
         ],
     );
     let connection = lab.find(Protocol::Tcp, client, vip).unwrap();
-    assert_eq!(connection.live.state(), State::TimeWait);
-    assert_eq!((connection.live.in_pkts(), connection.live.out_pkts()), (3, 3));
+    assert_eq!(connection.state(), State::TimeWait);
+    assert_eq!((connection.in_pkts(), connection.out_pkts()), (3, 3));
     assert_eq!(
         lab.log.take(),
         [
@@ -109,7 +109,7 @@ fn nat_of_udp_keeps_a_missing_checksum() {
             ("back without", 1, without(reply), Outcome::Sent(0, without(back))),
         ],
     );
-    assert_eq!(lab.find(Protocol::Udp, client, vip).unwrap().live.state(), State::Udp);
+    assert_eq!(lab.find(Protocol::Udp, client, vip).unwrap().state(), State::Udp);
 }
 
 #[test]
@@ -261,11 +261,11 @@ fn a_syn_on_a_finished_connection_opens_a_new_one() {
     assert_eq!(lab.handle(0, &from_client(4000, 80, SYN)), to(DR_1, SYN), "not when established");
     assert_eq!(lab.handle(0, &from_client(4000, 80, RST)), to(DR_1, RST));
     let old = lab.find(Protocol::Tcp, src, dst).unwrap();
-    assert_eq!(old.live.state(), State::Close);
+    assert_eq!(old.state(), State::Close);
     lab.log.take();
     assert_eq!(lab.handle(0, &from_client(4000, 80, SYN)), to(DR_2, SYN), "scheduled anew");
     let new = lab.find(Protocol::Tcp, src, dst).unwrap();
-    assert!(old.live.is_dead() && new.record.incarnation > old.record.incarnation);
+    assert!(old.is_dead() && new.incarnation() > old.incarnation());
     assert_eq!(
         lab.log.take(),
         ["removed 4000 Reused", "created 4000 server 12", "forwarded 4000 NONE>SYN_RECV 1"]
@@ -372,7 +372,7 @@ fn two_workers_share_a_nat_connection() {
     assert_eq!(lab.worker.counters().sent(Sent::Forwarded), 2);
     // A connection that is removed under a worker's cache is gone for both.
     let connection = lab.find(Protocol::Tcp, client, "198.18.0.100:8080").unwrap();
-    lab.shared.table.remove(&connection.record.key, connection.record.incarnation).unwrap();
+    lab.shared.table.remove(&connection.key(), connection.incarnation()).unwrap();
     assert_eq!(lab.handle(0, &from_client(4000, 8080, ACK)), reset(4000, 8080));
     std::mem::swap(&mut first, &mut lab.worker);
     let reply = tcp((NAT_1, BACK), real, client, 64, ACK);

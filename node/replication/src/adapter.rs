@@ -30,12 +30,12 @@ impl Table for Shared {
         let flow = flow_of(key)?;
         for _ in 0..FIND_TRIES_MAX {
             let connection = self.table.find(&flow)?;
-            connection.live.sent_to.fetch_or(slot.bit(), Ordering::SeqCst);
+            connection.note_sent_to(slot.bit());
             // Pairs with the fence in the hook: either it sees the bit, or we see that the
             // connection is dead.
             fence(Ordering::SeqCst);
-            if !connection.live.is_dead() {
-                let state = connection.live.state();
+            if !connection.is_dead() {
+                let state = connection.state();
                 return (state.class() != Class::HalfOpen)
                     .then(|| record_of(*key, &connection, state));
             }
@@ -52,9 +52,9 @@ impl Table for Shared {
     ) -> Option<Cursor> {
         let (found, next) = self.table.walk(cursor, limit);
         for connection in found {
-            let key = key_of(&connection.record.key);
-            if shard_of(&key) == shard && connection.live.state().class() != Class::HalfOpen {
-                visit(&key, GroupId(connection.record.group.0));
+            let key = key_of(&connection.key());
+            if shard_of(&key) == shard && connection.state().class() != Class::HalfOpen {
+                visit(&key, GroupId(connection.group().0));
             }
         }
         next
@@ -88,11 +88,11 @@ impl Table for Shared {
         };
         match self.table.apply_replica(&replica, &config, authority.now_ns) {
             TableApplied::Inserted => {
-                self.note_synced(&key, record.state);
+                self.note_synced(&key, state);
                 Applied::Inserted
             }
             TableApplied::Replaced => {
-                self.note_synced(&key, record.state);
+                self.note_synced(&key, state);
                 Applied::Replaced
             }
             TableApplied::Updated => Applied::Updated,
@@ -129,14 +129,14 @@ impl Table for Shared {
 
 /// What the peer already knows need not be sent back to it when this node takes over.
 trait NoteSynced {
-    fn note_synced(&self, key: &FlowKey, state: u8);
+    fn note_synced(&self, key: &FlowKey, state: State);
 }
 
 impl NoteSynced for Shared {
     //= Linux ip_vs_sync.c, ip_vs_proc_conn(): old_state is the state of the message
-    fn note_synced(&self, key: &FlowKey, state: u8) {
+    fn note_synced(&self, key: &FlowKey, state: State) {
         if let Some(connection) = self.table.find(key) {
-            connection.live.synced_state.store(state, Ordering::Relaxed);
+            connection.set_synced_state(state);
         }
     }
 }
@@ -172,7 +172,7 @@ pub fn origin_of(epoch: Epoch) -> Origin {
 }
 
 fn record_of(key: Key, connection: &Arc<Connection>, state: State) -> Record {
-    let record = &connection.record;
+    let record = connection.record();
     Record {
         key,
         group: GroupId(record.group.0),
@@ -180,6 +180,6 @@ fn record_of(key: Key, connection: &Arc<Connection>, state: State) -> Record {
         server: ServerId(record.server.0),
         incarnation: record.incarnation,
         state: state as u8,
-        flags: if connection.live.is_assured() || state != State::Udp { 0 } else { FLAG_UNASSURED },
+        flags: if connection.is_assured() || state != State::Udp { 0 } else { FLAG_UNASSURED },
     }
 }

@@ -32,14 +32,14 @@ impl ReplicationHook {
     }
 
     fn mark(&self, connection: &Connection) {
-        self.dirty.mark(&key_of(&connection.record.key), GroupId(connection.record.group.0));
+        self.dirty.mark(&key_of(&connection.key()), GroupId(connection.group().0));
     }
 }
 
 impl SyncHook for ReplicationHook {
     fn forwarded(
         &self,
-        connection: &Arc<Connection>,
+        connection: &Connection,
         old: State,
         new: State,
         in_pkts: u64,
@@ -47,38 +47,40 @@ impl SyncHook for ReplicationHook {
     ) {
         let config = self.shared.config.load();
         // A service that is gone has no peers to tell: its connections end.
-        let Some(service) = config.service(connection.record.service) else { return };
+        let Some(service) = config.service(connection.service()) else { return };
         let packet =
             Packet { old, new, in_pkts, now_ns, timeout_ns: service.spec.timeouts.of_ns(new) };
         // UDP asks with its first datagram alone, which anybody can send.
         let deviating = || {
-            !config.is_derivable(&connection.record)
+            !config.is_derivable(connection.server(), &connection.key())
                 && (new != State::Udp || service.take_first_copy(now_ns))
         };
-        if policy::wants(&service.spec.sync, &packet, &connection.live, deviating) {
+        if policy::wants(&service.spec.sync, &packet, connection, deviating) {
             self.mark(connection);
         }
     }
 
-    fn replied(&self, connection: &Arc<Connection>, old: State, new: State, _now_ns: u64) {
+    fn replied(&self, connection: &Connection, old: State, new: State, _now_ns: u64) {
         // IPVS never looks at replies, but one may be what establishes a connection.
         if new != State::Established || old == new {
             return;
         }
         let config = self.shared.config.load();
-        let Some(service) = config.service(connection.record.service) else { return };
-        if service.spec.sync.on_established || !config.is_derivable(&connection.record) {
+        let Some(service) = config.service(connection.service()) else { return };
+        if service.spec.sync.on_established
+            || !config.is_derivable(connection.server(), &connection.key())
+        {
             self.mark(connection);
         }
     }
 
-    fn removed(&self, connection: &Arc<Connection>, _removal: Removal, _now_ns: u64) {
+    fn removed(&self, connection: &Connection, _removal: Removal, _now_ns: u64) {
         // The connection is dead by now. Pairs with the fence of a sender that looks it up.
         fence(Ordering::SeqCst);
-        let sent_to = connection.live.sent_to.load(Ordering::SeqCst);
-        let record = &connection.record;
-        let group = GroupId(record.group.0);
-        self.dirty.mark_deleted(&key_of(&record.key), group, record.incarnation, sent_to);
+        let sent_to = connection.sent_to();
+        let group = GroupId(connection.group().0);
+        let incarnation = connection.incarnation();
+        self.dirty.mark_deleted(&key_of(&connection.key()), group, incarnation, sent_to);
     }
 }
 

@@ -20,9 +20,7 @@
 #[cfg(test)]
 mod tests;
 
-use std::sync::atomic::Ordering;
-
-use steadfast_dataplane::{Live, State, SyncSettings};
+use steadfast_dataplane::{Connection, State, SyncSettings};
 
 const NS_PER_MS: u64 = 1_000_000;
 /// A timer that has moved so far is always worth a copy.
@@ -100,10 +98,10 @@ pub fn needed(settings: &SyncSettings, packet: &Packet, memory: Memory) -> Optio
 pub fn wants(
     settings: &SyncSettings,
     packet: &Packet,
-    live: &Live,
+    connection: &Connection,
     deviating: impl FnOnce() -> bool,
 ) -> bool {
-    let by_packets = ask(settings, packet, live);
+    let by_packets = ask(settings, packet, connection);
     if by_packets || (settings.every_packet && is_copied(packet.new)) {
         return true;
     }
@@ -118,16 +116,12 @@ pub fn wants(
 }
 
 /// Asks the predicate and remembers its answer in the connection.
-fn ask(settings: &SyncSettings, packet: &Packet, live: &Live) -> bool {
-    let word = live.sync_word.load(Ordering::Relaxed);
-    let state = State::from_u8(live.synced_state.load(Ordering::Relaxed)).unwrap_or(State::None);
-    let memory = Memory { state, end_ms: word.cast_signed() };
+fn ask(settings: &SyncSettings, packet: &Packet, connection: &Connection) -> bool {
+    let word = connection.sync_word();
+    let memory = Memory { state: connection.synced_state(), end_ms: word.cast_signed() };
     let Some((new, forced)) = needed(settings, packet, memory) else { return false };
-    live.synced_state.store(new.state as u8, Ordering::Relaxed);
-    let won = live
-        .sync_word
-        .compare_exchange(word, new.end_ms.cast_unsigned(), Ordering::Relaxed, Ordering::Relaxed)
-        .is_ok();
+    connection.set_synced_state(new.state);
+    let won = connection.swap_sync_word(word, new.end_ms.cast_unsigned());
     won || forced
 }
 

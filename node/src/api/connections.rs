@@ -69,7 +69,7 @@ pub(crate) fn list(
 
 impl Filter {
     fn matches(&self, connection: &dp::Connection) -> bool {
-        let record = &connection.record;
+        let record = connection.record();
         let origin = match self.origin {
             Origin::Unspecified => true,
             wanted => wanted == origin(connection),
@@ -136,7 +136,7 @@ impl Names {
 }
 
 fn origin(connection: &dp::Connection) -> Origin {
-    match connection.live.provenance() {
+    match connection.provenance() {
         Provenance::Local => Origin::Local,
         _ => Origin::Replica,
     }
@@ -152,7 +152,7 @@ fn describe(
     names: &Names,
     now: u64,
 ) -> v1::Connection {
-    let (record, live) = (&connection.record, &connection.live);
+    let (record, live) = (connection.record(), connection);
     let at = |address, port| SocketAddr::new(address, port).to_string();
     let state = live.state();
     let protocol = match record.key.protocol {

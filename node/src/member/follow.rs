@@ -175,10 +175,9 @@ fn resolve_clients(member: &Member, view: &KernelView, from: Option<Cursor>) -> 
     let (connections, next) =
         member.plane.shared.table.walk(from.unwrap_or_default(), CLIENTS_PER_TURN);
     let nat = |c: &&Arc<Connection>| {
-        c.record.target.is_some_and(|target| target.forwarding == Forwarding::Nat)
+        c.target().is_some_and(|target| target.forwarding == Forwarding::Nat)
     };
-    let clients: BTreeSet<_> =
-        connections.iter().filter(nat).map(|c| c.record.key.client).collect();
+    let clients: BTreeSet<_> = connections.iter().filter(nat).map(|c| c.key().client).collect();
     let unresolved = |hop: Option<_>| hop.is_some_and(|hop| !view.neighbours.contains_key(&hop));
     for client in clients.into_iter().filter(|c| unresolved(view.route(*c))) {
         member.node.prober.probe(client);

@@ -70,20 +70,20 @@ impl Log {
 }
 
 impl SyncHook for Log {
-    fn forwarded(&self, c: &Arc<Connection>, old: State, new: State, in_pkts: u64, _: u64) {
-        self.push(format!("forwarded {} {old}>{new} {in_pkts}", c.record.key.client_port));
+    fn forwarded(&self, c: &Connection, old: State, new: State, in_pkts: u64, _: u64) {
+        self.push(format!("forwarded {} {old}>{new} {in_pkts}", c.key().client_port));
     }
 
-    fn replied(&self, c: &Arc<Connection>, old: State, new: State, _: u64) {
-        self.push(format!("replied {} {old}>{new}", c.record.key.client_port));
+    fn replied(&self, c: &Connection, old: State, new: State, _: u64) {
+        self.push(format!("replied {} {old}>{new}", c.key().client_port));
     }
 
-    fn created(&self, c: &Arc<Connection>, _: u64) {
-        self.push(format!("created {} server {}", c.record.key.client_port, c.record.server));
+    fn created(&self, c: &Connection, _: u64) {
+        self.push(format!("created {} server {}", c.key().client_port, c.server()));
     }
 
-    fn removed(&self, c: &Arc<Connection>, removal: Removal, _: u64) {
-        self.push(format!("removed {} {removal:?}", c.record.key.client_port));
+    fn removed(&self, c: &Connection, removal: Removal, _: u64) {
+        self.push(format!("removed {} {removal:?}", c.key().client_port));
     }
 }
 

@@ -124,15 +124,9 @@ impl Plane {
         while let Some(at) = cursor {
             let (found, next) = self.shared.table.walk(at, 256);
             lines.extend(found.iter().map(|c| {
-                let key = c.record.key;
+                let key = c.key();
                 let (client, vip) = ((key.client, key.client_port), (key.vip, key.vip_port));
-                line(
-                    &key.protocol.to_string(),
-                    client,
-                    vip,
-                    c.record.server.0,
-                    c.live.state().name(),
-                )
+                line(&key.protocol.to_string(), client, vip, c.server().0, c.state().name())
             }));
             cursor = next;
         }

@@ -101,15 +101,15 @@ fn the_copy_of_a_single_datagram_says_so() {
     let (shared, dirty) = (shared(), DirtySet::new());
     let slot = dirty.slot(NodeId(2)).unwrap();
     let flow = flow(&shared, 1_000);
-    let flags = || shared.get(&key_of(&flow.record.key), slot).unwrap().flags;
+    let flags = || shared.get(&key_of(&flow.key()), slot).unwrap().flags;
     assert_eq!(flags(), FLAG_UNASSURED);
-    let record = shared.get(&key_of(&flow.record.key), slot).unwrap();
+    let record = shared.get(&key_of(&flow.key()), slot).unwrap();
     let successor = self::shared();
     let epoch = steadfast_model::Epoch::default();
     let authority = Authority { epoch, donated: false, generation: 1, now_ns: SECOND };
     let copied = |record| {
         successor.apply(&record, &authority);
-        successor.table.find(&flow.record.key).unwrap().live.is_assured()
+        successor.table.find(&flow.key()).unwrap().is_assured()
     };
     assert!(!copied(record), "the copy is worth no more than the original");
     assert!(copied(Record { flags: 0, ..record }), "and no less, once the sender has seen more");

@@ -1,7 +1,7 @@
 //! The predicate against a second transcription of the kernel's, and literal cases.
 
 use proptest::prelude::*;
-use steadfast_dataplane::{Live, Provenance, State, SyncSettings};
+use steadfast_dataplane::{Connection, Provenance, State, SyncSettings};
 
 use super::*;
 
@@ -18,7 +18,7 @@ fn settings(threshold: u32, period: u32, refresh_period_s: u32, retries: u8) -> 
     }
 }
 
-fn live() -> Live {
+fn connection() -> Connection {
     let record = steadfast_dataplane::Record {
         key: steadfast_dataplane::FlowKey {
             protocol: steadfast_dataplane::Protocol::Tcp,
@@ -34,12 +34,12 @@ fn live() -> Live {
         incarnation: 1,
         origin: steadfast_dataplane::Origin::default(),
     };
-    steadfast_dataplane::Connection::new(record, State::None, Provenance::Local, 0).live
+    steadfast_dataplane::Connection::new(record, State::None, Provenance::Local, 0)
 }
 
 /// Numbers of the packets on which an established connection is copied.
 fn copied(settings: &SyncSettings, packets: u64, ms_between: u64) -> Vec<u64> {
-    let live = live();
+    let connection = connection();
     (1..=packets)
         .filter(|number| {
             let packet = Packet {
@@ -49,7 +49,7 @@ fn copied(settings: &SyncSettings, packets: u64, ms_between: u64) -> Vec<u64> {
                 timeout_ns: 900_000 * MS,
                 now_ns: (1_000_000 + number * ms_between) * MS,
             };
-            wants(settings, &packet, &live, || false)
+            wants(settings, &packet, &connection, || false)
         })
         .collect()
 }
@@ -87,7 +87,7 @@ fn retries_come_an_eighth_of_the_period_apart() {
 #[test]
 fn each_change_of_state_is_copied_at_once_except_to_established() {
     let settings = settings(3, 50, 0, 0);
-    let live = live();
+    let connection = connection();
     let mut old = State::None;
     let mut log = Vec::new();
     let states = [
@@ -102,7 +102,7 @@ fn each_change_of_state_is_copied_at_once_except_to_established() {
     for new in states {
         let packet =
             Packet { old, new, in_pkts: 7, timeout_ns: 60_000 * MS, now_ns: 5_000_000 * MS };
-        log.push(wants(&settings, &packet, &live, || false));
+        log.push(wants(&settings, &packet, &connection, || false));
         old = new;
     }
     assert_eq!(log, [false, false, true, false, true, false, true]);
@@ -163,9 +163,9 @@ fn what_ipvs_lacks() {
     for (what, change, old, new, in_pkts, deviating, expected) in CASES {
         let mut settings = settings(3, 50, 0, 0);
         change(&mut settings);
-        let live = live();
+        let connection = connection();
         // As if the state were known to the peers: only the new rules are looked at.
-        live.synced_state.store(*new as u8, Ordering::Relaxed);
+        connection.set_synced_state(*new);
         let packet = Packet {
             old: *old,
             new: *new,
@@ -173,7 +173,7 @@ fn what_ipvs_lacks() {
             timeout_ns: 60_000 * MS,
             now_ns: 5_000_000 * MS,
         };
-        assert_eq!(wants(&settings, &packet, &live, || *deviating), *expected, "{what}");
+        assert_eq!(wants(&settings, &packet, &connection, || *deviating), *expected, "{what}");
     }
 }
 

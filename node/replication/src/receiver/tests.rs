@@ -100,7 +100,7 @@ fn a_record_of_an_unknown_server_is_kept_unbound() {
     receiver.handle_frame(1, &table, &batch(1, |w| w.record(HEADER, &known))).unwrap();
     assert_eq!((table.table.len(), table.table.unbound()), (1, 1));
     let key = crate::adapter::flow_of(&known.key).unwrap();
-    assert_eq!(table.table.find(&key).unwrap().record.server.0, 4711);
+    assert_eq!(table.table.find(&key).unwrap().server().0, 4711);
 }
 
 #[test]

@@ -240,8 +240,8 @@ fn a_tuple_that_is_reused_after_a_take_over_is_told_apart() {
     world.quiesce();
     world.assert_copies(G, &[0, 2], 3);
     let node = &world.nodes[2];
-    assert_eq!(node.find(G, 150).unwrap().record.server.0, 12);
-    assert_eq!(node.find(G, 50).unwrap().live.state(), State::Established);
+    assert_eq!(node.find(G, 150).unwrap().server().0, 12);
+    assert_eq!(node.find(G, 50).unwrap().state(), State::Established);
 }
 
 #[test]

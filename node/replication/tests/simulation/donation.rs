@@ -83,7 +83,7 @@ fn a_connection_that_a_deposed_holder_completes_is_donated() {
     assert!(world.nodes[1].find(G, 7).is_none());
     world.nodes[0].packet(world.now, &half_open, State::Established);
     world.quiesce();
-    assert_eq!(world.nodes[1].find(G, 7).unwrap().record.server.0, 12);
+    assert_eq!(world.nodes[1].find(G, 7).unwrap().server().0, 12);
 }
 
 #[test]
@@ -220,6 +220,6 @@ fn the_new_holders_own_connection_stands_against_a_donation() {
     world.inform(G, 0, Some(old));
     world.stall(0, 1, false);
     world.quiesce();
-    assert_eq!(world.nodes[1].find(G, 9).unwrap().record.server.0, 13);
+    assert_eq!(world.nodes[1].find(G, 9).unwrap().server().0, 13);
     world.assert_copies(G, &[0], 1);
 }

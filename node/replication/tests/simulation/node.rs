@@ -148,10 +148,10 @@ impl Node {
 
     /// An inbound packet that moves a connection to `state`.
     pub(crate) fn packet(&self, now: u64, connection: &Arc<Connection>, state: State) {
-        let old = connection.live.state();
-        assert!(connection.live.swap_state(old, state));
-        connection.live.touch(now);
-        let count = connection.live.count_in(0);
+        let old = connection.state();
+        assert!(connection.swap_state(old, state));
+        connection.touch(now);
+        let count = connection.count_in(0);
         self.shared.table.changed(connection, &Timeouts::default());
         self.hook.forwarded(connection, old, state, count, now);
     }
@@ -163,7 +163,7 @@ impl Node {
     /// A connection ends here by itself.
     pub(crate) fn remove(&self, now: u64, group: GroupId, port: u16, why: Removal) -> bool {
         let Some(found) = self.find(group, port) else { return false };
-        let gone = self.shared.table.remove(&found.record.key, found.record.incarnation);
+        let gone = self.shared.table.remove(&found.key(), found.incarnation());
         let gone = gone.expect("nobody else removes here");
         self.hook.removed(&gone, why, now);
         true
@@ -177,8 +177,8 @@ impl Node {
             let (found, next) = self.shared.table.walk(at, 1000);
             cursor = next;
             for connection in found {
-                let record = &connection.record;
-                let state = connection.live.state();
+                let record = connection.record();
+                let state = connection.state();
                 if record.group.0 == group.0 && state.class() != Class::HalfOpen {
                     contents.insert(record.key, (record.server.0, record.incarnation, state));
                 }

@@ -314,7 +314,7 @@ impl World {
             }
             return;
         };
-        match (dice, found.live.state()) {
+        match (dice, found.state()) {
             (0..=2, _) => drop(node.remove(now, group, port, Removal::Expired)),
             (3..=4, _) => {
                 node.remove(now, group, port, Removal::Reused);
