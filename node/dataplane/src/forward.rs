@@ -1,12 +1,14 @@
 //! Packets of known connections: on their way, and noted.
 
+use std::net::IpAddr;
+
 use steadfast_packet::{
     Packet, TcpFlags, Transport, decrement_ttl, rewrite_destination, rewrite_source, set_macs,
 };
 
 use crate::{
-    Action, Actions, Connection, Direction, Forwarding, Reason, Resolved, Sent, State, SyncHook,
-    Verdict,
+    Action, Actions, Connection, Direction, Forwarding, Hop, Reason, Resolved, Sent, State,
+    SyncHook, Verdict,
     cache::{Hot, Way},
     frame::Frame,
     worker::{Core, View},
@@ -33,16 +35,12 @@ where
         let towards = if hot.way == Way::In { target.addr } else { connection.key().client };
         let hop = match hot.hop {
             Some((generation, hop)) if generation == view.hops.generation() => hop,
-            _ => match view.hops.resolve(towards) {
-                Resolved::Hop(hop) => {
+            _ => match self.next_hop(towards, view, actions) {
+                Ok(hop) => {
                     hot.hop = Some((view.hops.generation(), hop));
                     hop
                 }
-                Resolved::Unresolved { port, probe } => {
-                    actions.push(Action::Probe { port, addr: probe });
-                    return Verdict::Drop(Reason::NextHopUnresolved);
-                }
-                Resolved::NoRoute => return Verdict::Drop(Reason::NoRoute),
+                Err(reason) => return Verdict::Drop(reason),
             },
         };
         if self.lookout.is_due(frame.now_ns) {
@@ -67,6 +65,23 @@ where
         self.account(frame.now_ns, packet, hot);
         let sent = if hot.way == Way::In { Sent::Forwarded } else { Sent::Returned };
         self.transmit(sent, hop.port, frame.start(), frame.len())
+    }
+
+    /// Where a packet for `towards` goes next; what is not resolved yet is asked for.
+    pub(crate) fn next_hop(
+        &self,
+        towards: IpAddr,
+        view: View<'_>,
+        actions: &mut Actions,
+    ) -> Result<Hop, Reason> {
+        match view.hops.resolve(towards) {
+            Resolved::Hop(hop) => Ok(hop),
+            Resolved::Unresolved { port, probe } => {
+                actions.push(Action::Probe { port, addr: probe });
+                Err(Reason::NextHopUnresolved)
+            }
+            Resolved::NoRoute => Err(Reason::NoRoute),
+        }
     }
 
     /// Notes a forwarded packet: state, age, counters, hook.

@@ -19,6 +19,7 @@ mod forward;
 mod frame;
 mod group;
 mod hook;
+mod icmp;
 mod ids;
 mod ledger;
 mod lists;

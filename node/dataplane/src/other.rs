@@ -1,11 +1,11 @@
-//! Packets for addresses of a group that carry no port: echo, and what nobody serves.
+//! Packets that carry no port: echo, ICMP errors, and what nobody serves.
 
-use steadfast_packet::{Packet, Transport, echo_reply};
+use steadfast_packet::{Packet, Transport, echo_reply, parse_error};
 
 use crate::{
-    AddressKind, Reason, Role, SyncHook, Verdict,
+    Actions, AddressKind, Reason, Role, SyncHook, Verdict,
     frame::Frame,
-    worker::{Core, View},
+    worker::{Core, View, reason_of},
 };
 
 impl<H> Core<H>
@@ -18,7 +18,13 @@ where
         frame: &mut Frame<'_>,
         packet: &Packet,
         view: View<'_>,
+        actions: &mut Actions,
     ) -> Verdict {
+        match parse_error(frame.received(), packet) {
+            Ok(Some(error)) => return self.handle_error(frame, packet, &error, view, actions),
+            Ok(None) => {}
+            Err(error) => return Verdict::Drop(reason_of(error)),
+        }
         let Some(address) = view.config.address(packet.dst) else {
             return Verdict::Drop(Reason::NotOurs);
         };

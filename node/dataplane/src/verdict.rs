@@ -50,9 +50,9 @@ reasons! {
     EtherType => "ethertype",
     /// IPv6 extension headers that are not followed: too many, out of place, or a source route.
     Extension => "extension",
-    /// A fragment, which is not forwarded yet.
+    /// A fragment of neither TCP nor UDP, or one that no honest sender makes.
     Fragment => "fragment",
-    /// To a VIP, but neither TCP, UDP nor echo.
+    /// To a VIP, but neither TCP, UDP, echo nor an ICMP error.
     Protocol => "protocol",
     /// Neither to an address of a group nor from a NAT pool.
     NotOurs => "not_ours",
@@ -88,6 +88,10 @@ reasons! {
     NoSpace => "no_space",
     /// From a NAT pool, but of no connection.
     UnknownReturn => "unknown_return",
+    /// An ICMP error whose quoted packet cannot be read, or that is not for who sent that packet.
+    Quote => "icmp_quote",
+    /// An ICMP error about a packet of no connection.
+    UnknownError => "icmp_unknown",
     /// The table is full of established connections.
     TableFull => "table_full",
     /// The server has a connection from this client port through another VIP.

@@ -142,7 +142,7 @@ where
             return Verdict::Drop(Reason::Fragment);
         }
         let Some((protocol, src_port, dst_port)) = packet.tuple() else {
-            return self.core.handle_other(frame, packet, view);
+            return self.core.handle_other(frame, packet, view, actions);
         };
         let tuple = Tuple { protocol, src: packet.src, src_port, dst: packet.dst, dst_port };
         if let Some(hot) = self.cache.find(&tuple, view.config.generation())
@@ -160,10 +160,12 @@ where
     }
 }
 
-fn reason_of(error: ParseError) -> Reason {
+pub(crate) fn reason_of(error: ParseError) -> Reason {
     match error {
         ParseError::HeaderChecksum => Reason::HeaderChecksum,
         ParseError::Extension => Reason::Extension,
+        ParseError::Fragment => Reason::Fragment,
+        ParseError::Quote => Reason::Quote,
         ParseError::Truncated(_)
         | ParseError::Length(_)
         | ParseError::Version

@@ -40,6 +40,14 @@ pub enum Protocol {
     Udp = 17,
 }
 
+impl Protocol {
+    /// The protocol of this number, if it is a balanced one.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::Tcp, Self::Udp].into_iter().find(|protocol| *protocol as u8 == number)
+    }
+}
+
 impl std::fmt::Display for Protocol {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.write_str(match self {

@@ -10,7 +10,7 @@ use crate::{
 /// More fragments follow.
 const MORE: u16 = 0x2000;
 /// The offset, in units of eight octets.
-const OFFSET: u16 = 0x1fff;
+pub(crate) const OFFSET: u16 = 0x1fff;
 
 pub(crate) fn parse_ipv4(frame: &[u8], l3: usize) -> Result<Packet, ParseError> {
     let ip = view::<Ipv4>(frame, l3).ok_or(ParseError::Truncated("IPv4"))?;
@@ -33,8 +33,10 @@ pub(crate) fn parse_ipv4(frame: &[u8], l3: usize) -> Result<Packet, ParseError> 
         id: u32::from(ip.id.get()),
         protocol: ip.protocol,
         offset: u32::from(field & OFFSET) * 8,
+        len: payload.len() as u32,
         more: field & MORE != 0,
     });
+    let fragment = fragment.map(Fragment::check).transpose()?;
     let transport = match fragment {
         Some(Fragment { offset: 1.., .. }) => Transport::Fragment,
         _ => parse_transport(ip.protocol, ip_protocol::ICMP, payload, fragment.is_some())?,

@@ -39,6 +39,7 @@ fn parse_packet(frame: &[u8], l3: usize) -> Result<Packet, ParseError> {
     let end = first + usize::from(ip.payload_len.get());
     let frame = frame.get(..end).ok_or(ParseError::Length("IPv6"))?;
     let Upper { protocol, l4, fragment } = step_over(frame, first, ip.next_header)?;
+    let fragment = fragment.map(Fragment::check).transpose()?;
     let payload = frame.get(l4..).ok_or(ParseError::Length("IPv6"))?;
     let transport = match fragment {
         Some(Fragment { offset: 1.., .. }) => Transport::Fragment,
@@ -58,13 +59,14 @@ fn parse_packet(frame: &[u8], l3: usize) -> Result<Packet, ParseError> {
 }
 
 /// What comes after the extension headers.
-struct Upper {
-    protocol: u8,
-    l4: usize,
-    fragment: Option<Fragment>,
+pub(crate) struct Upper {
+    pub(crate) protocol: u8,
+    pub(crate) l4: usize,
+    pub(crate) fragment: Option<Fragment>,
 }
 
-fn step_over(frame: &[u8], first: usize, next_header: u8) -> Result<Upper, ParseError> {
+/// Steps over the extension headers that start at `first`; the packet ends where `frame` does.
+pub(crate) fn step_over(frame: &[u8], first: usize, next_header: u8) -> Result<Upper, ParseError> {
     let (mut at, mut protocol, mut fragment) = (first, next_header, None);
     for place in 0..EXTENSIONS_MAX {
         match protocol {
@@ -93,7 +95,8 @@ fn step_over(frame: &[u8], first: usize, next_header: u8) -> Result<Upper, Parse
                 at += size_of::<FragmentHeader>();
                 //= RFC 8200 section 4.5: offset 0 and no more is a whole packet (RFC 6946)
                 if offset != 0 || more {
-                    fragment = Some(Fragment { id: head.id.get(), protocol, offset, more });
+                    let (id, len) = (head.id.get(), frame.len().saturating_sub(at) as u32);
+                    fragment = Some(Fragment { id, protocol, offset, len, more });
                 }
                 if offset != 0 {
                     return Ok(Upper { protocol, l4: at, fragment });

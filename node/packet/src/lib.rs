@@ -15,6 +15,7 @@ mod header;
 mod ipv4;
 mod ipv6;
 mod parse;
+mod quote;
 mod rewrite;
 mod transport;
 
@@ -27,4 +28,5 @@ pub use header::{Arp, Ethernet, Icmp, Ipv4, Ipv6, Mac, Protocol, Tcp, TcpFlags, 
 pub use parse::{
     ArpRequest, Content, Fragment, Packet, ParseError, Parsed, Solicitation, Transport, parse,
 };
+pub use quote::{IcmpError, Quoted, parse_error, rewrite_error_destination, rewrite_error_source};
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source, set_macs};

@@ -95,9 +95,16 @@ pub struct Fragment {
     pub protocol: u8,
     /// Where in that packet, in octets; 0: the first, which carries the transport header.
     pub offset: u32,
+    /// Octets of that packet's payload in this part.
+    pub len: u32,
     /// More follow.
     pub more: bool,
 }
+
+/// The longest payload that fragments may add up to (RFC 791 section 3.1).
+const PAYLOAD_MAX: u32 = 65_535;
+/// A TCP header without options.
+const TCP_LEN: u32 = size_of::<crate::Tcp>() as u32;
 
 /// A transport header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -144,6 +151,12 @@ pub enum ParseError {
     /// Extension headers that are not to be followed: too many, out of place, or a source route.
     #[error("the IPv6 extension headers are not acceptable")]
     Extension,
+    /// A fragment that no honest sender makes.
+    #[error("the fragment is empty, not whole, too far out, or hides a TCP header")]
+    Fragment,
+    /// An ICMP error whose quoted packet does not show whom it is about.
+    #[error("the packet that the ICMP error quotes cannot be read")]
+    Quote,
     /// A neighbour solicitation that RFC 4861 wants discarded.
     #[error("the neighbour solicitation is not valid")]
     Solicitation,
@@ -173,6 +186,20 @@ pub fn parse(frame: &[u8]) -> Result<Parsed, ParseError> {
         other => Content::Other(other),
     };
     Ok(Parsed { dst_mac: ethernet.dst, src_mac: ethernet.src, vlan, content })
+}
+
+impl Fragment {
+    /// Refuses what is only made to get past a filter or to break who puts it together again.
+    //= RFC 8200 section 4.5: all but the last are multiples of 8 octets long, and the whole is no
+    //= longer than a packet can be; RFC 791 section 3.2 says the same
+    //= RFC 1858 section 3.2.2, RFC 3128 section 3: no fragment of TCP starts inside its header
+    pub(crate) fn check(self) -> Result<Self, ParseError> {
+        const TCP: u8 = Protocol::Tcp as u8;
+        let whole = self.len > 0 && (!self.more || self.len.is_multiple_of(8));
+        let in_header = self.protocol == TCP && (1..TCP_LEN).contains(&self.offset);
+        let is_good = whole && !in_header && self.offset + self.len <= PAYLOAD_MAX;
+        if is_good { Ok(self) } else { Err(ParseError::Fragment) }
+    }
 }
 
 impl Packet {

@@ -56,20 +56,20 @@ pub fn rewrite_source(frame: &mut [u8], packet: &Packet, addr: IpAddr, port: u16
 }
 
 #[derive(Clone, Copy)]
-enum Side {
+pub(crate) enum Side {
     Source,
     Destination,
 }
 
 /// An address before and after: transport checksums cover both.
 #[derive(Clone, Copy)]
-enum Change {
+pub(crate) enum Change {
     V4(u32, u32),
     V6([u8; 16], [u8; 16]),
 }
 
 impl Change {
-    fn update(self, checksum: u16) -> u16 {
+    pub(crate) fn update(self, checksum: u16) -> u16 {
         match self {
             Self::V4(old, new) => update32(checksum, old, new),
             Self::V6(old, new) => update_bytes(checksum, &old, &new),
@@ -78,13 +78,18 @@ impl Change {
 }
 
 fn rewrite(frame: &mut [u8], packet: &Packet, side: Side, addr: IpAddr, port: u16) {
-    let change = match (packet.dst, addr) {
-        (IpAddr::V4(_), IpAddr::V4(addr)) => set_v4(frame, packet.l3, side, addr),
-        (IpAddr::V6(_), IpAddr::V6(addr)) => set_v6(frame, packet.l3, side, addr),
-        _ => None,
-    };
-    if let Some(change) = change {
+    if packet.dst.is_ipv4() == addr.is_ipv4()
+        && let Some(change) = set_address(frame, packet.l3, side, addr)
+    {
         rewrite_transport(frame, packet, change, side, port);
+    }
+}
+
+/// Sets an address of the IP header at `l3`, which is of the family of `addr`.
+pub(crate) fn set_address(frame: &mut [u8], l3: usize, side: Side, addr: IpAddr) -> Option<Change> {
+    match addr {
+        IpAddr::V4(addr) => set_v4(frame, l3, side, addr),
+        IpAddr::V6(addr) => set_v6(frame, l3, side, addr),
     }
 }
 

@@ -554,20 +554,22 @@ fn fragments_and_impossible_lengths_are_told_apart() {
         options: 0,
         flags: 2,
         seq: (1, 0),
-        payload: vec![],
+        payload: vec![0; 4],
         udp_checksum: true,
         padding: 0,
     };
     // (description, byte to set, value, expected)
-    let cases: [(&str, usize, u8, &str); 8] = [
+    let cases: [(&str, usize, u8, &str); 10] = [
         ("as it is", 0, 2, "tcp"),
         ("more fragments", 20, 0x20, "tcp, first fragment"),
-        ("an offset", 21, 1, "fragment"),
+        ("an offset inside the TCP header: RFC 3128", 21, 1, "Fragment"),
+        ("another", 21, 2, "Fragment"),
+        ("an offset after it", 21, 3, "fragment"),
         ("version 6 in an IPv4 frame", 14, 0x65, "Version"),
         ("header of 16 bytes", 14, 0x44, "Length(\"IPv4\")"),
-        ("longer than the frame", 17, 41, "Length(\"IPv4\")"),
+        ("longer than the frame", 17, 45, "Length(\"IPv4\")"),
         ("TCP header of 16 bytes", 46, 0x40, "Length(\"TCP\")"),
-        ("TCP header past the end", 46, 0x60, "Length(\"TCP\")"),
+        ("TCP header past the end", 46, 0x70, "Length(\"TCP\")"),
     ];
     for (description, at, value, expected) in cases {
         let mut frame = sample.frame();
@@ -578,7 +580,7 @@ fn fragments_and_impossible_lengths_are_told_apart() {
         let found = match parse(&frame) {
             Ok(parsed) => match parsed.content {
                 Content::Ip(packet) if packet.transport == Transport::Fragment => {
-                    assert_eq!(packet.fragment.map(|f| (f.offset, f.more)), Some((8, false)));
+                    assert_eq!(packet.fragment.map(|f| (f.offset, f.more)), Some((24, false)));
                     "fragment".to_owned()
                 }
                 Content::Ip(packet) if packet.fragment.is_some() => {
@@ -593,4 +595,61 @@ fn fragments_and_impossible_lengths_are_told_apart() {
         };
         assert_eq!(found, expected, "{description}");
     }
+}
+
+/// Fragments of UDP, IPv4 and IPv6: (description, offset, more, octets, refused).
+#[test]
+fn fragments_that_nobody_makes_are_refused() {
+    let cases = [
+        ("the first", 0, true, 64, false),
+        ("one in the middle", 64, true, 64, false),
+        ("the last, of any length", 128, false, 7, false),
+        ("one that is no multiple of eight", 64, true, 63, true),
+        ("an empty one", 64, true, 0, true),
+        ("an empty last one", 64, false, 0, true),
+        ("one up to the longest packet", 65_528, false, 7, false),
+        ("one that goes beyond it", 65_528, false, 8, true),
+    ];
+    for (description, offset, more, len, refused) in cases {
+        for v6 in [false, true] {
+            let frame = fragment(v6, offset, more, len);
+            let found = parse(&frame);
+            if refused {
+                assert_eq!(found, Err(steadfast_packet::ParseError::Fragment), "{description}");
+                continue;
+            }
+            let fragment = packet(&frame).fragment.unwrap();
+            assert_eq!((fragment.offset, fragment.more), (offset, more), "{description}");
+            assert_eq!((fragment.len, fragment.id), (len, 7), "{description}, IPv6 {v6}");
+        }
+    }
+}
+
+/// A part of a UDP packet of `len` octets; the first has a header.
+fn fragment(v6: bool, offset: u32, more: bool, len: u32) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(CLIENT_MAC, OWN_MAC);
+    let units = u16::try_from(offset / 8).unwrap().try_into().unwrap();
+    let headers = if v6 {
+        let ip = Ipv6Header { next_header: ip_number::UDP, ..Ipv6Header::default() };
+        let fragment = etherparse::Ipv6FragmentHeader::new(ip_number::UDP, units, more, 7);
+        let fragment = Some(fragment);
+        IpHeaders::Ipv6(ip, etherparse::Ipv6Extensions { fragment, ..Default::default() })
+    } else {
+        let mut ip = Ipv4Header::new(0, 9, ip_number::UDP, [1; 4], [2; 4]).unwrap();
+        (ip.identification, ip.more_fragments, ip.fragment_offset) = (7, more, units);
+        ip.dont_fragment = false;
+        IpHeaders::Ipv4(ip, Default::default())
+    };
+    let mut payload = vec![0x5a; len as usize];
+    if offset == 0 {
+        payload[4..6].copy_from_slice(&1000_u16.to_be_bytes());
+    }
+    let mut frame = Vec::new();
+    builder.ip(headers).write(&mut frame, ip_number::UDP, &payload).unwrap();
+    if v6 {
+        // etherparse 0.19 writes "more fragments" into another bit.
+        let field = (offset as u16 | u16::from(more)).to_be_bytes();
+        frame[56..58].copy_from_slice(&field);
+    }
+    frame
 }

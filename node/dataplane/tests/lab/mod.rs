@@ -23,6 +23,8 @@ pub const SECOND: u64 = 1_000_000_000;
 /// Some time after start, so that nothing passes only because it is early.
 pub const START: u64 = 5_000 * SECOND;
 
+pub type Mac = [u8; 6];
+
 pub const FRONT: [u8; 6] = [2, 0, 0, 0, 1, 0];
 pub const BACK: [u8; 6] = [2, 0, 0, 0, 2, 0];
 pub const CLIENT: [u8; 6] = [2, 0, 0, 0, 1, 2];
