@@ -110,9 +110,7 @@ impl Ledger {
         let active = connection.live.state().is_active();
         let was = std::mem::replace(&mut self.active[slot as usize], active);
         if was != active {
-            let load = self.load(connection.record.server);
-            load.take(was);
-            load.add(active);
+            self.load(connection.record.server).move_to(active);
         }
         self.wheel.schedule(slot, deadline_ns);
     }

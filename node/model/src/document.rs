@@ -91,6 +91,10 @@ pub struct ServiceSpec {
     /// In which order the scheduler looks at the servers.
     #[serde(default)]
     pub server_order: ServerOrder,
+    /// For so long the weight of a server that came up grows from a tenth to the whole; none: at
+    /// once. Only for schedulers that share by weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start_s: Option<u32>,
     /// How packets reach the server.
     #[serde(default)]
     pub forwarding: Forwarding,
@@ -119,6 +123,15 @@ pub struct ServerSpec {
     /// Share of new connections; 0 drains.
     #[serde(default = "weight_default")]
     pub weight: u32,
+    /// Takes no new connections, but keeps its weight for later.
+    #[serde(default)]
+    pub drain: bool,
+    /// With so many connections at a node it gets no new ones there; none: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upper: Option<u32>,
+    /// Below so many it gets new ones again; none: below three quarters of `upper`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lower: Option<u32>,
 }
 
 fn weight_default() -> u32 {
@@ -511,6 +524,7 @@ settings: {replication: off, beacon: {interval_ms: 25}}
         let document = Document::parse(EXAMPLE).unwrap();
         let service = &document.services[0];
         assert_eq!(service.servers[0].weight, 1);
+        assert!(!service.servers[0].drain && service.servers[0].upper.is_none());
         assert_eq!(service.sync, SyncSpec::default());
         assert_eq!(service.check.as_ref().unwrap().fall, 3);
         assert_eq!(document.settings.replication, Switch::Off);

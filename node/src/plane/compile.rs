@@ -11,12 +11,14 @@ use steadfast_model::{
 /// Whether a server of a service is up.
 pub(crate) type UpFn<'a> = dyn Fn(&Service, usize) -> bool + 'a;
 
-/// Compiles for `workers` workers; `generation` must grow with every call.
+/// Compiles for `workers` workers; `generation` must grow with every call, which is made
+/// at `now_ns`.
 pub(crate) fn config_spec(
     state: &ClusterState,
     up: &UpFn<'_>,
     workers: usize,
     generation: u64,
+    now_ns: u64,
 ) -> dp::ConfigSpec {
     let unserved = match state.settings().unserved {
         Unserved::Reject => dp::Unserved::Reject,
@@ -29,7 +31,8 @@ pub(crate) fn config_spec(
         unserved,
     });
     let services = state.services.values().map(|s| service_spec(s, up));
-    dp::ConfigSpec { generation, groups: groups.collect(), services: services.collect(), workers }
+    let (groups, services) = (groups.collect(), services.collect());
+    dp::ConfigSpec { generation, groups, services, now_ns, workers }
 }
 
 fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
@@ -41,8 +44,12 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
         port: server.port,
         // Validation bounds it: see WEIGHT_MAX.
         weight: u16::try_from(server.weight).unwrap_or(u16::MAX),
-        drained: false,
+        last_weight: last_weight(service, i),
+        drained: server.drain,
         up: up(service, i),
+        upper: server.upper.unwrap_or(0),
+        lower: server.lower.unwrap_or(0),
+        up_since_ns: 0,
     });
     let seconds = |s: u32| Duration::from_secs(u64::from(s));
     dp::ServiceSpec {
@@ -58,6 +65,7 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
         },
         forwarding: forwarding(spec.forwarding),
         servers: servers.collect(),
+        slow_start_ns: u64::from(spec.slow_start_s.unwrap_or(0)) * 1_000_000_000,
         timeouts: dp::Timeouts {
             established: seconds(spec.timeouts.tcp_s),
             fin_wait: seconds(spec.timeouts.tcp_fin_s),
@@ -72,6 +80,17 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
             every_packet: spec.sync.every_packet,
         },
     }
+}
+
+/// The weight that keeps a server's place in a hash table while its weight is 0. IPVS's `sh` has
+/// no such thing: it is left out where its tables are wanted exactly.
+fn last_weight(service: &Service, server: usize) -> u16 {
+    let spec = &service.spec;
+    if spec.scheduler == Scheduler::Sh && spec.server_order == ServerOrder::NewestFirst {
+        return 0;
+    }
+    let last = service.last_weights.get(server).copied().unwrap_or(0);
+    u16::try_from(last).unwrap_or(u16::MAX)
 }
 
 fn scheduler(spec: &ServiceSpec) -> dp::SchedulerKind {

@@ -96,14 +96,7 @@ pub fn holder() -> Role {
 }
 
 pub fn server(id: u32, addr: &str, port: u16) -> ServerSpec {
-    ServerSpec {
-        id: ServerId(id),
-        addr: addr.parse().unwrap(),
-        port,
-        weight: 1,
-        drained: false,
-        up: true,
-    }
+    ServerSpec { id: ServerId(id), addr: addr.parse().unwrap(), port, ..ServerSpec::default() }
 }
 
 pub fn service(id: u32, protocol: Protocol, port: u16, servers: Vec<ServerSpec>) -> ServiceSpec {
@@ -117,6 +110,7 @@ pub fn service(id: u32, protocol: Protocol, port: u16, servers: Vec<ServerSpec>)
         order: ServerOrder::Canonical,
         forwarding: Forwarding::Nat,
         servers,
+        slow_start_ns: 0,
         timeouts: Timeouts::default(),
         sync: SyncSettings::default(),
     }
@@ -141,6 +135,7 @@ pub fn config_spec(generation: u64) -> ConfigSpec {
             service(4, Protocol::Tcp, 81, down.clone()),
             service(5, Protocol::Udp, 81, vec![ServerSpec { id: ServerId(51), ..down[0] }]),
         ],
+        now_ns: 0,
         workers: 2,
     }
 }
