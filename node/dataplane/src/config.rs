@@ -371,7 +371,7 @@ fn check_servers(spec: &ServiceSpec) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{GroupSpec, HashOptions, SchedulerKind, SyncSettings};
+    use crate::{GroupSpec, HashOptions, Policies, SchedulerKind, SyncSettings};
 
     fn addr(last: u8) -> IpAddr {
         IpAddr::from([198, 18, 0, last])
@@ -394,6 +394,7 @@ mod tests {
             forwarding: Forwarding::Nat,
             servers,
             slow_start_ns: 0,
+            policies: Policies::default(),
             timeouts: Timeouts::default(),
             sync: SyncSettings::default(),
         }

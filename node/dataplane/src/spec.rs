@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use steadfast_packet::Protocol;
 
-use crate::{GroupId, ServerId, ServiceId, Timeouts};
+use crate::{GroupId, Policies, ServerId, ServiceId, Timeouts};
 
 /// Input of [`Config::compile`](crate::Config::compile).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -58,6 +58,8 @@ pub struct ServiceSpec {
     pub servers: Vec<ServerSpec>,
     /// How long a server that came up gets fewer connections than its weight says; 0: off.
     pub slow_start_ns: u64,
+    /// What becomes of connections whose server is gone, and the like.
+    pub policies: Policies,
     /// Time-outs of its connections.
     pub timeouts: Timeouts,
     /// When its connections are replicated; carried for the replication policy, not used here.

@@ -4,6 +4,7 @@
 //! column; nothing is guessed. Does not check how the parts fit together: that is
 //! [`crate::validate`].
 
+mod connections;
 mod scheduling;
 
 use std::{
@@ -15,6 +16,7 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
+pub use self::connections::{ConnReuse, OnServerGone, Timeouts};
 pub use self::scheduling::{HashSpec, Scheduler, SchedulerText, ServerOrder};
 
 /// The only `apiVersion` this build reads.
@@ -107,6 +109,15 @@ pub struct ServiceSpec {
     /// Which packets of a connection cause it to be replicated.
     #[serde(default)]
     pub sync: SyncSpec,
+    /// What becomes of a connection whose server is in the document no more.
+    #[serde(default)]
+    pub on_server_gone: OnServerGone,
+    /// What a SYN of a finished connection does.
+    #[serde(default)]
+    pub conn_reuse: ConnReuse,
+    /// Any TCP packet but a reset opens a connection.
+    #[serde(default)]
+    pub sloppy_tcp: bool,
     /// Idle timeouts of its connections.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -263,24 +274,6 @@ impl Default for SyncSpec {
             on_established: true,
             every_packet: false,
         }
-    }
-}
-
-/// Idle timeouts in seconds; defaults of IPVS (ip_vs_proto_tcp.c, ip_vs_proto_udp.c).
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Timeouts {
-    /// An established TCP connection.
-    pub tcp_s: u32,
-    /// A TCP connection that has seen a FIN.
-    pub tcp_fin_s: u32,
-    /// A UDP flow.
-    pub udp_s: u32,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self { tcp_s: 900, tcp_fin_s: 120, udp_s: 300 }
     }
 }
 

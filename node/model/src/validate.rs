@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    document::{Document, Forwarding, GroupSpec, Prefix, ServerSpec, ServiceSpec},
+    document::{Document, Forwarding, GroupSpec, Prefix, Protocol, ServerSpec, ServiceSpec},
     problem::{NAME_LENGTH_MAX, Problem, Problems, choose_or, in_names, shown},
 };
 
@@ -390,12 +390,11 @@ impl<'a> Check<'a> {
             );
         }
         self.range(format!("{place}.sync.retries"), sync.retries, 0, RETRIES_MAX);
-        let timeouts = &service.timeouts;
-        for (name, value) in [
-            ("tcp_s", timeouts.tcp_s),
-            ("tcp_fin_s", timeouts.tcp_fin_s),
-            ("udp_s", timeouts.udp_s),
-        ] {
+        if service.sloppy_tcp && service.protocol != Protocol::Tcp {
+            let what = format!("protocol {} has no TCP packets", service.protocol.name());
+            self.problem(format!("{place}.sloppy_tcp"), what, "take it out");
+        }
+        for (name, value) in service.timeouts.named() {
             self.range(format!("{place}.timeouts.{name}"), value, 1, TIMEOUT_MAX_S);
         }
         let Some(check) = &service.check else { return };

@@ -1,11 +1,12 @@
 //! The committed configuration and what health checks say, as the data plane wants it.
 
-use std::time::Duration;
-
 use steadfast_dataplane as dp;
 use steadfast_model::{
     ClusterState, Service,
-    document::{Forwarding, Protocol, Scheduler, ServerOrder, ServiceSpec, Unserved},
+    document::{
+        ConnReuse, Forwarding, OnServerGone, Protocol, Scheduler, ServerOrder, ServiceSpec,
+        Timeouts, Unserved,
+    },
 };
 
 /// Whether a server of a service is up.
@@ -51,7 +52,6 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
         lower: server.lower.unwrap_or(0),
         up_since_ns: 0,
     });
-    let seconds = |s: u32| Duration::from_secs(u64::from(s));
     dp::ServiceSpec {
         id: dp::ServiceId(service.id.0),
         group: dp::GroupId(service.group.0),
@@ -66,11 +66,16 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
         forwarding: forwarding(spec.forwarding),
         servers: servers.collect(),
         slow_start_ns: u64::from(spec.slow_start_s.unwrap_or(0)) * 1_000_000_000,
-        timeouts: dp::Timeouts {
-            established: seconds(spec.timeouts.tcp_s),
-            fin_wait: seconds(spec.timeouts.tcp_fin_s),
-            udp: seconds(spec.timeouts.udp_s),
+        policies: dp::Policies {
+            on_server_gone: match spec.on_server_gone {
+                OnServerGone::Drop => dp::OnServerGone::Drop,
+                OnServerGone::Reset => dp::OnServerGone::Reset,
+                OnServerGone::Reschedule => dp::OnServerGone::Reschedule,
+            },
+            reuse: spec.conn_reuse == ConnReuse::Always,
+            sloppy_tcp: spec.sloppy_tcp,
         },
+        timeouts: timeouts(&spec.timeouts),
         sync: dp::SyncSettings {
             threshold: spec.sync.threshold,
             period: spec.sync.period,
@@ -112,6 +117,21 @@ fn scheduler(spec: &ServiceSpec) -> dp::SchedulerKind {
         Scheduler::Ovf => dp::SchedulerKind::Ovf,
         Scheduler::Twos => dp::SchedulerKind::Twos,
     }
+}
+
+fn timeouts(timeouts: &Timeouts) -> dp::Timeouts {
+    dp::Timeouts::default()
+        .with(dp::State::Established, timeouts.tcp_s)
+        .with(dp::State::FinWait, timeouts.tcp_fin_s)
+        .with(dp::State::Udp, timeouts.udp_s)
+        .with(dp::State::SynSent, timeouts.syn_sent_s)
+        .with(dp::State::SynRecv, timeouts.syn_recv_s)
+        .with(dp::State::TimeWait, timeouts.time_wait_s)
+        .with(dp::State::Close, timeouts.close_s)
+        .with(dp::State::CloseWait, timeouts.close_wait_s)
+        .with(dp::State::LastAck, timeouts.last_ack_s)
+        .with(dp::State::Listen, timeouts.listen_s)
+        .with(dp::State::SynAck, timeouts.synack_s)
 }
 
 /// The protocol in the data plane's type.
@@ -157,3 +177,7 @@ pub(crate) fn epoch(origin: dp::Origin) -> steadfast_model::Epoch {
         node: steadfast_model::NodeId(origin.node),
     }
 }
+
+#[cfg(test)]
+#[path = "compile_test.rs"]
+mod tests;

@@ -9,10 +9,10 @@ use std::{
 use etherparse::{PacketBuilder, TcpHeader};
 use steadfast_dataplane::{
     Action, Actions, Config, ConfigSpec, Connection, ConnectionTable, Cursor, FlowKey, Forwarding,
-    GroupId, GroupSpec, NextHops, NextHopsSpec, Origin, PortSpec, Protocol, Reason, Record,
-    Removal, Replica, Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId,
-    ServiceSpec, Shared, State, SyncHook, SyncSettings, TableOptions, Target, Timeouts, Unserved,
-    Verdict, Worker,
+    GroupId, GroupSpec, NextHops, NextHopsSpec, Origin, Policies, PortSpec, Protocol, Reason,
+    Record, Removal, Replica, Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec,
+    ServiceId, ServiceSpec, Shared, State, SyncHook, SyncSettings, TableOptions, Target, Timeouts,
+    Unserved, Verdict, Worker,
 };
 use steadfast_packet::{ANSWER_LEN_MAX, gratuitous_arp};
 
@@ -111,6 +111,7 @@ pub fn service(id: u32, protocol: Protocol, port: u16, servers: Vec<ServerSpec>)
         forwarding: Forwarding::Nat,
         servers,
         slow_start_ns: 0,
+        policies: Policies::default(),
         timeouts: Timeouts::default(),
         sync: SyncSettings::default(),
     }

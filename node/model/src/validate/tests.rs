@@ -107,6 +107,16 @@ const CASES: &[(&str, &str, &str)] = &[
     ),
     (
         "port: 81, forwarding: dr",
+        "port: 81, forwarding: dr, timeouts: {close_wait_s: 0}",
+        "services[1].timeouts.close_wait_s: 0 is out of range; write 1 to 2678400",
+    ),
+    (
+        "port: 81, forwarding: dr",
+        "port: 81, forwarding: dr, protocol: udp, sloppy_tcp: true",
+        "services[1].sloppy_tcp: protocol udp has no TCP packets; take it out",
+    ),
+    (
+        "port: 81, forwarding: dr",
         "port: 81, forwarding: dr, slow_start_s: 60",
         "services[1].slow_start_s: scheduler mh does not share by weight: no server can start \
          slow; take it out, or write scheduler: wrr, wlc, sed, nq, lblc, lblcr or twos",

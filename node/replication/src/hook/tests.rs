@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use steadfast_dataplane::{
-    Config, ConfigSpec, FlowKey, Forwarding, GroupId as Group, GroupSpec, Origin, Protocol,
-    Provenance, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec,
+    Config, ConfigSpec, FlowKey, Forwarding, GroupId as Group, GroupSpec, Origin, Policies,
+    Protocol, Provenance, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec,
     SyncSettings, TableOptions, Timeouts, Unserved,
 };
 use steadfast_model::NodeId;
@@ -36,6 +36,7 @@ fn shared() -> Arc<Shared> {
             forwarding: Forwarding::Dr,
             servers: vec![server],
             slow_start_ns: 0,
+            policies: Policies::default(),
             timeouts: Timeouts::default(),
             sync: SyncSettings::default(),
         }],

@@ -3,8 +3,8 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use steadfast_dataplane::{
-    Class, Config, ConfigSpec, Connection, FlowKey, Forwarding, Protocol, Provenance, Record,
-    Removal, SchedulerKind, ServerOrder, ServerSpec, ServiceSpec, Shared, State, SyncHook,
+    Class, Config, ConfigSpec, Connection, FlowKey, Forwarding, Policies, Protocol, Provenance,
+    Record, Removal, SchedulerKind, ServerOrder, ServerSpec, ServiceSpec, Shared, State, SyncHook,
     SyncSettings, TableOptions, Timeouts,
 };
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
@@ -48,6 +48,7 @@ pub(crate) fn config(servers: u32) -> Config {
         forwarding: Forwarding::Dr,
         servers: (1..=servers).map(|n| server(id * 10 + n)).collect(),
         slow_start_ns: 0,
+        policies: Policies::default(),
         timeouts: Timeouts::default(),
         sync: SyncSettings::default(),
     };
