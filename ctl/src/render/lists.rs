@@ -221,10 +221,11 @@ pub(super) fn service_state(service: &Service) -> Cell {
 }
 
 pub(super) fn server_state(server: &Server) -> Cell {
-    match (server.up, server.weight) {
-        (false, _) => Cell::new(Tone::Bad, "DOWN"),
-        (true, 0) => Cell::new(Tone::Warn, "draining"),
-        (true, _) => Cell::new(Tone::Good, "up"),
+    match server.up {
+        false => Cell::new(Tone::Bad, "DOWN"),
+        true if server.weight == 0 || server.drain => Cell::new(Tone::Warn, "draining"),
+        true if server.overloaded => Cell::new(Tone::Warn, "FULL"),
+        true => Cell::new(Tone::Good, "up"),
     }
 }
 

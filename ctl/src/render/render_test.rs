@@ -1,6 +1,6 @@
 use insta::assert_snapshot;
 use steadfast_proto::v1::{
-    Connection, ListConnectionsReply, Origin, Protocol, ServerOrder, StatusReply, Warning,
+    Connection, ListConnectionsReply, Origin, Protocol, Server, ServerOrder, StatusReply, Warning,
 };
 
 use super::samples::{electing, failing_over, healthy, no_quorum, removed};
@@ -57,6 +57,14 @@ fn service_with_what_its_servers_carry() {
     service.server_order = ServerOrder::NewestFirst.into();
     service.servers[1].up = false;
     service.servers[2].weight = 0;
+    let full = Server {
+        address: "198.18.0.14".to_owned(),
+        upper: Some(101),
+        lower: Some(90),
+        overloaded: true,
+        ..service.servers[0].clone()
+    };
+    service.servers.push(full);
     assert_snapshot!(super::service(&service, "n1", PLAIN()));
 }
 

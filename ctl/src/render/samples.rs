@@ -66,6 +66,10 @@ fn server(id: u32, up: bool) -> Server {
         out_packets: 0,
         out_bytes: 0,
         checks: vec![check(1), check(2), check(3)],
+        drain: false,
+        upper: None,
+        lower: None,
+        overloaded: false,
     }
 }
 

@@ -10,7 +10,8 @@ use super::table::Table;
 /// The service with its real servers: what is configured and what they carry.
 pub(crate) fn service(service: &Service, node: &str, paint: Paint) -> String {
     // The names of ipvsadm.
-    let columns = ["REAL SERVER", "STATE", ">WEIGHT", ">ActiveConn", ">InActConn"];
+    let columns =
+        ["REAL SERVER", "STATE", ">WEIGHT", ">ActiveConn", ">InActConn", ">UPPER", ">LOWER"];
     let mut table = Table::new(&columns);
     for server in &service.servers {
         table.row(vec![
@@ -19,6 +20,8 @@ pub(crate) fn service(service: &Service, node: &str, paint: Paint) -> String {
             server.weight.to_string().into(),
             server.active_conns.to_string().into(),
             server.inactive_conns.to_string().into(),
+            threshold(server.upper).into(),
+            threshold(server.lower).into(),
         ]);
     }
     head(service, node, paint) + &table.render(paint, 2)
@@ -41,6 +44,10 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         service.forwarding().json_name(),
         service_state(service).painted(paint),
     )
+}
+
+fn threshold(connections: Option<u32>) -> String {
+    connections.map_or_else(|| "-".to_owned(), |connections| connections.to_string())
 }
 
 fn server_name(server: &Server) -> String {

@@ -33,6 +33,7 @@ where
         old: Option<Arc<Connection>>,
         view: View<'_>,
     ) -> Result<Arc<Connection>, Verdict> {
+        let opening = key.protocol == Protocol::Udp || opens(packet);
         let address = view.config.address(key.vip).ok_or(Verdict::Drop(Reason::NotOurs))?;
         let role = self.shared.groups.role(address.group);
         let epoch = match &*role {
@@ -41,7 +42,7 @@ where
                 // The holder opens a new one for this SYN. What follows must not go to the server
                 // of the finished one while the copy of the new one is still on its way here. It
                 // stays in its place, or a late copy of it would take it again.
-                if let Some(old) = old {
+                if let Some(old) = old.filter(|_| opening) {
                     old.supersede();
                 }
                 return Err(self.relay(frame, relay, address.group, Some(key.vip), view));
@@ -51,7 +52,6 @@ where
         if !is_client(packet.src) {
             return Err(Verdict::Drop(Reason::Malformed));
         }
-        let opening = key.protocol == Protocol::Udp || opens(packet);
         if !opening && !is_settled(&role, frame.now_ns) {
             return Err(Verdict::Drop(Reason::HeldBack));
         }
@@ -61,7 +61,11 @@ where
                 Unserved::Reject => self.reject(frame, packet, view),
             });
         };
-        if !opening {
+        let policies = service.spec.policies;
+        if !opening && (resets(packet) || !policies.opens_in_the_middle(old.is_some())) {
+            if let Some(old) = old {
+                self.forget(&old, frame.now_ns, view);
+            }
             return Err(self.reject(frame, packet, view));
         }
         let (client, client_port, vip, now_ns) =
@@ -158,10 +162,20 @@ where
         Err(Reason::ReplyTaken)
     }
 
+    /// Takes a connection out whose server is gone: its client is about to hear that.
+    fn forget(&self, old: &Connection, now_ns: u64, view: View<'_>) {
+        if view.config.server(old.server()).is_some() {
+            return;
+        }
+        if let Some(gone) = self.shared.table.remove(&old.key(), old.incarnation()) {
+            self.hook.removed(&gone, Removal::ServerGone, now_ns);
+        }
+    }
+
     /// Says that nobody listens: RST for TCP, port unreachable for UDP, within the rate limit.
     fn reject(&mut self, frame: &mut Frame<'_>, packet: &Packet, view: View<'_>) -> Verdict {
         //= RFC 9293 section 3.10.7.1: a segment with RST is discarded
-        if matches!(packet.transport, Transport::Tcp { flags, .. } if flags.rst()) {
+        if resets(packet) {
             return Verdict::Drop(Reason::UnknownReset);
         }
         if !self.answers.take(frame.now_ns) {
@@ -176,6 +190,10 @@ where
             Err(_) => Verdict::Drop(Reason::NoSpace),
         }
     }
+}
+
+fn resets(packet: &Packet) -> bool {
+    matches!(packet.transport, Transport::Tcp { flags, .. } if flags.rst())
 }
 
 /// This node holds the group and knows all there was to know about its connections.

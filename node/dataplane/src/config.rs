@@ -134,7 +134,8 @@ impl Config {
                 }
             }
         }
-        for service in spec.services {
+        for mut service in spec.services {
+            set_up_since(&mut service, spec.now_ns, previous);
             config.add_service(service, spec.workers, previous)?;
         }
         Ok(config)
@@ -267,7 +268,14 @@ impl Service {
 
     /// Shows the scheduler what the servers carry; only the first call counts.
     pub(crate) fn attach_loads(&self, of: impl Fn(ServerId) -> Arc<ServerLoad>) {
-        self.loads.get_or_init(|| self.spec.servers.iter().map(|server| of(server.id)).collect());
+        self.loads.get_or_init(|| {
+            let attached = self.spec.servers.iter().map(|server| {
+                let load = of(server.id);
+                load.set_thresholds(server.upper, server.lower);
+                load
+            });
+            attached.collect()
+        });
     }
 
     /// Whether one more flow may be copied on its first datagram.
@@ -303,7 +311,8 @@ impl Service {
             spec.scheduler,
             &spec.servers,
             old.map(|old| (&old.scheduler, old.spec.servers.as_slice())),
-        );
+        )
+        .with_slow_start(spec.slow_start_ns);
         let counters = spec
             .servers
             .iter()
@@ -320,6 +329,21 @@ impl Service {
             |old| Arc::clone(&old.first_copies),
         );
         Self { spec, scheduler, counters, first_copies, loads: OnceLock::new() }
+    }
+}
+
+/// Notes which servers take connections only from now on. Those of a service that nobody knew
+/// before come up together: none of them needs to be spared.
+fn set_up_since(service: &mut ServiceSpec, now_ns: u64, previous: Option<&Config>) {
+    let known = previous.filter(|config| config.service(service.id).is_some());
+    for server in &mut service.servers {
+        let before = known.and_then(|config| config.server(server.id));
+        let before = before.and_then(|(service, index)| service.spec.servers.get(index));
+        server.up_since_ns = match (known, before) {
+            (None, _) => 0,
+            (_, Some(before)) if before.is_available() => before.up_since_ns,
+            _ => now_ns,
+        };
     }
 }
 
@@ -346,7 +370,7 @@ fn check_servers(spec: &ServiceSpec) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{GroupSpec, HashOptions, SchedulerKind, SyncSettings};
+    use crate::{GroupSpec, HashOptions, Policies, SchedulerKind, SyncSettings};
 
     fn addr(last: u8) -> IpAddr {
         IpAddr::from([198, 18, 0, last])
@@ -354,7 +378,7 @@ mod tests {
 
     fn server(id: u32, last: u8) -> ServerSpec {
         let (id, addr) = (ServerId(id), addr(last));
-        ServerSpec { id, addr, port: 80, weight: 1, drained: false, up: true }
+        ServerSpec { id, addr, port: 80, ..ServerSpec::default() }
     }
 
     fn service(id: u32, port: u16, servers: Vec<ServerSpec>) -> ServiceSpec {
@@ -368,6 +392,8 @@ mod tests {
             order: ServerOrder::Canonical,
             forwarding: Forwarding::Nat,
             servers,
+            slow_start_ns: 0,
+            policies: Policies::default(),
             timeouts: Timeouts::default(),
             sync: SyncSettings::default(),
         }
@@ -383,6 +409,7 @@ mod tests {
                 service(1, 80, vec![server(3, 3), server(1, 1), server(2, 2)]),
                 service(2, 81, vec![server(4, 1)]),
             ],
+            now_ns: 0,
             workers: 2,
         }
     }
@@ -433,6 +460,34 @@ mod tests {
             assert_eq!(choices.iter().filter(|choice| **choice).count(), 1);
             assert_eq!(choices, [1, 2, 3].map(|server| derivable(&other, server)), "health skips");
         }
+    }
+
+    #[test]
+    fn a_server_warms_up_from_when_it_came_up() {
+        let up_since = |config: &Config| -> Vec<u64> {
+            (1..=3)
+                .map(|id| {
+                    let (service, index) = config.server(ServerId(id)).unwrap();
+                    service.spec.servers[index].up_since_ns
+                })
+                .collect()
+        };
+        let next = |previous: &Config, now_ns, change: fn(&mut Vec<ServerSpec>)| {
+            let mut spec = ConfigSpec { now_ns, ..spec() };
+            change(&mut spec.services[0].servers);
+            Config::compile(spec, Some(previous)).unwrap()
+        };
+        let first = Config::compile(ConfigSpec { now_ns: 5, ..spec() }, None).unwrap();
+        assert_eq!(up_since(&first), [0, 0, 0], "a daemon that starts spares nobody");
+        let down = next(&first, 6, |servers| servers[0].up = false);
+        let back = next(&down, 7, |_| ());
+        assert_eq!(up_since(&back), [0, 0, 7]);
+        let same = next(&back, 8, |_| ());
+        assert_eq!(up_since(&same), [0, 0, 7], "it has not come up again");
+        let gone = next(&same, 9, |servers| servers.retain(|s| s.id != ServerId(1)));
+        assert_eq!(up_since(&next(&gone, 10, |_| ())), [10, 0, 7], "an added one");
+        let drained = next(&same, 11, |servers| servers[1].weight = 0);
+        assert_eq!(up_since(&next(&drained, 12, |_| ())), [12, 0, 7], "one that was drained");
     }
 
     #[test]

@@ -131,9 +131,9 @@ pub(crate) fn opens(packet: &Packet) -> bool {
     matches!(packet.transport, Transport::Tcp { flags, .. } if flags.syn() && !flags.rst())
 }
 
-/// A packet of a cached flow that may need a new connection.
+/// A packet of a cached flow that may need a new connection: looking it up tells.
 pub(crate) fn reopens(hot: &Hot, packet: &Packet) -> bool {
-    hot.way == Way::In && opens(packet) && hot.connection.state().is_reusable()
+    hot.way == Way::In && opens(packet)
 }
 
 /// Moves the TCP state; returns the old and the new one.

@@ -82,12 +82,12 @@ where
                 client_port: quoted.src_port,
             }),
         }?;
-        let found = match found.record.target {
+        let found = match found.target() {
             Some(_) => found,
             None => self.shared.table.bind_one(&found, view.config)?,
         };
-        let is_current = view.config.server(found.record.server).is_some();
-        (is_current && found.live.is_open()).then_some(found)
+        let is_current = view.config.server(found.server()).is_some();
+        (is_current && found.is_open()).then_some(found)
     }
 
     /// Forwards an error of a known connection, translated as its packets are.
@@ -100,7 +100,7 @@ where
         view: View<'_>,
         actions: &mut Actions,
     ) -> Verdict {
-        let record = &connection.record;
+        let record = &connection.record();
         let Some(target) = record.target else { return Verdict::Drop(Reason::Unbound) };
         let towards = if way == Way::In { target.addr } else { record.key.client };
         let hop = match self.next_hop(towards, view, actions) {

@@ -107,9 +107,7 @@ impl Ledger {
         let active = connection.state().is_active();
         let was = std::mem::replace(&mut self.active[slot as usize], active);
         if was != active {
-            let load = self.load(connection.server());
-            load.take(was);
-            load.add(active);
+            self.load(connection.server()).move_to(active);
         }
         self.wheel.schedule(slot, deadline_ns);
     }

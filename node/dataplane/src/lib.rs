@@ -27,6 +27,7 @@ mod lookup;
 mod neighbour;
 mod next_hop;
 mod other;
+mod policies;
 mod replica;
 mod scheduler;
 mod shared;
@@ -46,6 +47,7 @@ pub use group::{GroupState, Groups, Role};
 pub use hook::{NoHook, Removal, SyncHook};
 pub use ids::{GroupId, Origin, ServerId, ServiceId};
 pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route};
+pub use policies::{OnServerGone, Policies};
 pub use scheduler::{Asked, Scheduler, ServerLoad};
 pub use shared::Shared;
 pub use spec::{

@@ -5,10 +5,12 @@ use std::sync::Arc;
 use steadfast_packet::Packet;
 
 use crate::{
-    AddressKind, Connection, FlowKey, GroupId, Reason, ReplyKey, SyncHook, Verdict,
+    AddressKind, Connection, FlowKey, GroupId, Protocol, Reason, ReplyKey, ServerId, SyncHook,
+    Verdict,
     cache::{Hot, Tuple, Way},
     forward::opens,
     frame::Frame,
+    policies::{Fate, Part, Standing},
     worker::{Core, View},
 };
 
@@ -65,20 +67,26 @@ where
         let Some(found) = self.shared.table.find(&key) else {
             return self.admit(frame, packet, key, None, view);
         };
-        let known = view.config.server(found.server()).is_some();
         if found.target().is_none() {
             return match self.shared.table.bind_one(&found, view.config) {
                 Some(bound) => Ok(bound),
                 None => Err(Verdict::Drop(Reason::Unbound)),
             };
         }
-        //= IPVS conn_reuse_mode=1: a SYN in TIME_WAIT or CLOSE opens a new connection; here also
-        //= one whose server is gone, which nothing else could ever use again
-        let reopens = opens(packet) && (found.state().is_reusable() || !known);
-        if reopens || found.is_superseded() {
-            return self.admit(frame, packet, key, Some(found), view);
+        let part = match key.protocol {
+            Protocol::Udp => Part::Datagram,
+            _ if opens(packet) => Part::Opening,
+            _ => Part::Middle,
+        };
+        let service = view.config.service(found.service());
+        let policies = service.map(|service| service.spec.policies).unwrap_or_default();
+        let finished = found.state().is_reusable();
+        match policies.fate(part, finished, standing(found.server(), view)) {
+            _ if found.is_superseded() => self.admit(frame, packet, key, Some(found), view),
+            Fate::Follow => Ok(found),
+            Fate::Replace => self.admit(frame, packet, key, Some(found), view),
+            Fate::Drop => Err(Verdict::Drop(Reason::ServerRemoved)),
         }
-        if known { Ok(found) } else { Err(Verdict::Drop(Reason::ServerRemoved)) }
     }
 
     fn find_return(
@@ -102,5 +110,14 @@ where
             return Err(Verdict::Drop(Reason::ServerRemoved));
         }
         Ok(found)
+    }
+}
+
+fn standing(server: ServerId, view: View<'_>) -> Standing {
+    let found = view.config.server(server);
+    match found.and_then(|(service, index)| service.spec.servers.get(index)) {
+        None => Standing::Gone,
+        Some(server) if server.weight == 0 || server.drained => Standing::Drained,
+        Some(_) => Standing::Serving,
     }
 }

@@ -158,7 +158,7 @@ fn errors_keep_nothing_alive() {
             vip_port: NAT_PORT,
         };
         let connection = lab.shared.table.find(&key).unwrap();
-        let before = (connection.live.last_seen_ns(), connection.live.in_pkts());
+        let before = (connection.last_seen_ns(), connection.in_pkts());
         lab.now += 100 * SECOND;
         let kind = kind(net, ERRORS[0]);
         let there = to_vip(net, Protocol::Udp, NAT_PORT, kind, 8).frame((CLIENT, FRONT));
@@ -166,9 +166,9 @@ fn errors_keep_nothing_alive() {
         for (port, frame) in [(0, &there), (1, &back)] {
             assert!(matches!(lab.handle(port, frame), Outcome::Sent(..)), "{}", net.name);
         }
-        assert_eq!((connection.live.last_seen_ns(), connection.live.in_pkts()), before);
-        assert_eq!(connection.live.out_pkts(), 0);
-        assert!(!connection.live.is_assured(), "an error makes no conversation");
+        assert_eq!((connection.last_seen_ns(), connection.in_pkts()), before);
+        assert_eq!(connection.out_pkts(), 0);
+        assert!(!connection.is_assured(), "an error makes no conversation");
         let counters = lab.worker.counters();
         assert_eq!((counters.sent(Sent::Forwarded), counters.sent(Sent::Returned)), (2, 1));
     }

@@ -6,7 +6,7 @@ mod lab;
 use etherparse::PacketBuilder;
 use lab::*;
 use steadfast_dataplane::{
-    Action, ConfigSpec, NextHops, Protocol, Reason, Role, Sent, State, Unserved,
+    Action, ConfigSpec, NextHops, OnServerGone, Protocol, Reason, Role, Sent, State, Unserved,
 };
 
 #[test]
@@ -286,6 +286,7 @@ fn nothing_goes_to_a_removed_server() {
     lab.handle(0, &from_client(4000, 80, ACK));
     let mut spec = config_spec(2);
     spec.services[0].servers.retain(|server| server.id.0 != 11);
+    spec.services[0].policies.on_server_gone = OnServerGone::Drop;
     lab.set_config(spec);
     let ack = from_client(4000, 80, ACK);
     assert_eq!(lab.handle(0, &ack), dropped(Reason::ServerRemoved), "cached or not");

@@ -118,9 +118,10 @@ fn descend(path: &str, old: &Value, new: &Value, found: &mut Vec<(String, String
     }
 }
 
-/// The plain fields of a thing; what is nested has its defaults mostly.
+/// The plain fields of a thing but switches that are off; what is nested has its defaults mostly.
 fn summary(thing: &Value) -> String {
-    let fields = thing.as_object().into_iter().flatten().filter(|(_, value)| !value.is_object());
+    let plain = |value: &Value| !value.is_object() && *value != Value::Bool(false);
+    let fields = thing.as_object().into_iter().flatten().filter(|(_, value)| plain(value));
     let fields: Vec<String> = fields.map(|(key, value)| format!("{key} {}", text(value))).collect();
     fields.join(", ")
 }
@@ -196,9 +197,11 @@ services:
             ),
             (
                 "{address: 198.18.0.11, port: 7}, {address: 198.18.0.12, port: 7}",
-                "{address: 198.18.0.12, port: 7, weight: 0}",
+                "{address: 198.18.0.12, port: 7, weight: 0, drain: true, upper: 9}",
                 &[
                     "- server echo 198.18.0.11:7: weight 1",
+                    "~ server echo 198.18.0.12:7: drain false -> true",
+                    "~ server echo 198.18.0.12:7: upper none -> 9",
                     "~ server echo 198.18.0.12:7: weight 1 -> 0",
                 ],
             ),

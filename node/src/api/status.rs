@@ -246,6 +246,10 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
                 out_packets: totals.out_pkts,
                 out_bytes: totals.out_bytes,
                 checks: checks.collect(),
+                drain: server.drain,
+                upper: server.upper,
+                lower: server.lower,
+                overloaded: load.is_some_and(|l| l.is_overloaded()),
             }
         });
         let protocol = match spec.protocol {

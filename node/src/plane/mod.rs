@@ -137,7 +137,7 @@ impl DataPlane {
     /// Swaps in what the cluster has committed and what the checks say.
     pub(crate) fn configure(&self, state: &ClusterState, up: &UpFn<'_>) {
         let workers = self.statuses.load().len();
-        let spec = config_spec(state, up, workers, self.next_generation());
+        let spec = config_spec(state, up, workers, self.next_generation(), clock::now_ns());
         let current = self.shared.config.load_full();
         match Config::compile(spec, Some(&current)) {
             Ok(config) => {

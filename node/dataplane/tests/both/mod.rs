@@ -83,7 +83,7 @@ pub fn spec(generation: u64) -> ConfigSpec {
             id += 2;
         }
     }
-    ConfigSpec { generation, groups: vec![group], services, workers: 2 }
+    ConfigSpec { generation, groups: vec![group], services, workers: 2, now_ns: 0 }
 }
 
 pub fn next_hops() -> NextHopsSpec {

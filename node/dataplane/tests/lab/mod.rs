@@ -9,10 +9,10 @@ use std::{
 use etherparse::{PacketBuilder, TcpHeader};
 use steadfast_dataplane::{
     Action, Actions, Config, ConfigSpec, Connection, ConnectionTable, Cursor, FlowKey, Forwarding,
-    GroupId, GroupSpec, NextHops, NextHopsSpec, Origin, PortSpec, Protocol, Reason, Record,
-    Removal, Replica, Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId,
-    ServiceSpec, Shared, State, SyncHook, SyncSettings, TableOptions, Target, Timeouts, Unserved,
-    Verdict, Worker,
+    GroupId, GroupSpec, NextHops, NextHopsSpec, Origin, Policies, PortSpec, Protocol, Reason,
+    Record, Removal, Replica, Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec,
+    ServiceId, ServiceSpec, Shared, State, SyncHook, SyncSettings, TableOptions, Target, Timeouts,
+    Unserved, Verdict, Worker,
 };
 use steadfast_packet::{ANSWER_LEN_MAX, gratuitous_arp};
 
@@ -98,14 +98,7 @@ pub fn holder() -> Role {
 }
 
 pub fn server(id: u32, addr: &str, port: u16) -> ServerSpec {
-    ServerSpec {
-        id: ServerId(id),
-        addr: addr.parse().unwrap(),
-        port,
-        weight: 1,
-        drained: false,
-        up: true,
-    }
+    ServerSpec { id: ServerId(id), addr: addr.parse().unwrap(), port, ..ServerSpec::default() }
 }
 
 pub fn service(id: u32, protocol: Protocol, port: u16, servers: Vec<ServerSpec>) -> ServiceSpec {
@@ -119,6 +112,8 @@ pub fn service(id: u32, protocol: Protocol, port: u16, servers: Vec<ServerSpec>)
         order: ServerOrder::Canonical,
         forwarding: Forwarding::Nat,
         servers,
+        slow_start_ns: 0,
+        policies: Policies::default(),
         timeouts: Timeouts::default(),
         sync: SyncSettings::default(),
     }
@@ -143,6 +138,7 @@ pub fn config_spec(generation: u64) -> ConfigSpec {
             service(4, Protocol::Tcp, 81, down.clone()),
             service(5, Protocol::Udp, 81, vec![ServerSpec { id: ServerId(51), ..down[0] }]),
         ],
+        now_ns: 0,
         workers: 2,
     }
 }

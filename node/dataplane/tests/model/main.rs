@@ -4,13 +4,15 @@
 //! `STEADFAST_SEED=n` replays a run; `STEADFAST_PACKETS=n` makes it longer or shorter.
 #![allow(clippy::unwrap_used)]
 
+#[path = "../lab/mod.rs"]
+mod lab;
 mod naive;
 mod packet;
 mod world;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use naive::{Cell, Fate, Mode, Naive, Role, Sched, Way, step};
+use naive::{Cell, Fate, Gone, Mode, Naive, Role, Sched, Way, step};
 use packet::{Proto, Row};
 use steadfast_dataplane as dp;
 use world::{BACK, FRONT, PEER, World};
@@ -45,7 +47,7 @@ impl Plane {
     fn configure(&mut self, naive: &Naive) {
         self.generation += 1;
         let spec = dp::ConfigSpec {
-            generation: self.generation,
+            now_ns: naive.now,
             groups: vec![dp::GroupSpec {
                 id: dp::GroupId(1),
                 vips: naive.vips.clone(),
@@ -54,6 +56,7 @@ impl Plane {
             }],
             services: naive.services.iter().map(service_spec).collect(),
             workers: 1,
+            ..lab::config_spec(self.generation)
         };
         let previous = self.shared.config.load_full();
         self.shared.set_config(dp::Config::compile(spec, Some(&previous)).unwrap());
@@ -147,15 +150,13 @@ fn line(
 
 fn service_spec(service: &naive::Service) -> dp::ServiceSpec {
     let hash = |port, fallback| dp::HashOptions { port, fallback };
+    let protocol = match service.proto {
+        Proto::Tcp => dp::Protocol::Tcp,
+        Proto::Udp => dp::Protocol::Udp,
+    };
     dp::ServiceSpec {
-        id: dp::ServiceId(service.id),
         group: dp::GroupId(1),
         vip: service.vip,
-        port: service.port,
-        protocol: match service.proto {
-            Proto::Tcp => dp::Protocol::Tcp,
-            Proto::Udp => dp::Protocol::Udp,
-        },
         scheduler: match service.sched {
             Sched::Rr => dp::SchedulerKind::Rr,
             Sched::Wrr => dp::SchedulerKind::Wrr,
@@ -169,10 +170,17 @@ fn service_spec(service: &naive::Service) -> dp::ServiceSpec {
             Sched::Sh { port, fallback } => dp::SchedulerKind::Sh(hash(port, fallback)),
             Sched::Mh { port, fallback } => dp::SchedulerKind::Mh(hash(port, fallback)),
         },
-        order: dp::ServerOrder::Canonical,
         forwarding: match service.mode {
             Mode::Dr => dp::Forwarding::Dr,
             Mode::Nat => dp::Forwarding::Nat,
+        },
+        policies: dp::Policies {
+            on_server_gone: match service.gone {
+                Gone::Drop => dp::OnServerGone::Drop,
+                Gone::Reset => dp::OnServerGone::Reset,
+                Gone::Reschedule => dp::OnServerGone::Reschedule,
+            },
+            ..dp::Policies::default()
         },
         // The order in which servers come must not matter.
         servers: service
@@ -180,16 +188,12 @@ fn service_spec(service: &naive::Service) -> dp::ServiceSpec {
             .iter()
             .rev()
             .map(|server| dp::ServerSpec {
-                id: dp::ServerId(server.id),
-                addr: server.addr,
-                port: server.port,
                 weight: server.weight,
-                drained: false,
                 up: server.up,
+                ..lab::server(server.id, &server.addr.to_string(), server.port)
             })
             .collect(),
-        timeouts: dp::Timeouts::default(),
-        sync: dp::SyncSettings::default(),
+        ..lab::service(service.id, protocol, service.port, Vec::new())
     }
 }
 

@@ -28,6 +28,14 @@ pub(crate) enum Sched {
     Mh { port: bool, fallback: bool },
 }
 
+/// What becomes of a connection whose server left.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Gone {
+    Drop,
+    Reset,
+    Reschedule,
+}
+
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Server {
     pub(crate) id: u32,
@@ -51,6 +59,7 @@ pub(crate) struct Service {
     pub(crate) port: u16,
     pub(crate) mode: Mode,
     pub(crate) sched: Sched,
+    pub(crate) gone: Gone,
     /// Sorted by address and port.
     pub(crate) servers: Vec<Server>,
     /// rr: the server that was served last, by address and port.
@@ -75,6 +84,7 @@ pub(crate) struct Conn {
     pub(crate) cport: u16,
     pub(crate) vip: IpAddr,
     pub(crate) vport: u16,
+    gone: Gone,
     pub(crate) server: u32,
     pub(crate) addr: IpAddr,
     pub(crate) port: u16,
@@ -214,8 +224,9 @@ impl Service {
         sched: Sched,
         servers: Vec<Server>,
     ) -> Self {
-        let mut service =
-            Self { id, proto, vip, port, mode, sched, servers, last: None, walk: (-1, 0) };
+        let gone = [Gone::Reset, Gone::Drop, Gone::Reschedule][id as usize % 3];
+        let (last, walk) = (None, (-1, 0));
+        let mut service = Self { id, proto, vip, port, mode, sched, gone, servers, last, walk };
         service.sort();
         service
     }
@@ -326,9 +337,12 @@ impl Naive {
         let Some(at) = found else { return self.unknown(pkt, proto, None) };
         let conn = &self.conns[at];
         let known = self.is_known(conn.server);
+        let drains = self.services.iter().flat_map(|service| &service.servers);
+        let drains = drains.into_iter().any(|s| s.id == conn.server && s.weight == 0);
         let is_over = matches!(conn.state, "TIME_WAIT" | "CLOSE");
         let opens = proto == Proto::Tcp && pkt.row() == Row::Syn;
-        if (opens && (is_over || !known)) || conn.superseded {
+        let moves = opens && (is_over || drains && conn.gone == Gone::Reschedule);
+        if moves || conn.superseded || (!known && conn.gone != Gone::Drop) {
             return self.unknown(pkt, proto, Some(at));
         }
         if known { self.forward(pkt, at, true) } else { Fate::Dropped("server_removed") }
@@ -338,7 +352,9 @@ impl Naive {
         match self.role {
             Role::Nobody => return Fate::Dropped("no_holder"),
             Role::Other => {
-                if let Some(at) = old {
+                if let Some(at) = old
+                    && (proto == Proto::Udp || pkt.row() == Row::Syn)
+                {
                     self.conns[at].superseded = true;
                 }
                 return self.relay(pkt);
@@ -362,7 +378,16 @@ impl Naive {
         let (_, vport) = pkt.ports();
         let service =
             self.services.iter().position(|s| (s.proto, s.vip, s.port) == (proto, pkt.dst, vport));
-        let Some(service) = service.filter(|_| opens) else { return self.reject(pkt) };
+        let Some(service) = service else { return self.reject(pkt) };
+        if !opens {
+            // Its client is told, or would have been: nobody needs it any more.
+            if let Some(at) = old
+                && !self.is_known(self.conns[at].server)
+            {
+                self.conns.remove(at);
+            }
+            return self.reject(pkt);
+        }
         match self.schedule(service, pkt) {
             Some(server) => self.open(pkt, proto, service, server, old),
             None => self.reject(pkt),
@@ -386,6 +411,7 @@ impl Naive {
             cport,
             vip: pkt.dst,
             vport,
+            gone: service.gone,
             server: server.id,
             addr: server.addr,
             port: server.port,

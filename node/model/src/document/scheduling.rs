@@ -68,6 +68,21 @@ impl Scheduler {
     pub fn hashes_source(self) -> bool {
         matches!(self, Self::Sh | Self::Mh)
     }
+
+    /// Weights are shares of new connections, so that a server can be given a part of its own.
+    #[must_use]
+    pub fn shares_by_weight(self) -> bool {
+        match self {
+            Self::Wrr
+            | Self::Wlc
+            | Self::Sed
+            | Self::Nq
+            | Self::Lblc
+            | Self::Lblcr
+            | Self::Twos => true,
+            Self::Rr | Self::Lc | Self::Dh | Self::Sh | Self::Mh | Self::Fo | Self::Ovf => false,
+        }
+    }
 }
 
 /// Options of `sh` and `mh`. LVS has both off unless its flags `sh-port`, `sh-fallback`,
