@@ -11,7 +11,7 @@ mod table;
 
 pub(crate) use lists::{connections, groups, nodes, services, serving_name};
 pub(crate) use paint::{Paint, Tone, printable};
-pub(crate) use service::service;
+pub(crate) use service::{service, service_rate, service_stats};
 pub(crate) use status::status;
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 use insta::assert_snapshot;
 use steadfast_proto::v1::{
-    Connection, ListConnectionsReply, Origin, Protocol, Server, ServerOrder, StatusReply, Warning,
+    Connection, Forwarding, ListConnectionsReply, Origin, Protocol, Server, ServerOrder,
+    StatusReply, Warning,
 };
 
 use super::samples::{electing, failing_over, healthy, no_quorum, removed};
@@ -66,6 +67,25 @@ fn service_with_what_its_servers_carry() {
     };
     service.servers.push(full);
     assert_snapshot!(super::service(&service, "n1", PLAIN()));
+}
+
+#[test]
+fn service_with_what_was_counted() {
+    let mut service = healthy().services.remove(0);
+    let drops = [("header_checksum".to_owned(), 3), ("no_holder".to_owned(), 41)].into();
+    assert_snapshot!(service_stats(&service, &drops, "n1", PLAIN()));
+    // Replies pass here.
+    service.forwarding = Forwarding::Nat.into();
+    service.out_packets = 12;
+    let text = service_stats(&service, &Default::default(), "n1", PLAIN());
+    assert!(text.contains(" 12 ") && text.ends_with(": nothing\n"), "{text}");
+}
+
+#[test]
+fn service_with_what_happens_in_a_second() {
+    let service = healthy().services.remove(0);
+    let drops = [("rate_limited".to_owned(), 7)].into();
+    assert_snapshot!(service_rate(&service, &drops, "n1", PLAIN()));
 }
 
 #[test]

@@ -6,9 +6,10 @@
 //! more than one service (the control side does it before anything is committed).
 
 use std::{
-    collections::HashMap,
+    collections::{HashMap, HashSet},
     hash::BuildHasherDefault,
     net::IpAddr,
+    ops::Add,
     sync::{Arc, OnceLock},
 };
 
@@ -62,6 +63,8 @@ pub struct Service {
     pub spec: ServiceSpec,
     scheduler: Scheduler,
     counters: Vec<Arc<FlowCounters>>,
+    /// What servers counted that are gone.
+    retired: FlowTotals,
     first_copies: Arc<SharedBucket>,
     loads: OnceLock<Box<[Arc<ServerLoad>]>>,
 }
@@ -290,19 +293,10 @@ impl Service {
         self.counters.get(index)
     }
 
-    /// The sum over the servers it has now.
+    /// What it has counted, servers that are gone included.
     #[must_use]
     pub fn totals(&self) -> FlowTotals {
-        self.counters.iter().map(|counters| counters.totals()).fold(
-            FlowTotals::default(),
-            |sum, one| FlowTotals {
-                conns: sum.conns + one.conns,
-                in_pkts: sum.in_pkts + one.in_pkts,
-                in_bytes: sum.in_bytes + one.in_bytes,
-                out_pkts: sum.out_pkts + one.out_pkts,
-                out_bytes: sum.out_bytes + one.out_bytes,
-            },
-        )
+        self.counters.iter().map(|counters| counters.totals()).fold(self.retired, Add::add)
     }
 
     fn compile(spec: ServiceSpec, workers: usize, previous: Option<&Config>) -> Self {
@@ -313,7 +307,7 @@ impl Service {
             old.map(|old| (&old.scheduler, old.spec.servers.as_slice())),
         )
         .with_slow_start(spec.slow_start_ns);
-        let counters = spec
+        let counters: Vec<_> = spec
             .servers
             .iter()
             .map(|server| {
@@ -328,7 +322,15 @@ impl Service {
             || Arc::new(SharedBucket::new(FIRST_COPIES_PER_SECOND, FIRST_COPIES_BURST)),
             |old| Arc::clone(&old.first_copies),
         );
-        Self { spec, scheduler, counters, first_copies, loads: OnceLock::new() }
+        // What workers still count under the configuration before goes on in counters that live on;
+        // of those that do not it is lost, which is what a few packets are.
+        let gone = old.map_or(&[][..], |old| &old.counters);
+        let kept: HashSet<_> = counters.iter().map(Arc::as_ptr).collect();
+        let gone = gone.iter().filter(|old| !kept.contains(&Arc::as_ptr(old)));
+        let retired = old.map_or_else(FlowTotals::default, |old| old.retired);
+        let retired = gone.map(|counters| counters.totals()).fold(retired, Add::add);
+        let loads = OnceLock::new();
+        Self { spec, scheduler, counters, retired, first_copies, loads }
     }
 }
 
@@ -501,6 +503,17 @@ mod tests {
         next.services[0].servers.retain(|server| server.id != ServerId(1));
         let next = Config::compile(next, Some(&config)).unwrap();
         assert_eq!(next.service(ServiceId(1)).unwrap().totals().in_bytes, 60);
+        let mut fewer = spec();
+        fewer.services[0].servers.retain(|server| server.id == ServerId(3));
+        let fewer = Config::compile(fewer, Some(&next)).unwrap();
+        let service = fewer.service(ServiceId(1)).unwrap();
+        service.counters(0).unwrap().count_in(0, 40);
+        assert_eq!(service.totals().in_bytes, 100, "what a server counted that is gone stays");
+        let again = Config::compile(spec(), Some(&fewer)).unwrap();
+        assert_eq!(again.service(ServiceId(1)).unwrap().totals().in_bytes, 100, "once");
+        let more_workers = ConfigSpec { workers: 3, ..spec() };
+        let more = Config::compile(more_workers, Some(&again)).unwrap();
+        assert_eq!(more.service(ServiceId(1)).unwrap().totals().in_bytes, 100);
         assert_eq!(next.server(ServerId(1)).map(|(_, index)| index), None);
         let pool = |protocol| next.pool_group(protocol, addr(1), 80);
         assert_eq!(pool(Protocol::Tcp), Some(GroupId(1)), "still in service 2");

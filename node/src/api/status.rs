@@ -211,6 +211,7 @@ fn copy(
 
 fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
     let config = member.plane.shared.config.load();
+    let estimators = member.plane.estimators();
     let services = state.services.values().map(|service| {
         let spec = &service.spec;
         let servers = spec.servers.iter().zip(&service.servers).enumerate();
@@ -250,6 +251,7 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
                 upper: server.upper,
                 lower: server.lower,
                 overloaded: load.is_some_and(|l| l.is_overloaded()),
+                rates: Some(rates(estimators.server(dp::ServerId(id.0)))),
             }
         });
         let protocol = match spec.protocol {
@@ -264,6 +266,8 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
             steadfast_model::document::ServerOrder::Canonical => v1::ServerOrder::Canonical,
             steadfast_model::document::ServerOrder::NewestFirst => v1::ServerOrder::NewestFirst,
         };
+        let id = dp::ServiceId(service.id.0);
+        let totals = config.service(id).map(|s| s.totals()).unwrap_or_default();
         v1::Service {
             id: service.id.0,
             name: spec.name.clone(),
@@ -274,11 +278,27 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
             protocol: protocol.into(),
             scheduler: spec.scheduler_text().to_string(),
             server_order: server_order.into(),
+            conns_total: totals.conns,
+            in_packets: totals.in_pkts,
+            in_bytes: totals.in_bytes,
+            out_packets: totals.out_pkts,
+            out_bytes: totals.out_bytes,
+            rates: Some(rates(estimators.service(id))),
             forwarding: forwarding.into(),
             servers: servers.collect(),
         }
     });
     services.collect()
+}
+
+fn rates(rates: dp::FlowRates) -> v1::Rates {
+    v1::Rates {
+        conns: rates.conns,
+        in_packets: rates.in_pkts,
+        in_bytes: rates.in_bytes,
+        out_packets: rates.out_pkts,
+        out_bytes: rates.out_bytes,
+    }
 }
 
 fn local(node: &Node, member: &Member, state: &ClusterState, view: &View) -> v1::LocalStatus {
