@@ -34,6 +34,7 @@ pub struct Config {
     services: Map<ServiceId, Arc<Service>>,
     servers: Map<ServerId, (Arc<Service>, usize)>,
     pools: Map<(Protocol, IpAddr, u16), GroupId>,
+    pool_addrs: Map<IpAddr, GroupId>,
 }
 
 /// An address of a VIP group.
@@ -188,6 +189,12 @@ impl Config {
         self.pools.get(&(protocol, addr, port)).copied()
     }
 
+    /// As [`Self::pool_group`], for a packet that shows no port.
+    #[must_use]
+    pub fn pool_group_of(&self, addr: IpAddr) -> Option<GroupId> {
+        self.pool_addrs.get(&addr).copied()
+    }
+
     /// Where the server of this id is, for a record that names it.
     #[must_use]
     pub fn target(&self, id: ServerId) -> Option<Target> {
@@ -247,6 +254,7 @@ impl Config {
             if service.spec.forwarding == Forwarding::Nat {
                 let source = (service.spec.protocol, server.addr, server.port);
                 self.pools.entry(source).or_insert(service.spec.group);
+                self.pool_addrs.entry(server.addr).or_insert(service.spec.group);
             }
         }
         self.listeners.insert(listen, Arc::clone(&service));

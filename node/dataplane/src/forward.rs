@@ -89,6 +89,10 @@ where
         let connection = &hot.connection;
         let nat = connection.target().is_some_and(|t| t.forwarding == Forwarding::Nat);
         connection.touch(now_ns);
+        // The rest of a packet that was noted with its first fragment.
+        if packet.transport == Transport::Fragment {
+            return self.count(packet, hot);
+        }
         let (old, new) = match packet.transport {
             Transport::Tcp { flags, .. } => {
                 let direction = match (hot.way, nat) {
@@ -113,15 +117,20 @@ where
         if old != new || (assured && new == State::Udp) {
             self.shared.table.changed(connection, &hot.timeouts);
         }
+        self.count(packet, hot);
+        match hot.way {
+            Way::In => self.hook.forwarded(connection, old, new, in_pkts, now_ns),
+            Way::Out => self.hook.replied(connection, old, new, now_ns),
+        }
+    }
+
+    /// Counts a packet for its server.
+    fn count(&self, packet: &Packet, hot: &Hot) {
         if let Some(counters) = &hot.counters {
             match hot.way {
                 Way::In => counters.count_in(self.index, packet.len()),
                 Way::Out => counters.count_out(self.index, packet.len()),
             }
-        }
-        match hot.way {
-            Way::In => self.hook.forwarded(connection, old, new, in_pkts, now_ns),
-            Way::Out => self.hook.replied(connection, old, new, now_ns),
         }
     }
 }

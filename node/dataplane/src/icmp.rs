@@ -100,9 +100,9 @@ where
         view: View<'_>,
         actions: &mut Actions,
     ) -> Verdict {
-        let record = &connection.record();
-        let Some(target) = record.target else { return Verdict::Drop(Reason::Unbound) };
-        let towards = if way == Way::In { target.addr } else { record.key.client };
+        let key = connection.key();
+        let Some(target) = connection.target() else { return Verdict::Drop(Reason::Unbound) };
+        let towards = if way == Way::In { target.addr } else { key.client };
         let hop = match self.next_hop(towards, view, actions) {
             Ok(hop) => hop,
             Err(reason) => return Verdict::Drop(reason),
@@ -119,7 +119,7 @@ where
             //= RFC 5508 section 4.2, REQ-4: the sender becomes the address that the client knows,
             //= also when it is a router behind this node; Linux ip_vs_nat_icmp() does the same
             (Forwarding::Nat, Way::Out) => {
-                let (vip, port) = (record.key.vip, record.key.vip_port);
+                let (vip, port) = (key.vip, key.vip_port);
                 rewrite_error_source(frame.bytes(), packet, error, vip, port);
             }
         }

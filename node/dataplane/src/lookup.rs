@@ -45,16 +45,7 @@ where
                 (Way::Out, self.find_return(frame, &tuple, group, view)?)
             }
         };
-        let server = view.config.server(connection.server());
-        Ok(Hot {
-            tuple,
-            way,
-            config_generation: view.config.generation(),
-            timeouts: view.config.timeouts(connection.service()),
-            counters: server.and_then(|(service, index)| service.counters(index).cloned()),
-            hop: None,
-            connection,
-        })
+        Ok(hot(tuple, way, connection, view))
     }
 
     fn find_inbound(
@@ -119,5 +110,19 @@ fn standing(server: ServerId, view: View<'_>) -> Standing {
         None => Standing::Gone,
         Some(server) if server.weight == 0 || server.drained => Standing::Drained,
         Some(_) => Standing::Serving,
+    }
+}
+
+/// What forwarding packets of a connection needs.
+pub(crate) fn hot(tuple: Tuple, way: Way, connection: Arc<Connection>, view: View<'_>) -> Hot {
+    let server = view.config.server(connection.server());
+    Hot {
+        tuple,
+        way,
+        config_generation: view.config.generation(),
+        timeouts: view.config.timeouts(connection.service()),
+        counters: server.and_then(|(service, index)| service.counters(index).cloned()),
+        hop: None,
+        connection,
     }
 }

@@ -52,6 +52,10 @@ reasons! {
     Extension => "extension",
     /// A fragment of neither TCP nor UDP, or one that no honest sender makes.
     Fragment => "fragment",
+    /// A later fragment of a packet whose first one is not known (or not yet).
+    FragmentUnknown => "fragment_unknown",
+    /// A fragment of what has passed already, or with too many gaps before it.
+    FragmentOverlap => "fragment_overlap",
     /// To a VIP, but neither TCP, UDP, echo nor an ICMP error.
     Protocol => "protocol",
     /// Neither to an address of a group nor from a NAT pool.

@@ -3,8 +3,7 @@
 //! Guarantees: a frame is either transmitted or dropped for a counted reason; no packet follows a
 //! dead connection, one of a removed server, or one found under an older configuration; ARP,
 //! neighbour solicitations and echo are answered only while this node holds the group; nothing is
-//! created for a group that another node holds. Not here: VLAN and fragments (dropped, counted),
-//! ICMP errors.
+//! created for a group that another node holds. Not here: VLAN (dropped, counted).
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -138,8 +137,10 @@ where
         view: View<'_>,
         actions: &mut Actions,
     ) -> Verdict {
-        if packet.fragment.is_some() {
-            return Verdict::Drop(Reason::Fragment);
+        if let Some(fragment) = &packet.fragment
+            && let Some(verdict) = self.core.handle_fragment(frame, packet, fragment, view, actions)
+        {
+            return verdict;
         }
         let Some((protocol, src_port, dst_port)) = packet.tuple() else {
             return self.core.handle_other(frame, packet, view, actions);
@@ -148,12 +149,12 @@ where
         if let Some(hot) = self.cache.find(&tuple, view.config.generation())
             && !reopens(hot, packet)
         {
-            return self.core.forward(frame, packet, hot, view, actions);
+            return self.core.carry(frame, packet, hot, view, actions);
         }
         match self.core.look_up(frame, packet, tuple, view) {
             Ok(hot) => {
                 let hot = self.cache.insert(hot);
-                self.core.forward(frame, packet, hot, view, actions)
+                self.core.carry(frame, packet, hot, view, actions)
             }
             Err(verdict) => verdict,
         }
