@@ -52,7 +52,7 @@ reasons! {
     Extension => "extension",
     /// A fragment of neither TCP nor UDP, or one that no honest sender makes.
     Fragment => "fragment",
-    /// To a VIP, but neither TCP, UDP, echo nor an ICMP error.
+    /// To a VIP, but neither TCP, UDP, SCTP, echo nor an ICMP error.
     Protocol => "protocol",
     /// Neither to an address of a group nor from a NAT pool.
     NotOurs => "not_ours",
@@ -80,7 +80,7 @@ reasons! {
     Unbound => "unbound",
     /// No service on this port, and the group's policy is to say nothing.
     Unserved => "unserved",
-    /// A reset that belongs to no connection: never answered.
+    /// A reset, or an SCTP packet that is to be discarded in silence, of no connection.
     UnknownReset => "unknown_reset",
     /// An answer was due but for the rate limit.
     RateLimited => "rate_limited",
