@@ -2,12 +2,12 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use steadfast_packet::{Packet, Transport, port_unreachable, tcp_reset};
+use steadfast_packet::{Packet, Transport, port_unreachable, sctp_abort, tcp_reset};
 
 use crate::{
     Asked, Connection, FlowKey, GroupId, InsertError, Origin, Protocol, Provenance, Reason, Record,
     Removal, Role, Service, State, SyncHook, Target, Unserved, Verdict,
-    forward::opens,
+    forward::{opens, resets},
     frame::Frame,
     worker::{Core, View},
 };
@@ -62,7 +62,9 @@ where
             });
         };
         let policies = service.spec.policies;
-        if !opening && (resets(packet) || !policies.opens_in_the_middle(old.is_some())) {
+        //= Linux ip_vs_proto_tcp.c, tcp_conn_schedule(); ip_vs_proto_sctp.c, sctp_conn_schedule()
+        let opens_in_the_middle = policies.opens_in_the_middle(key.protocol, old.is_some());
+        if !opening && (resets(packet) || !opens_in_the_middle) {
             if let Some(old) = old {
                 self.forget(&old, frame.now_ns, view);
             }
@@ -120,7 +122,7 @@ where
             incarnation: now_ns.max(before),
             origin: epoch,
         };
-        let state = if key.protocol == Protocol::Udp { State::Udp } else { State::None };
+        let state = State::first(key.protocol);
         let (table, timeouts) = (&self.shared.table, &service.spec.timeouts);
         let mut evicted = Vec::new();
         for _ in 0..INSERT_TRIES_MAX {
@@ -172,9 +174,11 @@ where
         }
     }
 
-    /// Says that nobody listens: RST for TCP, port unreachable for UDP, within the rate limit.
+    /// Says that nobody listens: RST for TCP, ABORT for SCTP, port unreachable for UDP, within the
+    /// rate limit.
     fn reject(&mut self, frame: &mut Frame<'_>, packet: &Packet, view: View<'_>) -> Verdict {
         //= RFC 9293 section 3.10.7.1: a segment with RST is discarded
+        //= RFC 9260 section 8.4, rule 2: so is a packet with an ABORT
         if resets(packet) {
             return Verdict::Drop(Reason::UnknownReset);
         }
@@ -182,18 +186,16 @@ where
             return Verdict::Drop(Reason::RateLimited);
         }
         let answer = match packet.transport {
-            Transport::Tcp { .. } => tcp_reset(frame.bytes(), packet),
-            _ => port_unreachable(frame.bytes(), packet),
+            Transport::Tcp { .. } => tcp_reset(frame.bytes(), packet).map(Some),
+            Transport::Sctp { .. } => sctp_abort(frame.bytes(), packet),
+            _ => port_unreachable(frame.bytes(), packet).map(Some),
         };
         match answer {
-            Ok(len) => self.send_back(frame, packet.src, len, view),
+            Ok(Some(len)) => self.send_back(frame, packet.src, len, view),
+            Ok(None) => Verdict::Drop(Reason::UnknownReset),
             Err(_) => Verdict::Drop(Reason::NoSpace),
         }
     }
-}
-
-fn resets(packet: &Packet) -> bool {
-    matches!(packet.transport, Transport::Tcp { flags, .. } if flags.rst())
 }
 
 /// This node holds the group and knows all there was to know about its connections.

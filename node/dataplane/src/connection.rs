@@ -16,7 +16,7 @@ pub use steadfast_packet::Protocol;
 /// What identifies a connection on the client's side.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct FlowKey {
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     /// Client address.
     pub client: IpAddr,
@@ -31,7 +31,7 @@ pub struct FlowKey {
 /// What identifies a NAT connection on the servers' side.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct ReplyKey {
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     /// Address of the real server.
     pub server: IpAddr,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use steadfast_packet::{
-    Packet, TcpFlags, Transport, decrement_ttl, rewrite_destination, rewrite_source, set_macs,
+    Chunk, Packet, Transport, decrement_ttl, rewrite_destination, rewrite_source, set_macs,
 };
 
 use crate::{
@@ -93,14 +93,17 @@ where
         if packet.transport == Transport::Fragment {
             return self.count(packet, hot);
         }
+        let direction = match (hot.way, nat) {
+            (Way::Out, _) => Direction::Output,
+            (Way::In, true) => Direction::Input,
+            (Way::In, false) => Direction::InputOnly,
+        };
         let (old, new) = match packet.transport {
             Transport::Tcp { flags, .. } => {
-                let direction = match (hot.way, nat) {
-                    (Way::Out, _) => Direction::Output,
-                    (Way::In, true) => Direction::Input,
-                    (Way::In, false) => Direction::InputOnly,
-                };
-                move_state(connection, direction, flags)
+                move_state(connection, |state| state.next(direction, flags))
+            }
+            Transport::Sctp { chunk, .. } => {
+                move_state(connection, |state| state.next_sctp(direction, chunk))
             }
             _ => (State::Udp, State::Udp),
         };
@@ -135,9 +138,23 @@ where
     }
 }
 
-/// An opening TCP packet, as IPVS sees it: SYN and no RST.
+/// An opening packet, as IPVS sees it: a SYN without RST, or an INIT.
+//= Linux ip_vs_core.c, is_new_conn()
 pub(crate) fn opens(packet: &Packet) -> bool {
-    matches!(packet.transport, Transport::Tcp { flags, .. } if flags.syn() && !flags.rst())
+    match packet.transport {
+        Transport::Tcp { flags, .. } => flags.syn() && !flags.rst(),
+        Transport::Sctp { chunk, .. } => chunk == Chunk::INIT,
+        _ => false,
+    }
+}
+
+/// A packet that ends a connection at once, and so never opens one.
+pub(crate) fn resets(packet: &Packet) -> bool {
+    match packet.transport {
+        Transport::Tcp { flags, .. } => flags.rst(),
+        Transport::Sctp { chunk, .. } => chunk == Chunk::ABORT,
+        _ => false,
+    }
 }
 
 /// A packet of a cached flow that may need a new connection: looking it up tells.
@@ -145,11 +162,11 @@ pub(crate) fn reopens(hot: &Hot, packet: &Packet) -> bool {
     hot.way == Way::In && opens(packet)
 }
 
-/// Moves the TCP state; returns the old and the new one.
-fn move_state(connection: &Connection, direction: Direction, flags: TcpFlags) -> (State, State) {
+/// Moves the state as `next` says; returns the old and the new one.
+fn move_state(connection: &Connection, next: impl Fn(State) -> State) -> (State, State) {
     let mut old = connection.state();
     for _ in 0..STATE_TRIES_MAX {
-        let new = old.next(direction, flags);
+        let new = next(old);
         if new == old || connection.swap_state(old, new) {
             return (old, new);
         }

@@ -60,7 +60,7 @@ pub use spec::{
     ServiceSpec, SyncSettings, Unserved,
 };
 pub use stale::{STALE_SENDERS_MAX, StaleSender, StaleSenders};
-pub use state::{Class, Direction, State, TCP_STATES, Timeouts};
+pub use state::{Class, Direction, SCTP_STATES, State, TCP_STATES, Timeouts};
 pub use table::{
     Advanced, Applied, CONNECTIONS_CEILING, ConnectionTable, Cursor, InsertError, Replica, Sweep,
     TableOptions,

@@ -12,7 +12,7 @@ impl<H> Core<H>
 where
     H: SyncHook,
 {
-    /// Packets that are neither TCP nor UDP.
+    /// Packets that are neither TCP, UDP nor SCTP.
     pub(crate) fn handle_other(
         &mut self,
         frame: &mut Frame<'_>,

@@ -3,16 +3,20 @@
 //!
 //! Guarantees: pure; no packet is ever let through to a server that left the configuration.
 
+use steadfast_packet::Protocol;
+
 /// The settings of a service for that.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Policies {
     /// When the server of a connection is in the configuration no more.
     pub on_server_gone: OnServerGone,
-    /// A SYN of a connection in TIME_WAIT or CLOSE opens a new one (`conn_reuse_mode=1`); without
+    /// A SYN of a connection in TIME_WAIT or CLOSE, or an INIT of a closed one, opens a new one (`conn_reuse_mode=1`); without
     /// it, it follows the old one (`conn_reuse_mode=0`).
     pub reuse: bool,
     /// Any TCP packet but a reset opens a connection (`sloppy_tcp=1`).
     pub sloppy_tcp: bool,
+    /// Any SCTP packet but an ABORT opens a connection (`sloppy_sctp=1`).
+    pub sloppy_sctp: bool,
 }
 
 /// What becomes of a connection whose server is in the configuration no more.
@@ -31,9 +35,9 @@ pub enum OnServerGone {
 /// What a packet of a connection is, as far as these rules look.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub(crate) enum Part {
-    /// A SYN without RST.
+    /// A SYN without RST, or an INIT.
     Opening,
-    /// Any other TCP packet.
+    /// Any other TCP or SCTP packet.
     Middle,
     /// UDP: each one may be the first.
     Datagram,
@@ -63,7 +67,12 @@ pub(crate) enum Fate {
 
 impl Default for Policies {
     fn default() -> Self {
-        Self { on_server_gone: OnServerGone::Reset, reuse: true, sloppy_tcp: false }
+        Self {
+            on_server_gone: OnServerGone::Reset,
+            reuse: true,
+            sloppy_tcp: false,
+            sloppy_sctp: false,
+        }
     }
 }
 
@@ -83,10 +92,15 @@ impl Policies {
         }
     }
 
-    /// Whether a TCP packet that is neither SYN nor reset may open a connection. `known`: one of
+    /// Whether a packet that neither opens nor resets may open a connection. `known`: one of
     /// its key is in the table.
-    pub(crate) fn opens_in_the_middle(self, known: bool) -> bool {
-        self.sloppy_tcp && !(known && self.on_server_gone == OnServerGone::Reset)
+    pub(crate) fn opens_in_the_middle(self, protocol: Protocol, known: bool) -> bool {
+        let is_sloppy = match protocol {
+            Protocol::Tcp => self.sloppy_tcp,
+            Protocol::Sctp => self.sloppy_sctp,
+            Protocol::Udp => true,
+        };
+        is_sloppy && !(known && self.on_server_gone == OnServerGone::Reset)
     }
 }
 

@@ -46,7 +46,7 @@ pub struct ServiceSpec {
     pub vip: IpAddr,
     /// Port.
     pub port: u16,
-    /// TCP or UDP.
+    /// TCP, UDP or SCTP.
     pub protocol: Protocol,
     /// How new connections choose a server.
     pub scheduler: SchedulerKind,

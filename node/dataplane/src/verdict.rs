@@ -56,7 +56,7 @@ reasons! {
     FragmentUnknown => "fragment_unknown",
     /// A fragment of what has passed already, or with too many gaps before it.
     FragmentOverlap => "fragment_overlap",
-    /// To a VIP, but neither TCP, UDP, echo nor an ICMP error.
+    /// To a VIP, but neither TCP, UDP, SCTP, echo nor an ICMP error.
     Protocol => "protocol",
     /// Neither to an address of a group nor from a NAT pool.
     NotOurs => "not_ours",
@@ -84,7 +84,7 @@ reasons! {
     Unbound => "unbound",
     /// No service on this port, and the group's policy is to say nothing.
     Unserved => "unserved",
-    /// A reset that belongs to no connection: never answered.
+    /// A reset, or an SCTP packet that is to be discarded in silence, of no connection.
     UnknownReset => "unknown_reset",
     /// An answer was due but for the rate limit.
     RateLimited => "rate_limited",

@@ -118,6 +118,9 @@ pub struct ServiceSpec {
     /// Any TCP packet but a reset opens a connection.
     #[serde(default)]
     pub sloppy_tcp: bool,
+    /// Any SCTP packet but an ABORT opens a connection.
+    #[serde(default)]
+    pub sloppy_sctp: bool,
     /// Idle timeouts of its connections.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -160,6 +163,8 @@ pub enum Protocol {
     Tcp,
     /// UDP, RFC 768.
     Udp,
+    /// SCTP, RFC 9260.
+    Sctp,
 }
 
 impl Protocol {
@@ -169,6 +174,7 @@ impl Protocol {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }

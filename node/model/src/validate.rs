@@ -390,15 +390,27 @@ impl<'a> Check<'a> {
             );
         }
         self.range(format!("{place}.sync.retries"), sync.retries, 0, RETRIES_MAX);
-        if service.sloppy_tcp && service.protocol != Protocol::Tcp {
-            let what = format!("protocol {} has no TCP packets", service.protocol.name());
-            self.problem(format!("{place}.sloppy_tcp"), what, "take it out");
+        for (name, set, of, packets) in [
+            ("sloppy_tcp", service.sloppy_tcp, Protocol::Tcp, "TCP"),
+            ("sloppy_sctp", service.sloppy_sctp, Protocol::Sctp, "SCTP"),
+        ] {
+            if set && service.protocol != of {
+                let what = format!("protocol {} has no {packets} packets", service.protocol.name());
+                self.problem(format!("{place}.{name}"), what, "take it out");
+            }
         }
         for (name, value) in service.timeouts.named() {
             self.range(format!("{place}.timeouts.{name}"), value, 1, TIMEOUT_MAX_S);
         }
         let Some(check) = &service.check else { return };
         let place = format!("{place}.check");
+        if service.protocol == Protocol::Sctp && check.port.is_none() {
+            self.problem(
+                &place,
+                "a check over TCP says nothing about the SCTP port of a server",
+                "write `port` with a TCP port that tells whether the server works, or take it out",
+            );
+        }
         self.range(format!("{place}.interval_ms"), check.interval_ms, 50, 3_600_000);
         self.range(format!("{place}.timeout_ms"), check.timeout_ms, 10, 60_000);
         self.range(format!("{place}.rise"), check.rise, 1, 100);

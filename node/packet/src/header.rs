@@ -38,13 +38,15 @@ pub enum Protocol {
     Tcp = 6,
     /// UDP.
     Udp = 17,
+    /// SCTP.
+    Sctp = 132,
 }
 
 impl Protocol {
     /// The protocol of this number, if it is a balanced one.
     #[must_use]
     pub fn from_number(number: u8) -> Option<Self> {
-        [Self::Tcp, Self::Udp].into_iter().find(|protocol| *protocol as u8 == number)
+        [Self::Tcp, Self::Udp, Self::Sctp].into_iter().find(|protocol| *protocol as u8 == number)
     }
 }
 
@@ -53,6 +55,7 @@ impl std::fmt::Display for Protocol {
         f.write_str(match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
+            Self::Sctp => "sctp",
         })
     }
 }

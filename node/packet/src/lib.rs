@@ -5,28 +5,33 @@
 //! family.
 //!
 //! Guarantees: no input makes anything here panic; checksums are updated incrementally
-//! (RFC 1624), so an error in what was received stays an error for who checks it at the end.
+//! (RFC 1624, and the CRC of SCTP by its linearity), so an error in what was received stays an error for who checks it at the end.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod answer;
 mod checksum;
+mod crc32c;
 mod header;
 mod ipv4;
 mod ipv6;
 mod parse;
 mod quote;
 mod rewrite;
+mod sctp;
 mod transport;
 
 pub use answer::{
     ADVERTISEMENT_LEN, ANSWER_LEN_MAX, ARP_FRAME_LEN, FRAME_LEN_MIN, NoSpace, advertisement,
-    arp_reply, echo_reply, gratuitous_arp, port_unreachable, tcp_reset, unsolicited_advertisement,
+    arp_reply, echo_reply, gratuitous_arp, port_unreachable, sctp_abort, tcp_reset,
+    unsolicited_advertisement,
 };
 pub use checksum::{internet_checksum, pseudo_sum, update_bytes, update16, update32};
+pub use crc32c::{crc32c, update_crc32c};
 pub use header::{Arp, Ethernet, Icmp, Ipv4, Ipv6, Mac, Protocol, Tcp, TcpFlags, Udp, ether_type};
 pub use parse::{
     ArpRequest, Content, Fragment, Packet, ParseError, Parsed, Solicitation, Transport, parse,
 };
 pub use quote::{IcmpError, Quoted, parse_error, rewrite_error_destination, rewrite_error_source};
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source, set_macs};
+pub use sctp::{Chunk, Sctp};

@@ -1,13 +1,13 @@
 //! One checked pass over a frame.
 //!
 //! Guarantees: every offset in a [`Packet`] is inside the frame, and the header it points at is
-//! complete; lengths that contradict each other are refused. Not checked: TCP, UDP and ICMP
-//! checksums (who they are for checks them).
+//! complete; lengths that contradict each other are refused. Not checked: TCP, UDP, SCTP and
+//! ICMP checksums (who they are for checks them).
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
-    Arp, Ethernet, Mac, Protocol, TcpFlags, ether_type,
+    Arp, Chunk, Ethernet, Mac, Protocol, TcpFlags, ether_type,
     header::{VlanTag, view},
     ipv4::parse_ipv4,
     ipv6::parse_ipv6,
@@ -125,6 +125,15 @@ pub enum Transport {
         /// Destination port.
         dst_port: u16,
     },
+    /// SCTP.
+    Sctp {
+        /// Source port.
+        src_port: u16,
+        /// Destination port.
+        dst_port: u16,
+        /// The chunk that says what the packet means for the association.
+        chunk: Chunk,
+    },
     /// An ICMP or ICMPv6 echo request.
     EchoRequest,
     /// A fragment that is not the first: there is no transport header in it.
@@ -209,6 +218,9 @@ impl Packet {
         match self.transport {
             Transport::Tcp { src_port, dst_port, .. } => Some((Protocol::Tcp, src_port, dst_port)),
             Transport::Udp { src_port, dst_port } => Some((Protocol::Udp, src_port, dst_port)),
+            Transport::Sctp { src_port, dst_port, .. } => {
+                Some((Protocol::Sctp, src_port, dst_port))
+            }
             _ => None,
         }
     }

@@ -5,9 +5,9 @@
 //!
 //! Guarantees: offsets are inside the frame, however little is quoted; checksums (of the quoted
 //! header, of the quoted transport header where it is there, of the message) that were right stay
-//! right and wrong ones stay wrong. Not checked: the length fields of what is quoted, which senders
-//! are known to change, and its checksums. What follows the quoted headers, extensions of RFC 4884
-//! included, goes along as it is.
+//! right and wrong ones stay wrong, but for that of quoted SCTP, which is left alone. Not checked:
+//! the length fields of what is quoted, which senders are known to change, and its checksums. What
+//! follows the quoted headers, extensions of RFC 4884 included, goes along as it is.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
@@ -192,6 +192,9 @@ fn set_port(frame: &mut [u8], quoted: &Quoted, side: Side, port: u16, change: Ch
         + match quoted.protocol {
             Protocol::Tcp => 16,
             Protocol::Udp => 6,
+            // Who is told looks at ports and tag alone (RFC 9260 section 10): the checksum is over
+            // what is not quoted.
+            Protocol::Sctp => return,
         };
     if at + 2 > quoted.end {
         return;

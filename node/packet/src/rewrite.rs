@@ -3,14 +3,18 @@
 //! Guarantees: checksums that were right stay right and wrong ones stay wrong; a UDP checksum of 0
 //! ("none") stays 0. A packet that is not in `frame`, and an address of another family than the
 //! packet's, change nothing.
+//!
+//! Not guaranteed: the first fragment of an SCTP packet that gets another port. Its checksum is over
+//! the whole packet, whose length that fragment does not say; the result is refused by the receiver.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use zerocopy::byteorder::network_endian::U16;
 
 use crate::{
-    Ethernet, Ipv4, Ipv6, Mac, Packet, Tcp, Transport, Udp,
+    Ethernet, Ipv4, Ipv6, Mac, Packet, Sctp, Tcp, Transport, Udp,
     checksum::{update_bytes, update16, update32},
+    crc32c::update_crc32c,
     header::view_mut,
 };
 
@@ -142,6 +146,18 @@ fn rewrite_transport(frame: &mut [u8], packet: &Packet, change: Change, side: Si
             if udp.checksum.get() != 0 {
                 udp.checksum.set(if checksum == 0 { 0xffff } else { checksum });
             }
+        }
+        Transport::Sctp { .. } => {
+            let end = packet.end;
+            let Some(sctp) = view_mut::<Sctp>(frame, packet.l4) else { return };
+            // The checksum covers no address, and the port lies in the first four octets.
+            let (field, at) = match side {
+                Side::Source => (&mut sctp.src_port, 0),
+                Side::Destination => (&mut sctp.dst_port, 2),
+            };
+            let behind = end.saturating_sub(packet.l4 + at + size_of::<U16>());
+            let old = std::mem::replace(field, port.into()).get();
+            sctp.checksum.set(update_crc32c(sctp.checksum.get(), old, port, behind));
         }
         Transport::EchoRequest | Transport::Fragment | Transport::Other(_) => {}
     }

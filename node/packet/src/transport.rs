@@ -3,6 +3,7 @@
 use crate::{
     Icmp, ParseError, Protocol, Tcp, TcpFlags, Transport, Udp,
     header::{ip_protocol, view},
+    sctp::parse_sctp,
 };
 
 const ECHO_REQUEST: u8 = 8;
@@ -19,6 +20,7 @@ pub(crate) fn parse_transport(
 ) -> Result<Transport, ParseError> {
     const TCP: u8 = Protocol::Tcp as u8;
     const UDP: u8 = Protocol::Udp as u8;
+    const SCTP: u8 = Protocol::Sctp as u8;
     match protocol {
         TCP => {
             let tcp = view::<Tcp>(payload, 0).ok_or(ParseError::Truncated("TCP"))?;
@@ -37,6 +39,7 @@ pub(crate) fn parse_transport(
             }
             Ok(Transport::Udp { src_port: udp.src_port.get(), dst_port: udp.dst_port.get() })
         }
+        SCTP => parse_sctp(payload),
         _ if protocol == icmp => {
             let message = view::<Icmp>(payload, 0).ok_or(ParseError::Truncated("ICMP"))?;
             let echo = if icmp == ip_protocol::ICMP { ECHO_REQUEST } else { ECHO_REQUEST_V6 };

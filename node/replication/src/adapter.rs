@@ -15,8 +15,8 @@ use steadfast_dataplane::{
 use steadfast_model::{Epoch, GroupId, ServerId, ServiceId};
 
 use crate::{
-    Applied, Authority, Deleted, FLAG_UNASSURED, Key, PROTOCOL_TCP, PROTOCOL_UDP, Record, Slot,
-    Table, shard_of,
+    Applied, Authority, Deleted, FLAG_UNASSURED, Key, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP,
+    Record, Slot, Table, shard_of,
 };
 
 /// Connections looked at per lock of the table when it is swept.
@@ -61,12 +61,10 @@ impl Table for Shared {
     }
 
     fn apply(&self, record: &Record, authority: &Authority) -> Applied {
-        let (Some(key), Some(state)) = (flow_of(&record.key), State::from_u8(record.state)) else {
+        let Some(key) = flow_of(&record.key) else { return Applied::Unfit };
+        let Some(state) = State::of_number(key.protocol, record.state) else {
             return Applied::Unfit;
         };
-        if (state == State::Udp) != (key.protocol == Protocol::Udp) {
-            return Applied::Unfit;
-        }
         let config = self.config.load();
         let service = steadfast_dataplane::ServiceId(record.service.0);
         let replica = Replica {
@@ -147,6 +145,7 @@ pub fn flow_of(key: &Key) -> Option<FlowKey> {
     let protocol = match key.protocol {
         PROTOCOL_TCP => Protocol::Tcp,
         PROTOCOL_UDP => Protocol::Udp,
+        PROTOCOL_SCTP => Protocol::Sctp,
         _ => return None,
     };
     let Key { client, client_port, vip, vip_port, .. } = *key;
@@ -160,6 +159,7 @@ pub fn key_of(flow: &FlowKey) -> Key {
     let protocol = match protocol {
         Protocol::Tcp => PROTOCOL_TCP,
         Protocol::Udp => PROTOCOL_UDP,
+        Protocol::Sctp => PROTOCOL_SCTP,
     };
     Key { protocol, client, client_port, vip, vip_port }
 }
@@ -179,7 +179,7 @@ fn record_of(key: Key, connection: &Arc<Connection>, state: State) -> Record {
         service: ServiceId(record.service.0),
         server: ServerId(record.server.0),
         incarnation: record.incarnation,
-        state: state as u8,
+        state: state.number(),
         flags: if connection.is_assured() || state != State::Udp { 0 } else { FLAG_UNASSURED },
     }
 }

@@ -62,7 +62,7 @@ impl SyncHook for ReplicationHook {
 
     fn replied(&self, connection: &Connection, old: State, new: State, _now_ns: u64) {
         // IPVS never looks at replies, but one may be what establishes a connection.
-        if new != State::Established || old == new {
+        if !new.is_established() || old == new {
             return;
         }
         let config = self.shared.config.load();

@@ -4,6 +4,7 @@
 //! `ip_vs_sync_conn_needed()`, for connections that are no persistence templates:
 //!
 //! - TCP only in ESTABLISHED, FIN_WAIT, CLOSE, CLOSE_WAIT and TIME_WAIT;
+//! - SCTP only in ESTABLISHED, SHUTDOWN_SENT, SHUTDOWN_RECEIVED, SHUTDOWN_ACK_SENT and CLOSED;
 //! - a change of state since the last copy, to anything but ESTABLISHED, is copied at once;
 //! - with a refresh period, a timer that has moved less than it (and less than half the timeout or
 //!   10 s, whichever is more) is left alone, but for `retries` repetitions an eighth of the period
@@ -65,7 +66,7 @@ pub fn needed(settings: &SyncSettings, packet: &Packet, memory: Memory) -> Optio
             return None;
         }
         forced = packet.new != memory.state;
-        if forced && packet.new != State::Established {
+        if forced && !packet.new.is_established() {
             return Some((Memory { state: packet.new, end_ms: end }, true));
         }
     }
@@ -108,7 +109,7 @@ pub fn wants(
     match packet.new {
         // One-way flows have no handshake: their first packet is all there may ever be.
         State::Udp => packet.in_pkts == 1 && deviating(),
-        State::Established if packet.old != State::Established => {
+        new if new.is_established() && !packet.old.is_established() => {
             settings.on_established || deviating()
         }
         _ => false,
@@ -135,6 +136,11 @@ fn is_copied(state: State) -> bool {
             | State::CloseWait
             | State::TimeWait
             | State::Udp
+            | State::SctpEstablished
+            | State::SctpShutdownSent
+            | State::SctpShutdownReceived
+            | State::SctpShutdownAckSent
+            | State::SctpClosed
     )
 }
 

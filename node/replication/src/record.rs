@@ -59,7 +59,7 @@ pub struct Record {
     pub server: ServerId,
     /// Counts the lives of a key: a higher one replaces, a delete names the one it kills.
     pub incarnation: u64,
-    /// State by its number in the data plane's table, below [`STATE_MAX`].
+    /// State by the number that IPVS gives it in its protocol, 11 for UDP; below [`STATE_MAX`].
     pub state: u8,
     /// Bits of [`FLAG_UNASSURED`]; those that are not known travel untouched. Below [`FLAGS_MAX`].
     pub flags: u8,

@@ -158,6 +158,7 @@ fn describe(
     let protocol = match record.key.protocol {
         dp::Protocol::Tcp => Protocol::Tcp,
         dp::Protocol::Udp => Protocol::Udp,
+        dp::Protocol::Sctp => Protocol::Sctp,
     };
     let timeout_ns = config.timeouts(record.service).of_ns(state);
     let named =

@@ -257,6 +257,7 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
         let protocol = match spec.protocol {
             steadfast_model::document::Protocol::Tcp => v1::Protocol::Tcp,
             steadfast_model::document::Protocol::Udp => v1::Protocol::Udp,
+            steadfast_model::document::Protocol::Sctp => v1::Protocol::Sctp,
         };
         let forwarding = match spec.forwarding {
             steadfast_model::document::Forwarding::Dr => v1::Forwarding::Dr,

@@ -74,6 +74,7 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
             },
             reuse: spec.conn_reuse == ConnReuse::Always,
             sloppy_tcp: spec.sloppy_tcp,
+            sloppy_sctp: spec.sloppy_sctp,
         },
         timeouts: timeouts(&spec.timeouts),
         sync: dp::SyncSettings {
@@ -124,6 +125,7 @@ fn timeouts(timeouts: &Timeouts) -> dp::Timeouts {
         .with(dp::State::Established, timeouts.tcp_s)
         .with(dp::State::FinWait, timeouts.tcp_fin_s)
         .with(dp::State::Udp, timeouts.udp_s)
+        .with(dp::State::SctpEstablished, timeouts.sctp_s)
         .with(dp::State::SynSent, timeouts.syn_sent_s)
         .with(dp::State::SynRecv, timeouts.syn_recv_s)
         .with(dp::State::TimeWait, timeouts.time_wait_s)
@@ -139,6 +141,7 @@ pub(crate) fn protocol(protocol: Protocol) -> dp::Protocol {
     match protocol {
         Protocol::Tcp => dp::Protocol::Tcp,
         Protocol::Udp => dp::Protocol::Udp,
+        Protocol::Sctp => dp::Protocol::Sctp,
     }
 }
 
@@ -147,6 +150,7 @@ pub(crate) fn ip_protocol(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp => 6,
         Protocol::Udp => 17,
+        Protocol::Sctp => 132,
     }
 }
 

@@ -3,11 +3,12 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use etherparse::{IpHeaders, Ipv4Header, Ipv6Header, PacketBuilder, TcpHeader, ip_number};
+use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, TcpHeader};
 use steadfast_dataplane::{
     ConfigSpec, Forwarding, GroupSpec, NextHops, NextHopsSpec, PortSpec, Protocol, Route,
     ServiceSpec,
 };
+use steadfast_packet::crc32c;
 
 use crate::lab::{BACK, CLIENT, DR_1, FRONT, GROUP, Lab, Mac, NAT_1, PEER, SYN, server, service};
 
@@ -116,10 +117,7 @@ pub fn lab() -> Lab {
 
 /// The IP header of a packet between two addresses of one family.
 pub fn ip(src: IpAddr, dst: IpAddr, ttl: u8, protocol: Protocol) -> IpHeaders {
-    let protocol = match protocol {
-        Protocol::Tcp => ip_number::TCP,
-        Protocol::Udp => ip_number::UDP,
-    };
+    let protocol = IpNumber(protocol as u8);
     match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             let ip = Ipv4Header::new(0, ttl, protocol, src.octets(), dst.octets()).unwrap();
@@ -139,7 +137,7 @@ pub fn ip(src: IpAddr, dst: IpAddr, ttl: u8, protocol: Protocol) -> IpHeaders {
     }
 }
 
-/// A SYN, or a datagram with this payload, as an IP packet.
+/// A SYN, an INIT or a datagram with this payload, as an IP packet.
 pub fn packet(
     protocol: Protocol,
     (src, dst): (SocketAddr, SocketAddr),
@@ -156,6 +154,15 @@ pub fn packet(
         }
         Protocol::Udp => {
             builder.udp(src.port(), dst.port()).write(&mut packet, payload).unwrap();
+        }
+        Protocol::Sctp => {
+            let mut sctp = [src.port().to_be_bytes(), dst.port().to_be_bytes()].concat();
+            sctp.extend_from_slice(&[0; 8]);
+            sctp.extend_from_slice(&[1, 0, 0, 4 + payload.len() as u8]);
+            sctp.extend_from_slice(payload);
+            let crc = crc32c(&sctp).to_le_bytes();
+            sctp[8..12].copy_from_slice(&crc);
+            builder.write(&mut packet, IpNumber(protocol as u8), &sctp).unwrap();
         }
     }
     packet

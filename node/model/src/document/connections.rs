@@ -27,7 +27,7 @@ pub enum ConnReuse {
     Never,
 }
 
-/// Idle timeouts in seconds; defaults of IPVS (ip_vs_proto_tcp.c, ip_vs_proto_udp.c).
+/// Idle timeouts in seconds; defaults of IPVS (`ip_vs_proto_tcp.c`, `_udp.c`, `_sctp.c`).
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Timeouts {
@@ -37,6 +37,8 @@ pub struct Timeouts {
     pub tcp_fin_s: u32,
     /// A UDP flow.
     pub udp_s: u32,
+    /// An established SCTP association.
+    pub sctp_s: u32,
     /// SYN_SENT: the server opens.
     pub syn_sent_s: u32,
     /// SYN_RECV: the client has sent a SYN.
@@ -58,11 +60,12 @@ pub struct Timeouts {
 impl Timeouts {
     /// Each with its name in the document.
     #[must_use]
-    pub fn named(&self) -> [(&'static str, u32); 11] {
+    pub fn named(&self) -> [(&'static str, u32); 12] {
         [
             ("tcp_s", self.tcp_s),
             ("tcp_fin_s", self.tcp_fin_s),
             ("udp_s", self.udp_s),
+            ("sctp_s", self.sctp_s),
             ("syn_sent_s", self.syn_sent_s),
             ("syn_recv_s", self.syn_recv_s),
             ("time_wait_s", self.time_wait_s),
@@ -81,6 +84,7 @@ impl Default for Timeouts {
             tcp_s: 900,
             tcp_fin_s: 120,
             udp_s: 300,
+            sctp_s: 900,
             syn_sent_s: 120,
             syn_recv_s: 60,
             time_wait_s: 120,

@@ -21,6 +21,14 @@ fn a_good_document_has_no_problems() {
     assert_eq!(problems(GOOD), Vec::<String>::new());
 }
 
+/// SCTP on a port of TCP, checked elsewhere.
+#[test]
+fn an_sctp_service_may_share_a_port_and_be_checked_on_another() {
+    let sctp = "port: 80, protocol: sctp, sloppy_sctp: true, check: {port: 22}, forwarding: dr";
+    let text = GOOD.replacen("port: 81, forwarding: dr", sctp, 1);
+    assert_eq!(problems(&text.replacen(B, "{address: 198.18.0.11, port: 80}", 1)), [""; 0]);
+}
+
 /// The server of service `b`, which most cases change.
 const B: &str = "{address: 198.18.0.11, port: 81}";
 
@@ -227,6 +235,22 @@ const CASES: &[(&str, &str, &str)] = &[
         "port: 8080}]}",
         "port: 8080}], timeouts: {udp_s: 0}}",
         "services[0].timeouts.udp_s: 0 is out of range; write 1 to 2678400",
+    ),
+    (
+        "port: 8080}]}",
+        "port: 8080}], timeouts: {sctp_s: 0}}",
+        "services[0].timeouts.sctp_s: 0 is out of range; write 1 to 2678400",
+    ),
+    (
+        "port: 8080}]}",
+        "port: 8080}], protocol: sctp, check: {type: tcp}}",
+        "services[0].check: a check over TCP says nothing about the SCTP port of a server; write \
+         `port` with a TCP port that tells whether the server works, or take it out",
+    ),
+    (
+        "port: 8080}]}",
+        "port: 8080}], sloppy_sctp: true}",
+        "services[0].sloppy_sctp: protocol tcp has no SCTP packets; take it out",
     ),
     (
         "port: 8080}]}",

@@ -4,6 +4,7 @@
 //! so that it goes back to the neighbour it came from unless the caller sets others; a VLAN tag
 //! stays. Not here: whether to answer at all, and how often.
 
+mod abort;
 mod icmp;
 mod neighbour;
 mod reset;
@@ -13,6 +14,7 @@ use std::net::IpAddr;
 use zerocopy::{IntoBytes, byteorder::network_endian::U16};
 
 pub use self::{
+    abort::sctp_abort,
     icmp::{echo_reply, port_unreachable},
     neighbour::{
         ADVERTISEMENT_LEN, ARP_FRAME_LEN, advertisement, arp_reply, gratuitous_arp,

@@ -8,7 +8,7 @@ use steadfast_dataplane::{
 use steadfast_model::NodeId;
 
 use super::*;
-use crate::{Authority, FLAG_UNASSURED, Record, SHARDS, Table as _};
+use crate::{Authority, FLAG_UNASSURED, Key, Record, SHARDS, Table as _};
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -116,4 +116,38 @@ fn the_copy_of_a_single_datagram_says_so() {
     };
     assert!(!copied(record), "the copy is worth no more than the original");
     assert!(copied(Record { flags: 0, ..record }), "and no less, once the sender has seen more");
+}
+
+/// The numbers of IPVS fit the half octet that the wire has for a state, SCTP's as well as TCP's.
+#[test]
+fn an_sctp_association_is_copied_in_its_state() {
+    let (shared, dirty) = (shared(), DirtySet::new());
+    let slot = dirty.slot(NodeId(2)).unwrap();
+    let successor = self::shared();
+    let epoch = steadfast_model::Epoch::default();
+    let authority = Authority { epoch, donated: false, generation: 1, now_ns: SECOND };
+    let mut of_udp = flow(&shared, 1_000).record();
+    of_udp.key.protocol = Protocol::Sctp;
+    let timeouts = Timeouts::default();
+    let association = Connection::new(of_udp, State::None, Provenance::Local, SECOND);
+    let association = shared.table.insert(association, &timeouts, &mut Vec::new()).unwrap();
+    let mut copied = Vec::new();
+    for state in State::ALL.into_iter().filter(|state| state.is_of(Protocol::Sctp)) {
+        association.set_state(state);
+        let Some(record) = shared.get(&key_of(&association.key()), slot) else { continue };
+        assert!(record.state < crate::record::STATE_MAX);
+        successor.apply(&record, &authority);
+        let copy = successor.table.find(&association.key()).unwrap();
+        assert_eq!(copy.state(), state);
+        copied.push(record.state);
+    }
+    assert_eq!(copied, [8, 9, 10, 11, 12, 13], "what is half-open is not copied");
+    let key = key_of(&association.key());
+    let record = shared.get(&key, slot).unwrap();
+    for unfit in [14, 15] {
+        let record = Record { state: unfit, ..record };
+        assert_eq!(successor.apply(&record, &authority), crate::Applied::Unfit);
+    }
+    let of_tcp = Record { key: Key { protocol: 6, ..key }, state: 13, ..record };
+    assert_eq!(successor.apply(&of_tcp, &authority), crate::Applied::Unfit);
 }

@@ -1,7 +1,7 @@
 //! The predicate against a second transcription of the kernel's, and literal cases.
 
 use proptest::prelude::*;
-use steadfast_dataplane::{Connection, Provenance, State, SyncSettings};
+use steadfast_dataplane::{Connection, Protocol, Provenance, State, SyncSettings};
 
 use super::*;
 
@@ -84,13 +84,24 @@ fn retries_come_an_eighth_of_the_period_apart() {
     assert_eq!(copied(&settings(3, 0, 8, 2), 12, 1010), [1, 2, 3, 11, 12]);
 }
 
-#[test]
-fn each_change_of_state_is_copied_at_once_except_to_established() {
+/// Which of these states, one after the other, are copied.
+fn copied_states(states: &[State]) -> Vec<bool> {
     let settings = settings(3, 50, 0, 0);
     let connection = connection();
     let mut old = State::None;
     let mut log = Vec::new();
-    let states = [
+    for new in states.iter().copied() {
+        let packet =
+            Packet { old, new, in_pkts: 7, timeout_ns: 60_000 * MS, now_ns: 5_000_000 * MS };
+        log.push(wants(&settings, &packet, &connection, || false));
+        old = new;
+    }
+    log
+}
+
+#[test]
+fn each_change_of_state_is_copied_at_once_except_to_established() {
+    let tcp = [
         State::SynRecv,
         State::Established,
         State::FinWait,
@@ -99,13 +110,20 @@ fn each_change_of_state_is_copied_at_once_except_to_established() {
         State::LastAck,
         State::Close,
     ];
-    for new in states {
-        let packet =
-            Packet { old, new, in_pkts: 7, timeout_ns: 60_000 * MS, now_ns: 5_000_000 * MS };
-        log.push(wants(&settings, &packet, &connection, || false));
-        old = new;
-    }
-    assert_eq!(log, [false, false, true, false, true, false, true]);
+    assert_eq!(copied_states(&tcp), [false, false, true, false, true, false, true]);
+    let sctp = [
+        State::SctpInit1,
+        State::SctpCookieReplied,
+        State::SctpEstablished,
+        State::SctpShutdownReceived,
+        State::SctpShutdownAckSent,
+        State::SctpShutdownSent,
+        State::SctpRejected,
+        State::SctpClosed,
+        State::SctpClosed,
+    ];
+    let expected = [false, false, false, true, true, true, false, true, false];
+    assert_eq!(copied_states(&sctp), expected);
 }
 
 /// (what, settings change, old, new, packet number, deviating, expected)
@@ -152,6 +170,24 @@ const CASES: &[Case] = &[
         true,
         false,
     ),
+    (
+        "SCTP, deviating becomes established",
+        |_| (),
+        State::SctpCookieReplied,
+        State::SctpEstablished,
+        2,
+        true,
+        true,
+    ),
+    (
+        "SCTP, deviating stays established",
+        |_| (),
+        State::SctpEstablished,
+        State::SctpEstablished,
+        4,
+        true,
+        false,
+    ),
     ("UDP, first, derivable", |_| (), State::Udp, State::Udp, 1, false, false),
     ("UDP, first, deviating", |_| (), State::Udp, State::Udp, 1, true, true),
     ("UDP, second, deviating", |_| (), State::Udp, State::Udp, 2, true, false),
@@ -182,14 +218,23 @@ fn what_ipvs_lacks() {
 fn kernel(settings: &SyncSettings, packet: &Packet, old_state: u8, orig: i64) -> (bool, u8, i64) {
     const HZ: i64 = 1000;
     let pkts = i32::try_from(packet.in_pkts).unwrap();
-    let state = packet.new as u8;
+    let state = packet.new.number();
     let (threshold, period) = (settings.threshold as i32, settings.period as i32);
     let now = (packet.now_ns / MS) as i64;
     let timeout = (packet.timeout_ns / MS) as i64;
     let mut n = (now + timeout) & !3;
     let refresh = i64::from(settings.refresh_period_s) * HZ;
-    let tcp = packet.new != State::Udp;
+    let sctp = packet.new as u8 > State::Udp as u8;
+    let tcp = !sctp && packet.new != State::Udp;
     let mut set = false;
+    if sctp {
+        // IP_VS_SCTP_S_*: ESTABLISHED 8, SHUTDOWN_SENT 9, SHUTDOWN_RECEIVED 10,
+        // SHUTDOWN_ACK_SENT 11, CLOSED 13
+        if (1_u32 << state) & ((1 << 8) | (1 << 9) | (1 << 10) | (1 << 11) | (1 << 13)) == 0 {
+            return (false, old_state, orig);
+        }
+        set = state != old_state && state != 8;
+    }
     if tcp {
         // IP_VS_TCP_S_*: ESTABLISHED 1, FIN_WAIT 4, TIME_WAIT 5, CLOSE 6, CLOSE_WAIT 7
         if (1_u32 << state) & ((1 << 1) | (1 << 4) | (1 << 6) | (1 << 7) | (1 << 5)) == 0 {
@@ -235,7 +280,8 @@ proptest! {
         refresh in prop_oneof![Just(0_u32), 1_u32..40],
         retries in 0_u8..4,
         timeout_ms in prop_oneof![Just(2_000_u64), Just(60_000), Just(900_000)],
-        walk in prop::collection::vec((0_u8..12, 0_u64..12_000), 1..40),
+        sctp in any::<bool>(),
+        walk in prop::collection::vec((0_u8..14, 0_u64..12_000), 1..40),
     ) {
         let settings = settings(threshold, period, refresh, retries);
         let mut memory = Memory { state: State::None, end_ms: 0 };
@@ -243,7 +289,8 @@ proptest! {
         let mut now_ms = 10_000_000;
         for (number, (state, pause_ms)) in walk.into_iter().enumerate() {
             now_ms += pause_ms;
-            let new = State::from_u8(state).unwrap();
+            let of_sctp = State::of_number(Protocol::Sctp, state);
+            let new = of_sctp.filter(|_| sctp).or_else(|| State::from_u8(state.min(11))).unwrap();
             let packet = Packet {
                 old: new,
                 new,
@@ -258,7 +305,7 @@ proptest! {
             if let Some((new, _)) = ours {
                 memory = new;
             }
-            prop_assert_eq!((memory.state as u8, memory.end_ms), (old_state, endtime));
+            prop_assert_eq!((memory.state.number(), memory.end_ms), (old_state, endtime));
         }
     }
 }
