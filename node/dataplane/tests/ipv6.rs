@@ -146,8 +146,8 @@ fn dr_rewrites_macs_and_hop_limit_only() {
         ],
     );
     let connection = lab.shared.table.find(&key6(Protocol::Tcp, 4000, 80)).unwrap();
-    assert_eq!(connection.live.state(), State::FinWait);
-    assert_eq!(connection.record.target.unwrap().forwarding, Forwarding::Dr);
+    assert_eq!(connection.state(), State::FinWait);
+    assert_eq!(connection.record().target.unwrap().forwarding, Forwarding::Dr);
 }
 
 #[test]
@@ -181,7 +181,7 @@ fn nat_rewrites_both_directions() {
         ],
     );
     let connection = lab.shared.table.find(&key6(Protocol::Tcp, 4000, 8080)).unwrap();
-    assert_eq!(connection.live.state(), State::TimeWait);
+    assert_eq!(connection.state(), State::TimeWait);
     assert!(lab.shared.table.find(&key6(Protocol::Udp, 4000, 53)).is_some());
 }
 
