@@ -74,6 +74,7 @@ fn an_ipv6_record_takes_the_longer_addresses_and_nothing_else() {
         .map(|item| match item {
             Item::Record { record, .. } => record.key,
             Item::Delete { key, .. } => *key,
+            other => panic!("{other:?}"),
         })
         .collect();
     assert!(keys[..11].iter().copied().eq((0..11).map(|n| six(n).key)));
