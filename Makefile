@@ -13,6 +13,7 @@ RUNS ?= 1
 SESSIONS ?= 300
 REPLICATION ?= on
 QUEUES ?= 1
+FAMILY ?= 4
 SEED ?=
 
 # The lab makes network namespaces: root, or sudo where one is somebody else.
@@ -32,7 +33,7 @@ help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo
 	@echo 'demo takes FAULT=kill|power|cut|pause|move|stop|return|leader|quorum|none'
-	@echo '  MODE=dr|nat RUNS=n SESSIONS=n REPLICATION=on|off QUEUES=1|2 SEED=n'
+	@echo '  MODE=dr|nat RUNS=n SESSIONS=n REPLICATION=on|off QUEUES=1|2 FAMILY=4|6 SEED=n'
 
 .PHONY: setup
 setup: ## Installs the Debian packages that are missing, mounts /sys/fs/bpf
@@ -60,11 +61,11 @@ build: ## Builds all programs
 .PHONY: demo
 demo: setup build ## Three nodes, real sessions, a fault, a report
 	@$(LAB) demo --fault $(FAULT) --mode $(MODE) --runs $(RUNS) --sessions $(SESSIONS) \
-		--replication $(REPLICATION) --queues $(QUEUES) $(SEED_ARG)
+		--replication $(REPLICATION) --queues $(QUEUES) --family $(FAMILY) $(SEED_ARG)
 
 .PHONY: lab
 lab: setup build ## The same cluster, left running to play with
-	@$(LAB) up --mode $(MODE) --replication $(REPLICATION) --queues $(QUEUES)
+	@$(LAB) up --mode $(MODE) --replication $(REPLICATION) --queues $(QUEUES) --family $(FAMILY)
 
 .PHONY: lab-down
 lab-down: ## Removes the cluster of `make lab`

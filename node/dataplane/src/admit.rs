@@ -204,7 +204,8 @@ fn is_settled(role: &Role, now_ns: u64) -> bool {
         if now_ns >= since_ns.saturating_add(HOLD_BACK_NS))
 }
 
-/// An address that a client can have (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5).
+/// An address that a client can have (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5). A link-local
+/// one of IPv6 is none: what carries it must not be forwarded (section 2.5.6).
 fn is_client(addr: IpAddr) -> bool {
     match addr {
         IpAddr::V4(addr) => {
@@ -214,7 +215,8 @@ fn is_client(addr: IpAddr) -> bool {
         }
         IpAddr::V6(addr) => {
             let is_mapped = addr.to_ipv4_mapped().is_some();
-            !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || is_mapped)
+            let is_nobody = addr.is_unspecified() || addr.is_loopback() || addr.is_multicast();
+            !(is_nobody || is_mapped || addr.is_unicast_link_local())
         }
     }
 }

@@ -19,8 +19,9 @@ pub struct NextHopsSpec {
     pub ports: Vec<PortSpec>,
     /// Routes, in any order.
     pub routes: Vec<Route>,
-    /// Resolved neighbours.
-    pub neighbours: Vec<(IpAddr, Mac)>,
+    /// Resolved neighbours, each with the data interface it is on: a link-local address means
+    /// another neighbour on each of them.
+    pub neighbours: Vec<(u16, IpAddr, Mac)>,
 }
 
 /// A data interface.
@@ -82,7 +83,7 @@ pub struct NextHops {
     /// Prefix lengths in use, longest first, each with its networks.
     v4: Vec<(u8, HashMap<u32, Leg>)>,
     v6: Vec<(u8, HashMap<u128, Leg>)>,
-    neighbours: HashMap<IpAddr, Mac>,
+    neighbours: HashMap<(u16, IpAddr), Mac>,
 }
 
 #[derive(Debug)]
@@ -132,19 +133,25 @@ impl NextHops {
         let mut v6: Vec<_> = v6.into_iter().collect();
         v4.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
         v6.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
-        let neighbours = spec.neighbours.into_iter().collect();
+        let neighbours = spec.neighbours.into_iter().map(|(port, addr, mac)| ((port, addr), mac));
+        let neighbours = neighbours.collect();
         Self { generation: spec.generation, ports, v4, v6, neighbours }
     }
 
-    /// How to reach `addr`.
+    /// How to reach `addr`. A link-local address of IPv6 is on a link that it does not name, so
+    /// there is no route to it; a gateway can have one.
     #[must_use]
     pub fn resolve(&self, addr: IpAddr) -> Resolved {
+        //= RFC 4291 section 2.5.6: routers must not forward packets with link-local addresses
+        if matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local()) {
+            return Resolved::NoRoute;
+        }
         let Some(Leg { port: Some(port), gateway }) = self.leg(addr) else {
             return Resolved::NoRoute;
         };
         let Some(own) = self.ports.get(usize::from(port)) else { return Resolved::NoRoute };
         let neighbour = gateway.unwrap_or(addr);
-        match self.neighbours.get(&neighbour) {
+        match self.neighbours.get(&(port, neighbour)) {
             Some(mac) => Resolved::Hop(Hop { port, src_mac: own.mac, dst_mac: *mac }),
             None => Resolved::Unresolved { port, probe: neighbour },
         }
@@ -225,17 +232,25 @@ mod tests {
                 route("198.18.1.0", 24, Some(1), None),
                 route("198.18.1.128", 25, None, None),
                 route("2001:db8::", 32, Some(1), None),
+                route("2001:db8:a::", 48, Some(0), Some("fe80::1")),
+                route("2001:db8:b::", 48, Some(1), Some("fe80::1")),
+                route("fe80::", 64, Some(0), None),
             ],
             neighbours: vec![
-                (ip("198.18.0.1"), [9; 6]),
-                (ip("198.18.1.5"), [5; 6]),
-                (ip("2001:db8::5"), [6; 6]),
+                (0, ip("198.18.0.1"), [9; 6]),
+                (1, ip("198.18.1.5"), [5; 6]),
+                (1, ip("2001:db8::5"), [6; 6]),
+                (0, ip("fe80::1"), [7; 6]),
+                (1, ip("fe80::1"), [8; 6]),
             ],
         });
         let via = |port, src_mac, dst_mac| Resolved::Hop(Hop { port, src_mac, dst_mac });
         assert_eq!(hops.resolve(ip("203.0.113.9")), via(0, A, [9; 6]), "default route");
         assert_eq!(hops.resolve(ip("198.18.1.5")), via(1, B, [5; 6]), "on the link");
         assert_eq!(hops.resolve(ip("2001:db8::5")), via(1, B, [6; 6]), "IPv6");
+        assert_eq!(hops.resolve(ip("2001:db8:a::9")), via(0, A, [7; 6]), "gateway on its link");
+        assert_eq!(hops.resolve(ip("2001:db8:b::9")), via(1, B, [8; 6]), "the other's namesake");
+        assert_eq!(hops.resolve(ip("fe80::1")), Resolved::NoRoute, "on which link?");
         let probe = ip("198.18.0.77");
         assert_eq!(hops.resolve(probe), Resolved::Unresolved { port: 0, probe });
         assert_eq!(hops.resolve(ip("198.18.1.200")), Resolved::NoRoute, "leaves elsewhere");

@@ -229,12 +229,12 @@ fn what_is_not_forwarded_is_counted_by_reason() {
 fn an_unresolved_server_is_probed_and_then_reached() {
     let mut lab = Lab::new();
     let mut spec = next_hops(2);
-    let gone = spec.neighbours.iter().position(|(_, mac)| *mac == DR_1).unwrap();
+    let gone = spec.neighbours.iter().position(|(_, _, mac)| *mac == DR_1).unwrap();
     let neighbour = spec.neighbours.remove(gone);
     lab.shared.set_next_hops(NextHops::new(spec.clone()));
     let syn = from_client(4000, 80, SYN);
     assert_eq!(lab.handle(0, &syn), dropped(Reason::NextHopUnresolved));
-    assert_eq!(lab.actions, [Action::Probe { port: 0, addr: neighbour.0 }]);
+    assert_eq!(lab.actions, [Action::Probe { port: 0, addr: neighbour.1 }]);
     spec.neighbours.push(neighbour);
     lab.shared.set_next_hops(NextHops::new(steadfast_dataplane::NextHopsSpec {
         generation: 3,
@@ -245,7 +245,7 @@ fn an_unresolved_server_is_probed_and_then_reached() {
     assert_eq!(lab.handle(0, &syn), expected(DR_1), "the retransmission");
     // The neighbour's address changes under a cached flow.
     spec.generation = 4;
-    spec.neighbours.last_mut().unwrap().1 = DR_2;
+    spec.neighbours.last_mut().unwrap().2 = DR_2;
     lab.shared.set_next_hops(NextHops::new(spec));
     assert_eq!(lab.handle(0, &syn), expected(DR_2), "no stale cache");
 }

@@ -46,7 +46,7 @@ pub struct Document {
     pub settings: Settings,
 }
 
-/// A network, by name and prefix.
+/// A network, by name and prefixes.
 #[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
 #[serde(deny_unknown_fields)]
 pub struct SegmentSpec {
@@ -54,6 +54,17 @@ pub struct SegmentSpec {
     pub name: String,
     /// The prefix of the network, such as `198.18.0.0/24`.
     pub prefix: Prefix,
+    /// Further prefixes of the same network, such as its IPv6 one. A node is on the segment with
+    /// an address in any of them.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub prefixes: Vec<Prefix>,
+}
+
+impl SegmentSpec {
+    /// All its prefixes, as the document gives them.
+    pub fn all_prefixes(&self) -> impl Iterator<Item = Prefix> {
+        std::iter::once(self.prefix).chain(self.prefixes.iter().copied())
+    }
 }
 
 /// Addresses that move together.
@@ -491,10 +502,17 @@ impl Document {
     /// The segment `address` lies in.
     #[must_use]
     pub fn segment_of(&self, address: IpAddr) -> Option<&SegmentSpec> {
+        self.prefix_of(address).map(|(segment, _)| segment)
+    }
+
+    /// The segment `address` lies in, and in which of its prefixes.
+    #[must_use]
+    pub fn prefix_of(&self, address: IpAddr) -> Option<(&SegmentSpec, Prefix)> {
         self.segments
             .iter()
-            .filter(|s| s.prefix.contains(address))
-            .max_by_key(|s| s.prefix.length())
+            .flat_map(|s| s.all_prefixes().map(move |prefix| (s, prefix)))
+            .filter(|(_, prefix)| prefix.contains(address))
+            .max_by_key(|(_, prefix)| prefix.length())
     }
 }
 

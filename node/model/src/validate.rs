@@ -22,6 +22,8 @@ pub const SERVICES_MAX: usize = 10_000;
 pub const SERVERS_MAX: usize = 4_096;
 /// Groups in one document.
 pub const GROUPS_MAX: usize = 10_000;
+/// Prefixes of one segment beside its first.
+const PREFIXES_MAX: usize = 16;
 /// Largest weight of a server.
 pub const WEIGHT_MAX: u32 = 65_535;
 
@@ -94,20 +96,44 @@ impl<'a> Check<'a> {
 
     fn segments(&mut self) {
         let mut seen = BTreeMap::new();
+        let mut before: Vec<(Prefix, &str)> = Vec::new();
         for (i, segment) in self.document.segments.iter().enumerate() {
             let place = format!("segments[{i}]");
             self.name(&place, &segment.name, &mut seen);
-            for other in &self.document.segments[..i] {
-                let (a, b) = (segment.prefix, other.prefix);
-                if a.contains(b.address()) || b.contains(a.address()) {
-                    self.problem(
-                        format!("{place}.prefix"),
-                        format!("{a} overlaps {b} of segment {}", shown(&other.name)),
-                        "write prefixes that have no address in common",
-                    );
-                }
+            self.prefix(&format!("{place}.prefix"), segment.prefix, &segment.name, &mut before);
+            let more = format!("{place}.prefixes");
+            if !self.count(&more, segment.prefixes.len(), PREFIXES_MAX) {
+                continue;
+            }
+            for (j, prefix) in segment.prefixes.iter().enumerate() {
+                self.prefix(&format!("{more}[{j}]"), *prefix, &segment.name, &mut before);
             }
         }
+    }
+
+    /// A prefix of segment `name`; `before` has the earlier ones and whose they are.
+    fn prefix(
+        &mut self,
+        place: &str,
+        prefix: Prefix,
+        name: &'a str,
+        before: &mut Vec<(Prefix, &'a str)>,
+    ) {
+        //= RFC 4007 section 4: every link has the same one, so no interface is found by it
+        if is_link_local(prefix.address()) {
+            let what = format!("{prefix} is link-local: every network has it");
+            self.problem(place, what, "write a prefix that only this network has");
+        }
+        for (other, owner) in before.iter() {
+            if prefix.contains(other.address()) || other.contains(prefix.address()) {
+                self.problem(
+                    place,
+                    format!("{prefix} overlaps {other} of segment {}", shown(owner)),
+                    "write prefixes that have no address in common",
+                );
+            }
+        }
+        before.push((prefix, name));
     }
 
     fn groups(&mut self) {
@@ -147,19 +173,30 @@ impl<'a> Check<'a> {
     }
 
     fn group_address(&mut self, place: &str, address: IpAddr) {
-        if address.is_ipv6() {
-            let what = format!("IPv6 VIPs such as {address} are not served by this version");
-            self.problem(place, what, "write an IPv4 address");
-        } else if address.is_multicast() || address.is_unspecified() || address.is_loopback() {
+        if address.is_multicast() || address.is_unspecified() || address.is_loopback() {
             let what = format!("{address} is no unicast address");
             self.problem(place, what, "write an address of one of the segments");
+        } else if is_mapped(address) {
+            //= RFC 4291 section 2.5.5.2: an IPv4 node's address as programs see it, not as packets
+            //= carry it
+            let what = format!("{address} is an IPv4 address in the form of an IPv6 one");
+            self.problem(place, what, format!("write {}", address.to_canonical()));
+        } else if is_link_local(address) {
+            //= RFC 4291 section 2.5.6: routers must not forward packets with link-local addresses
+            let what = format!("{address} is link-local: it means something else on each link");
+            self.problem(place, what, "write an address of one of the segments");
         } else {
-            match self.document.segment_of(address) {
+            match self.document.prefix_of(address) {
                 None => self.in_no_segment(place, address),
-                Some(segment) if segment.prefix.is_reserved(address) => {
-                    let prefix = segment.prefix;
+                Some((_, prefix)) if prefix.is_reserved(address) => {
                     let what = format!("{address} is the network or broadcast address of {prefix}");
                     self.problem(place, what, "write an address that a host can have");
+                }
+                //= RFC 4291 section 2.6.1: every router of the link answers for it too
+                Some((_, prefix)) if is_anycast(prefix, address) => {
+                    let what =
+                        format!("{address} is the address that all routers of {prefix} have");
+                    self.problem(place, what, "write an address that one host can have");
                 }
                 Some(_) => {}
             }
@@ -167,7 +204,7 @@ impl<'a> Check<'a> {
     }
 
     fn in_no_segment(&mut self, place: impl Into<String>, address: IpAddr) {
-        let prefixes = self.document.segments.iter().map(|s| s.prefix);
+        let prefixes = self.document.segments.iter().flat_map(|s| s.all_prefixes());
         let of_its_kind = |p: &Prefix| p.address().is_ipv4() == address.is_ipv4();
         let choices = prefixes.filter(of_its_kind).map(|p| p.to_string());
         let add = "add a segment with its prefix under `segments`";
@@ -241,13 +278,16 @@ impl<'a> Check<'a> {
         server: &ServerSpec,
         group: &GroupSpec,
     ) {
-        let Some(segment) = self.document.segment_of(server.address) else {
+        let Some((segment, prefix)) = self.document.prefix_of(server.address) else {
             self.in_no_segment(place, server.address);
             return;
         };
-        let (prefix, name) = (segment.prefix, shown(&segment.name));
+        let name = shown(&segment.name);
+        let shares = |address| {
+            self.document.segment_of(address).is_some_and(|found| found.name == segment.name)
+        };
         match service.forwarding {
-            Forwarding::Dr if !prefix.contains(service.address) => self.problem(
+            Forwarding::Dr if !shares(service.address) => self.problem(
                 place,
                 format!(
                     "{} is in segment {name}, the VIP {} is not",
@@ -425,6 +465,21 @@ impl<'a> Check<'a> {
         self.range("settings.beacon.interval_ms", beacon.interval_ms, 5, 1_000);
         self.range("settings.beacon.silent_after", beacon.silent_after, 2, 20);
     }
+}
+
+/// Only one link knows it (RFC 3927, RFC 4291 section 2.5.6). IPv4 ones are used on one network as
+/// others are; IPv6 has one on every interface.
+fn is_link_local(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local())
+}
+
+fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
+}
+
+/// The subnet-router anycast address. Prefixes of two addresses have none (RFC 6164).
+fn is_anycast(prefix: Prefix, address: IpAddr) -> bool {
+    address.is_ipv6() && prefix.length() < 127 && prefix.address() == address
 }
 
 #[cfg(test)]

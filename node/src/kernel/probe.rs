@@ -16,7 +16,7 @@ use tokio::{
 };
 use tracing::debug;
 
-use super::view::KernelView;
+use super::view::{KernelView, NeighbourKey};
 
 /// The same address is asked for at most this often.
 const AGAIN_AFTER: Duration = Duration::from_millis(250);
@@ -29,7 +29,16 @@ const QUEUE_MAX: usize = 1_024;
 
 /// Handle with which workers ask; never blocks.
 #[derive(Clone, Debug)]
-pub(crate) struct Prober(mpsc::Sender<IpAddr>);
+pub(crate) struct Prober(mpsc::Sender<Wanted>);
+
+/// What is to be resolved.
+#[derive(Clone, Copy, Debug)]
+enum Wanted {
+    /// The next hop towards an address.
+    Towards(IpAddr),
+    /// A neighbour on an interface.
+    Neighbour(NeighbourKey),
+}
 
 impl Prober {
     /// Starts the task that talks to the kernel.
@@ -41,20 +50,39 @@ impl Prober {
 
     /// Asks for the next hop towards `address`.
     pub(crate) fn probe(&self, address: IpAddr) {
+        self.want(Wanted::Towards(address));
+    }
+
+    /// Asks for a neighbour on the interface with this index.
+    pub(crate) fn probe_neighbour(&self, interface: u32, address: IpAddr) {
+        self.want(Wanted::Neighbour((interface, address)));
+    }
+
+    fn want(&self, wanted: Wanted) {
         // A full queue means that the kernel is busy resolving: the next packet asks again.
-        let _ = self.0.try_send(address);
+        let _ = self.0.try_send(wanted);
     }
 }
 
 async fn run(
     handle: Handle,
     view: watch::Receiver<KernelView>,
-    mut requests: mpsc::Receiver<IpAddr>,
+    mut requests: mpsc::Receiver<Wanted>,
 ) {
-    let mut asked: HashMap<IpAddr, Instant> = HashMap::new();
-    while let Some(address) = requests.recv().await {
+    let mut asked: HashMap<NeighbourKey, Instant> = HashMap::new();
+    while let Some(wanted) = requests.recv().await {
         let now = Instant::now();
-        if asked.get(&address).is_some_and(|at| now < *at + AGAIN_AFTER) {
+        let key = match wanted {
+            Wanted::Neighbour(key) => key,
+            Wanted::Towards(address) => match view.borrow().route(address) {
+                Some(key) => key,
+                None => {
+                    debug!(%address, "no route: cannot resolve");
+                    continue;
+                }
+            },
+        };
+        if asked.get(&key).is_some_and(|at| now < *at + AGAIN_AFTER) {
             continue;
         }
         if asked.len() >= PROBES_MAX {
@@ -63,11 +91,8 @@ async fn run(
                 continue;
             }
         }
-        asked.insert(address, now);
-        let Some((interface, hop)) = view.borrow().route(address) else {
-            debug!(%address, "no route: cannot resolve");
-            continue;
-        };
+        asked.insert(key, now);
+        let (interface, hop) = key;
         // NTF_USE makes the kernel treat the entry as just used: it resolves one that is missing
         // and confirms one that is stale (net/core/neighbour.c, neigh_event_send).
         let request = handle

@@ -1,13 +1,13 @@
-//! Gratuitous ARP for the addresses of a group.
+//! Gratuitous ARP and unsolicited neighbour advertisements for the addresses of a group.
 
 use std::{
     collections::{BTreeMap, BTreeSet, VecDeque},
-    net::{IpAddr, Ipv4Addr},
+    net::IpAddr,
 };
 
 use steadfast_model::GroupId;
 use steadfast_ownership::{SegmentId, StaleSender};
-use steadfast_packet::gratuitous_arp;
+use steadfast_packet::{gratuitous_arp, unsolicited_advertisement};
 use tracing::{debug, info};
 
 use super::segment::Wire;
@@ -26,9 +26,9 @@ fn mac_text(mac: [u8; 6]) -> String {
 /// Addresses of each group by segment, and what is still to be sent.
 #[derive(Default)]
 pub(crate) struct Announcer {
-    addresses: BTreeMap<GroupId, Vec<(SegmentId, Ipv4Addr)>>,
-    gateways: BTreeSet<Ipv4Addr>,
-    pending: VecDeque<(GroupId, SegmentId, Ipv4Addr)>,
+    addresses: BTreeMap<GroupId, Vec<(SegmentId, IpAddr)>>,
+    gateways: BTreeSet<IpAddr>,
+    pending: VecDeque<(GroupId, SegmentId, IpAddr)>,
     alone: VecDeque<StaleSender>,
 }
 
@@ -43,16 +43,14 @@ pub(crate) struct GroupAddress {
 }
 
 impl Announcer {
-    /// The addresses of all groups. IPv6 VIPs are refused by validation until they are served.
+    /// The addresses of all groups.
     pub(crate) fn set_addresses(&mut self, addresses: impl IntoIterator<Item = GroupAddress>) {
         self.addresses.clear();
         self.gateways.clear();
         for GroupAddress { group, segment, address, gateway } in addresses {
-            if let IpAddr::V4(address) = address {
-                self.addresses.entry(group).or_default().push((segment, address));
-                if gateway {
-                    self.gateways.insert(address);
-                }
+            self.addresses.entry(group).or_default().push((segment, address));
+            if gateway {
+                self.gateways.insert(address);
             }
         }
     }
@@ -84,8 +82,8 @@ impl Announcer {
         for _ in 0..FRAMES_PER_TURN {
             let Some((group, id, address)) = self.pending.pop_front() else { break };
             let Some(wire) = wires.iter().find(|w| w.segments.contains(&id)) else { continue };
-            if let Err(error) = wire.send(&gratuitous_arp(wire.mac(), address)) {
-                debug!(%group, %address, "gratuitous ARP not sent: {error}");
+            if let Err(error) = wire.send(&self.announcement(wire.mac(), address)) {
+                debug!(%group, %address, "announcement not sent: {error}");
             }
         }
         for _ in 0..FRAMES_PER_TURN {
@@ -110,10 +108,22 @@ impl Announcer {
     }
 
     /// Whether a frame for this VIP (`None`: for a gateway address) was for `address`.
-    fn is_meant(&self, vip: Option<IpAddr>, address: Ipv4Addr) -> bool {
+    fn is_meant(&self, vip: Option<IpAddr>, address: IpAddr) -> bool {
         match vip {
-            Some(vip) => vip == IpAddr::V4(address),
+            Some(vip) => vip == address,
             None => self.gateways.contains(&address),
+        }
+    }
+
+    /// The frame that tells everybody on the link that `address` is at `mac`.
+    fn announcement(&self, mac: [u8; 6], address: IpAddr) -> Vec<u8> {
+        match address {
+            IpAddr::V4(address) => gratuitous_arp(mac, address).into(),
+            IpAddr::V6(v6) => {
+                //= RFC 4861 section 7.2.5: an advertisement without the flag would have servers
+                //= forget their default router
+                unsolicited_advertisement(mac, v6, self.gateways.contains(&address)).into()
+            }
         }
     }
 
@@ -127,7 +137,7 @@ impl Announcer {
             if !self.is_meant(vip, *address) {
                 continue;
             }
-            let mut frame = gratuitous_arp(wire.mac(), *address);
+            let mut frame = self.announcement(wire.mac(), *address);
             frame[..6].copy_from_slice(&mac);
             match wire.send(&frame) {
                 Ok(()) => info!(%group, %address, mac = mac_text(mac), "told a stale sender"),
@@ -140,6 +150,47 @@ impl Announcer {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use steadfast_packet::{ArpRequest, Content, Transport, parse};
+
+    /// (address, whether a gateway, what everybody is told: target or type, and the flags)
+    #[test]
+    fn each_address_is_announced_in_the_manner_of_its_family() {
+        const MAC: [u8; 6] = [2, 0, 0, 0, 0, 1];
+        let mut announcer = Announcer::default();
+        let cases = [
+            ("198.18.0.100", false),
+            ("198.18.0.254", true),
+            ("2001:db8::100", false),
+            ("2001:db8::254", true),
+        ];
+        announcer.set_addresses(cases.map(|(address, gateway)| GroupAddress {
+            group: GroupId(1),
+            segment: SegmentId(1),
+            address: address.parse().unwrap(),
+            gateway,
+        }));
+        announcer.queue(GroupId(1));
+        assert_eq!(announcer.pending.len(), cases.len(), "none is left out");
+        for (text, gateway) in cases {
+            let address: IpAddr = text.parse().unwrap();
+            let frame = announcer.announcement(MAC, address);
+            assert_eq!(frame[6..12], MAC);
+            match parse(&frame).unwrap().content {
+                Content::ArpRequest(ArpRequest { sender, target, .. }) => {
+                    assert_eq!((IpAddr::V4(sender), IpAddr::V4(target)), (address, address));
+                    assert_eq!(frame[..6], [0xff; 6]);
+                }
+                Content::Ip(packet) => {
+                    assert_eq!((packet.src, packet.dst), (address, "ff02::1".parse().unwrap()));
+                    assert_eq!(packet.transport, Transport::Other(58));
+                    assert_eq!(frame[..6], [0x33, 0x33, 0, 0, 0, 1]);
+                    // RFC 4861 section 4.4: router, solicited, override.
+                    assert_eq!(frame[packet.l4 + 4], if gateway { 0xa0 } else { 0x20 });
+                }
+                other => panic!("{text}: {other:?}"),
+            }
+        }
+    }
 
     #[test]
     fn a_stale_sender_is_on_the_segment_of_the_address_it_meant() {

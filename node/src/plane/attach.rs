@@ -9,7 +9,8 @@
 //! Everything here blocks; one call at a time.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
+    net::Ipv6Addr,
     sync::{Arc, atomic::Ordering},
     time::{Duration, Instant},
 };
@@ -17,12 +18,14 @@ use std::{
 use af_xdp::{InterfaceError, Steering, steering::QUEUES_MAX};
 use anyhow::{Context, bail, ensure};
 use steadfast_model::ClusterState;
+use steadfast_ownership::SegmentId;
 use tracing::{info, warn};
 
 use super::{
     DataPlane,
     port::{PortInfo, lock},
     segments::Segments,
+    solicited::{Solicited, solicited_node},
     tables::Tables,
     troubles::Area,
     worker::{
@@ -64,6 +67,7 @@ pub(super) struct Attaching {
     /// By kernel index.
     failed: BTreeMap<u32, Failed>,
     renewed_at: Option<Instant>,
+    solicited: Solicited,
     /// An operator has taken the programs off: nothing is attached until the daemon starts again.
     taken_off: bool,
 }
@@ -78,6 +82,7 @@ impl DataPlane {
             let why = "taken off by `clusterctl detach`: this node can hold nothing until clusterd \
                 is restarted";
             troubles.insert("steering programs".to_owned(), why.to_owned());
+            attaching.solicited.set(&BTreeSet::new());
             return self.troubles.replace(Area::Interfaces, troubles);
         }
         let segments = Segments::of(state, view);
@@ -85,12 +90,29 @@ impl DataPlane {
             let why = format!("no interface has an address in {prefix}: add one");
             troubles.insert(format!("segment {name}"), why);
         }
+        for (name, prefix, interface) in &segments.partial {
+            let why = format!(
+                "interface {interface} has no address in {prefix}: add one, or addresses there may \
+                 be out of reach for this node"
+            );
+            troubles.insert(format!("segment {name}, prefix {prefix}"), why);
+        }
         for (address, interface) in &segments.stray {
             let why = format!(
                 "interface {interface} of this node has it, so the kernel answers for it too: ip \
                  addr del {address} dev {interface}, or choose another address for the group"
             );
             troubles.insert(format!("group address {address}"), why);
+        }
+        let refused = attaching.solicited.set(&solicited_groups(state, &segments));
+        for (index, (count, error)) in refused {
+            let name = view.interfaces.get(&index).map_or("?", |interface| &interface.name);
+            let why = format!(
+                "{count} groups on which neighbour solicitations come cannot be joined: {error}: \
+                 behind a switch that snoops MLD nobody finds their addresses; see whether IPv6 \
+                 is switched on there, and net.core.optmem_max"
+            );
+            troubles.insert(format!("interface {name}, multicast"), why);
         }
         for port in self.ports().iter() {
             if let Some(why) = changed(port) {
@@ -265,6 +287,22 @@ impl DataPlane {
             }
         }
     }
+}
+
+/// The groups to join: of every IPv6 address of a group, on the interface of its segment.
+fn solicited_groups(state: &ClusterState, segments: &Segments) -> BTreeSet<(u32, Ipv6Addr)> {
+    let numbers: BTreeMap<&str, u16> =
+        state.segments.iter().map(|(number, s)| (s.name.as_str(), *number)).collect();
+    let interface_of = |address| {
+        let segment = state.config.document.segment_of(address)?;
+        let number = SegmentId(*numbers.get(segment.name.as_str())?);
+        segments.on.iter().find(|(_, on)| on.contains(&number)).map(|(index, _)| *index)
+    };
+    let of_groups =
+        state.groups.values().flat_map(|g| g.spec.addresses.iter().chain(&g.spec.gateways));
+    of_groups
+        .filter_map(|address| Some((interface_of(*address)?, solicited_node(*address)?)))
+        .collect()
 }
 
 /// Why a port is not what it was, if it is not.

@@ -44,11 +44,9 @@ pub(crate) fn next_hops_spec(
         port: port_of(route.interface),
         gateway: route.gateway,
     });
-    let neighbours = view
-        .neighbours
-        .iter()
-        .filter(|((interface, _), _)| port_of(*interface).is_some())
-        .map(|((_, address), mac)| (*address, *mac));
+    let neighbours = view.neighbours.iter().filter_map(|((interface, address), mac)| {
+        port_of(*interface).map(|port| (port, *address, *mac))
+    });
     NextHopsSpec {
         generation,
         ports: specs,

@@ -5,6 +5,7 @@ pub(crate) mod compile;
 mod hops;
 mod port;
 mod segments;
+mod solicited;
 mod tables;
 mod troubles;
 mod worker;

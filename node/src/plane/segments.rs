@@ -16,8 +16,11 @@ use crate::kernel::KernelView;
 pub(super) struct Segments {
     /// By kernel index of the interface; several segments may be on one.
     pub(super) on: BTreeMap<u32, BTreeSet<SegmentId>>,
-    /// Names and prefixes of segments in which no interface has an address.
+    /// Names and first prefixes of segments in which no interface has an address.
     pub(super) missing: Vec<(String, Prefix)>,
+    /// Prefixes of a segment in which its interface has no address, with name and interface:
+    /// addresses there may be out of reach.
+    pub(super) partial: Vec<(String, Prefix, String)>,
     /// Addresses of groups that an interface of this node has, with the interface: the kernel would
     /// answer for them.
     pub(super) stray: Vec<(IpAddr, String)>,
@@ -38,11 +41,18 @@ impl Segments {
             found.stray.extend(stray.map(|address| (*address, interface.name.clone())));
         }
         for (number, segment) in state.segments.iter().filter(|(n, _)| used.contains(n)) {
-            match view.interface_in(segment.prefix, &ours) {
-                Some(interface) => {
-                    found.on.entry(interface.index).or_default().insert(SegmentId(*number));
-                }
-                None => found.missing.push((segment.name.clone(), segment.prefix)),
+            let Some(interface) =
+                segment.all_prefixes().find_map(|prefix| view.interface_in(prefix, &ours))
+            else {
+                found.missing.push((segment.name.clone(), segment.prefix));
+                continue;
+            };
+            found.on.entry(interface.index).or_default().insert(SegmentId(*number));
+            let has = |prefix: &Prefix| {
+                interface.addresses.iter().any(|a| prefix.contains(*a) && !ours.contains(a))
+            };
+            for prefix in segment.all_prefixes().filter(|prefix| !has(prefix)) {
+                found.partial.push((segment.name.clone(), prefix, interface.name.clone()));
             }
         }
         found
@@ -110,6 +120,22 @@ mod tests {
         assert_eq!(on(&found), [(7, vec![1]), (8, vec![2])], "one each; unused ones nowhere");
         let one = view(&[(9, &["198.18.1.1", "198.18.0.1"])]);
         assert_eq!(on(&Segments::of(&state, &one)), [(9, vec![1, 2])], "both on one interface");
+    }
+
+    #[test]
+    fn a_segment_of_two_families_is_where_either_has_an_address() {
+        let mut state = state(&[(1, "front", "198.18.0.0/24")], &[1]);
+        let six: Prefix = "2001:db8::/64".parse().unwrap();
+        state.segments.get_mut(&1).unwrap().prefixes = vec![six];
+        let both = Segments::of(&state, &view(&[(7, &["fe80::1", "198.18.0.1", "2001:db8::1"])]));
+        assert_eq!((on(&both), both.partial), (vec![(7, vec![1])], vec![]));
+        let four = Segments::of(&state, &view(&[(7, &["fe80::1", "198.18.0.1"])]));
+        let told = vec![("front".to_owned(), six, "eth7".to_owned())];
+        assert_eq!((on(&four), four.partial), (vec![(7, vec![1])], told));
+        let only_six = Segments::of(&state, &view(&[(7, &["2001:db8::1"])]));
+        assert_eq!(on(&only_six), [(7, vec![1])]);
+        assert_eq!(only_six.partial.len(), 1, "IPv4 is out of reach");
+        assert_eq!(only_six.missing, []);
     }
 
     #[test]

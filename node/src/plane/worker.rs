@@ -184,8 +184,10 @@ impl Running {
             self.status.turned_ns.store(now, Ordering::Release);
             let busy = self.turn(now, &mut frames, &mut actions);
             for action in actions.drain() {
-                let Action::Probe { addr, .. } = action;
-                self.prober.probe(addr);
+                let Action::Probe { port, addr } = action;
+                if let Some(Some(port)) = self.ports.get(usize::from(port)) {
+                    self.prober.probe_neighbour(port.info.interface, addr);
+                }
             }
             if !busy {
                 self.wait();

@@ -3,18 +3,29 @@
 
 #![allow(clippy::unwrap_used)]
 
-use std::{fs, path::Path};
+use std::{fs, net::IpAddr, path::Path};
 
 use steadfast_lab::{
     cluster::running::{GROUP, SERVICE},
-    host::names::{GATEWAY, Mode, PORT, SERVERS, VIP},
+    host::{
+        family::Family,
+        names::{GATEWAY, Mode, PORT, SERVERS, VIP},
+    },
 };
 use steadfast_model::document::{Document, Forwarding, Scheduler};
 use steadfast_model::validate;
 
 fn example(mode: Mode) -> String {
+    file(mode.name())
+}
+
+fn dual_stack(mode: Mode) -> String {
+    file(&format!("{}-dual-stack", mode.name()))
+}
+
+fn file(name: &str) -> String {
     let root = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
-    fs::read_to_string(root.join(format!("{}.yaml", mode.name()))).unwrap()
+    fs::read_to_string(root.join(format!("{name}.yaml"))).unwrap()
 }
 
 #[test]
@@ -41,9 +52,33 @@ fn the_examples_describe_the_lab() {
 }
 
 #[test]
+fn the_dual_stack_examples_describe_the_lab_in_both_families() {
+    for (mode, forwarding) in [(Mode::Dr, Forwarding::Dr), (Mode::Nat, Forwarding::Nat)] {
+        let document = Document::parse(&dual_stack(mode)).unwrap();
+        assert_eq!(validate(&document), []);
+        let of = |address: fn(Family) -> IpAddr| Family::V6.all().iter().map(move |f| address(*f));
+        let group = &document.groups[0];
+        assert!(group.addresses.iter().copied().eq(of(Family::vip)));
+        let gateways: Vec<_> = of(Family::gateway).filter(|_| mode == Mode::Nat).collect();
+        assert_eq!(group.gateways, gateways);
+        for family in Family::V6.all() {
+            let of_family = document.services.iter().filter(|s| s.address == family.vip());
+            let names: Vec<_> = of_family.clone().map(|s| s.name.as_str()).collect();
+            assert_eq!((names.len(), names[0]), (2, family.service()));
+            for service in of_family {
+                assert_eq!((service.port, service.forwarding), (PORT, forwarding));
+                assert_eq!(service.scheduler, Scheduler::Rr);
+                let servers = service.servers.iter().map(|s| s.address);
+                assert!(servers.eq(SERVERS.map(|n| family.server(mode, n))));
+            }
+        }
+    }
+}
+
+#[test]
 fn the_switches_that_the_lab_turns_are_there_exactly_once() {
-    for mode in [Mode::Dr, Mode::Nat] {
-        let text = example(mode);
+    let modes = [Mode::Dr, Mode::Nat];
+    for text in modes.map(example).into_iter().chain(modes.map(dual_stack)) {
         assert_eq!(text.matches("replication: on").count(), 1);
         // A write without quorum must be a real change.
         let changed = text.replacen("weight: 1", "weight: 2", 1);

@@ -18,6 +18,7 @@ use steadfast_lab::{
     demo::client_link::ClientLink,
     host::{
         exec,
+        family::Family,
         names::{Host, Mode, Network, PORT, Tag},
         process::{Launch, Process},
         state::Ledger,
@@ -46,11 +47,20 @@ impl Lab {
         sweep::sweep(&tag).unwrap();
         let out_dir = scratch(&tag);
         fs::create_dir_all(out_dir.join("logs").join(tag.to_string())).unwrap();
-        let topology = Topology { tag: tag.clone(), mode, queues };
+        let topology = Topology { tag: tag.clone(), mode, queues, family: Family::V4 };
         let ledger = Ledger::open(&tag).unwrap();
         let bin_dir = Path::new(env!("CARGO_BIN_EXE_lab")).parent().unwrap().to_owned();
         let examples_dir = PathBuf::new();
-        let plan = Plan { tag, mode, replication: true, queues, bin_dir, examples_dir, out_dir };
+        let plan = Plan {
+            tag,
+            mode,
+            replication: true,
+            queues,
+            family: Family::V4,
+            bin_dir,
+            examples_dir,
+            out_dir,
+        };
         let lab = Self { plan, topology, ledger };
         lab.topology.build().unwrap();
         lab

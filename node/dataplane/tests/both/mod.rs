@@ -101,8 +101,8 @@ pub fn next_hops() -> NextHopsSpec {
             let prefix = prefix.parse().unwrap();
             spec.routes.push(Route { prefix, prefix_len, port: Some(port), gateway: None });
         }
-        for (addr, mac) in [(net.client, CLIENT), (net.dr, DR_1), (net.nat, NAT_1)] {
-            spec.neighbours.push((addr.parse().unwrap(), mac));
+        for (port, addr, mac) in [(0, net.client, CLIENT), (0, net.dr, DR_1), (1, net.nat, NAT_1)] {
+            spec.neighbours.push((port, addr.parse().unwrap(), mac));
         }
     }
     spec

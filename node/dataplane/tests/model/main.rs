@@ -70,7 +70,7 @@ impl Plane {
             gateway: None,
         };
         let known = naive.neighbours.iter().filter_map(|(addr, way)| match way {
-            Way::Known(_, mac) => Some((*addr, *mac)),
+            Way::Known(port, mac) => Some((*port, *addr, *mac)),
             Way::Silent | Way::NoRoute => None,
         });
         // A route for each neighbour alone: who is not listed has none.

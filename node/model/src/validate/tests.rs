@@ -58,8 +58,7 @@ const CASES: &[(&str, &str, &str)] = &[
     (
         "addresses: [198.18.0.100]",
         "addresses: [198.18.0.100, '::1']",
-        "groups[0].addresses[1]: IPv6 VIPs such as ::1 are not served by this version; write an \
-         IPv4 address",
+        "groups[0].addresses[1]: ::1 is no unicast address; write an address of one of the segments",
     ),
     (
         "addresses: [198.18.0.100]",
@@ -269,6 +268,111 @@ fn each_mistake_is_reported_with_its_place_and_what_to_write() {
     for (from, to, expected) in CASES {
         assert!(GOOD.contains(from), "the case `{from}` does not apply");
         let found = problems(&GOOD.replacen(from, to, 1));
+        assert!(found.iter().any(|p| p == expected), "{to}: {found:#?}\nnot {expected}");
+    }
+}
+
+/// Both families in one group, and a service of each kind in each.
+const DUAL: &str = "
+apiVersion: steadfast/v1
+segments:
+  - {name: front, prefix: 198.18.0.0/24, prefixes: ['2001:db8::/64']}
+  - {name: back, prefix: '2001:db8:0:1::/64', prefixes: [198.18.1.0/24, '2001:db8:0:2::/64']}
+groups:
+  - {name: web, addresses: [198.18.0.100, '2001:db8::100'],
+     gateways: [198.18.1.254, '2001:db8:0:1::254']}
+services:
+  - {name: a, group: web, address: 198.18.0.100, port: 80, forwarding: nat,
+     servers: [{address: 198.18.1.11, port: 8080}]}
+  - {name: a6, group: web, address: '2001:db8::100', port: 80, forwarding: nat,
+     servers: [{address: '2001:db8:0:1::11', port: 8080}]}
+  - {name: b6, group: web, address: '2001:db8::100', port: 81,
+     servers: [{address: '2001:db8::11', port: 81}]}
+";
+
+#[test]
+fn a_group_can_have_both_families() {
+    assert_eq!(problems(DUAL), Vec::<String>::new());
+}
+
+/// As [`CASES`], of [`DUAL`].
+const DUAL_CASES: &[(&str, &str, &str)] = &[
+    (
+        "prefixes: ['2001:db8::/64']",
+        "prefixes: ['2001:db8::/48']",
+        "segments[1].prefix: 2001:db8:0:1::/64 overlaps 2001:db8::/48 of segment `front`; write \
+         prefixes that have no address in common",
+    ),
+    (
+        "198.18.1.0/24, '2001:db8:0:2::/64'",
+        "198.18.1.0/24, '2001:db8:0:1:8000::/65'",
+        "segments[1].prefixes[1]: 2001:db8:0:1:8000::/65 overlaps 2001:db8:0:1::/64 of segment \
+         `back`; write prefixes that have no address in common",
+    ),
+    (
+        "198.18.1.0/24, '2001:db8:0:2::/64'",
+        "198.18.1.0/24, 'fe80::/64'",
+        "segments[1].prefixes[1]: fe80::/64 is link-local: every network has it; write a prefix \
+         that only this network has",
+    ),
+    (
+        "addresses: [198.18.0.100, ",
+        "addresses: [198.18.0.100, 'fe80::100', ",
+        "groups[0].addresses[1]: fe80::100 is link-local: it means something else on each link; \
+         write an address of one of the segments",
+    ),
+    (
+        "addresses: [198.18.0.100, ",
+        "addresses: [198.18.0.100, '::ffff:198.18.0.7', ",
+        "groups[0].addresses[1]: ::ffff:198.18.0.7 is an IPv4 address in the form of an IPv6 one; \
+         write 198.18.0.7",
+    ),
+    (
+        "addresses: [198.18.0.100, ",
+        "addresses: [198.18.0.100, 'ff02::1', ",
+        "groups[0].addresses[1]: ff02::1 is no unicast address; write an address of one of the \
+         segments",
+    ),
+    (
+        "addresses: [198.18.0.100, ",
+        "addresses: [198.18.0.100, '2001:db8::', ",
+        "groups[0].addresses[1]: 2001:db8:: is the address that all routers of 2001:db8::/64 have; \
+         write an address that one host can have",
+    ),
+    (
+        "addresses: [198.18.0.100, ",
+        "addresses: [198.18.0.100, '2001:db8:9::1', ",
+        "groups[0].addresses[1]: 2001:db8:9::1 lies in no segment; write an address of \
+         2001:db8::/64 or 2001:db8:0:1::/64 or 2001:db8:0:2::/64, or add a segment with its prefix \
+         under `segments`",
+    ),
+    (
+        "'2001:db8:0:1::254'",
+        "'2001:db8:0:2::254'",
+        "services[1].servers[0].address: 2001:db8:0:1::11 is in segment `back`, where group `web` \
+         has no gateway address: its answers would not come back through the group's holder; add \
+         an address of 2001:db8:0:1::/64 to the `gateways` of that group",
+    ),
+    (
+        "{address: '2001:db8::11', port: 81}",
+        "{address: '2001:db8:0:1::12', port: 81}",
+        "services[2].servers[0].address: 2001:db8:0:1::12 is in segment `back`, the VIP \
+         2001:db8::100 is not; dr needs both in one: write a server of that segment, or \
+         forwarding: nat",
+    ),
+    (
+        "{address: '2001:db8::11', port: 81}",
+        "{address: 198.18.0.11, port: 81}",
+        "services[2].servers[0].address: 198.18.0.11 is of another family than the VIP \
+         2001:db8::100; write an IPv6 address",
+    ),
+];
+
+#[test]
+fn each_mistake_with_ipv6_is_reported_with_its_place_and_what_to_write() {
+    for (from, to, expected) in DUAL_CASES {
+        assert!(DUAL.contains(from), "the case `{from}` does not apply");
+        let found = problems(&DUAL.replacen(from, to, 1));
         assert!(found.iter().any(|p| p == expected), "{to}: {found:#?}\nnot {expected}");
     }
 }

@@ -53,6 +53,44 @@ fn a_typical_ipv4_record_takes_24_bytes_or_less() {
     assert!(each <= 24.0, "{each}");
 }
 
+/// Each of its two addresses has twelve octets more.
+#[test]
+fn an_ipv6_record_takes_the_longer_addresses_and_nothing_else() {
+    let six = |n: u32| {
+        let mut record = typical(n);
+        record.key.client = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 9]);
+        record.key.vip = IpAddr::from([0x2001, 0xdb8, 0, 0, 0, 0, 0, 0x100]);
+        record
+    };
+    let frame = |record: &dyn Fn(u32) -> Record, records: u32| {
+        let mut writer = BatchWriter::new(BATCH_BYTES_MAX);
+        (0..records).for_each(|n| writer.record(HEADER, &record(n)));
+        (0..records).for_each(|n| writer.delete(HEADER, &record(n).key, 1));
+        writer.finish(1_000_000, 86_400_000, 3)
+    };
+    let items = decode(&frame(&six, 11)).items;
+    let keys: Vec<Key> = items
+        .iter()
+        .map(|item| match item {
+            Item::Record { record, .. } => record.key,
+            Item::Delete { key, .. } => *key,
+            other => panic!("{other:?}"),
+        })
+        .collect();
+    assert!(keys[..11].iter().copied().eq((0..11).map(|n| six(n).key)));
+    assert!(keys[11..].iter().copied().eq((0..11).map(|n| six(n).key)));
+    let size = |record: &dyn Fn(u32) -> Record| {
+        let only = |records: u32| {
+            let mut writer = BatchWriter::new(BATCH_BYTES_MAX);
+            (0..records).for_each(|n| writer.record(HEADER, &record(n)));
+            writer.finish(1_000_000, 86_400_000, 3).len()
+        };
+        (only(11) - only(1)) as f64 / 10.0
+    };
+    println!("{} bytes per IPv6 record", size(&six));
+    assert_eq!(size(&six), size(&typical) + 24.0);
+}
+
 #[test]
 fn the_bytes_of_a_record_are_what_the_module_says() {
     let mut writer = BatchWriter::new(BATCH_BYTES_MAX);

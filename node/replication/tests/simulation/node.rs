@@ -1,6 +1,6 @@
 //! A node: its table, its dirty set, its copies, its senders and receivers.
 
-use std::{collections::BTreeMap, sync::Arc};
+use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use steadfast_dataplane::{
     Class, Config, ConfigSpec, Connection, FlowKey, Forwarding, Policies, Protocol, Provenance,
@@ -31,22 +31,22 @@ pub(crate) struct Node {
 pub(crate) type Contents = BTreeMap<FlowKey, (u32, u64, State)>;
 
 pub(crate) fn config(servers: u32) -> Config {
-    let server = |id: u32| ServerSpec {
-        id: id.into(),
-        addr: [198, 18, 0, 10 + id as u8].into(),
+    let server = |id: u32, ipv6: bool| ServerSpec {
+        id: (id + if ipv6 { IPV6 } else { 0 }).into(),
+        addr: addr(ipv6, 10 + id as u8),
         port: 80,
         ..ServerSpec::default()
     };
-    let service = |id: u32| ServiceSpec {
-        id: id.into(),
+    let service = |id: u32, ipv6: bool| ServiceSpec {
+        id: (id + if ipv6 { IPV6 } else { 0 }).into(),
         group: id.into(),
-        vip: [198, 18, 0, 100 + id as u8].into(),
+        vip: addr(ipv6, 100 + id as u8),
         port: 80,
         protocol: Protocol::Tcp,
         scheduler: SchedulerKind::Rr,
         order: ServerOrder::Canonical,
         forwarding: Forwarding::Dr,
-        servers: (1..=servers).map(|n| server(id * 10 + n)).collect(),
+        servers: (1..=servers).map(|n| server(id * 10 + n, ipv6)).collect(),
         slow_start_ns: 0,
         policies: Policies::default(),
         timeouts: Timeouts::default(),
@@ -54,25 +54,45 @@ pub(crate) fn config(servers: u32) -> Config {
     };
     let group = |id: u32| steadfast_dataplane::GroupSpec {
         id: id.into(),
-        vips: vec![[198, 18, 0, 100 + id as u8].into()],
+        vips: vec![addr(false, 100 + id as u8), addr(true, 100 + id as u8)],
         ..Default::default()
     };
     let spec = ConfigSpec {
         generation: 1,
         groups: vec![group(1), group(2)],
-        services: vec![service(1), service(2)],
+        services: [1, 2]
+            .into_iter()
+            .flat_map(|id| [service(id, false), service(id, true)])
+            .collect(),
         now_ns: 0,
         workers: 1,
     };
     Config::compile(spec, None).expect("the test's configuration compiles")
 }
 
+/// Added to the ids of what is IPv6.
+const IPV6: u32 = 1000;
+
+fn addr(ipv6: bool, last: u8) -> IpAddr {
+    if ipv6 {
+        [0x2001, 0xdb8, 0, 0, 0, 0, 0, u16::from(last)].into()
+    } else {
+        [198, 18, 0, last].into()
+    }
+}
+
+/// One port in three talks IPv6: what a test draws has both families.
+fn is_ipv6(client_port: u16) -> bool {
+    client_port % 3 == 2
+}
+
 pub(crate) fn key(group: GroupId, client_port: u16) -> FlowKey {
+    let ipv6 = is_ipv6(client_port);
     FlowKey {
         protocol: Protocol::Tcp,
-        client: [198, 18, 1, 1].into(),
+        client: addr(ipv6, 1),
         client_port,
-        vip: [198, 18, 0, 100 + group.0 as u8].into(),
+        vip: addr(ipv6, 100 + group.0 as u8),
         vip_port: 80,
     }
 }
@@ -124,11 +144,12 @@ impl Node {
         epoch: Epoch,
     ) -> Arc<Connection> {
         self.incarnation += 1;
+        let family = if is_ipv6(port) { IPV6 } else { 0 };
         let record = Record {
             key: key(group, port),
-            server: (group.0 * 10 + server).into(),
+            server: (family + group.0 * 10 + server).into(),
             target: None,
-            service: group.0.into(),
+            service: (family + group.0).into(),
             group: group.0.into(),
             incarnation: self.incarnation,
             origin: origin_of(epoch),

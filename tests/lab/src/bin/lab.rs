@@ -20,7 +20,8 @@ use steadfast_lab::{
     },
     host::{
         exec,
-        names::{Host, Mode, NODES, PORT, Tag, VIP},
+        family::Family,
+        names::{Host, Mode, NODES, PORT, Tag},
         state::Lock,
         sweep,
     },
@@ -93,6 +94,9 @@ struct DemoArgs {
     /// Queues, and so workers, of the nodes' data links.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
     queues: u32,
+    /// Family of the sessions; with 6 hosts and configuration have both.
+    #[arg(long, value_enum, default_value = "4")]
+    family: Family,
     /// Name of the lab; two with different names run side by side.
     #[arg(long, default_value = "demo")]
     tag: Tag,
@@ -111,6 +115,9 @@ struct UpArgs {
     /// Queues, and so workers, of the nodes' data links.
     #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=2))]
     queues: u32,
+    /// Family of the session below; with 6 hosts and configuration have both.
+    #[arg(long, value_enum, default_value = "4")]
+    family: Family,
     /// Name of the lab.
     #[arg(long, default_value = "lab")]
     tag: Tag,
@@ -159,6 +166,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Up(args) => {
             refuse_if_up(&args.tag)?;
             let plan = plan_of(&args.common, &args.tag, args.mode, &args.replication, args.queues)?;
+            let plan = Plan { family: args.family, ..plan };
             runtime.block_on(guarded(&args.tag, After::KeepIfGood, up(plan)))
         }
         Command::Down { tag } => {
@@ -294,7 +302,7 @@ fn commands(cluster: &Cluster) -> String {
         "\nThe cluster `{tag}` is up ({mode}). Commands, all as root:\n\n\
          # what it looks like\n{status} status\n\n\
          # a session through the VIP: type a line, get it back with the server's name\n\
-         {client} bash -c 'exec 3<>/dev/tcp/{VIP}/{PORT}; while read -r l; do echo \"$l\" >&3; \
+         {client} bash -c 'exec 3<>/dev/tcp/{vip}/{PORT}; while read -r l; do echo \"$l\" >&3; \
          read -r a <&3; echo \"$a\"; done'\n\n\
          # move the VIP, look at the connections\n\
          {status} vip move web --to n2\n{status} conn list\n\n\
@@ -304,6 +312,7 @@ fn commands(cluster: &Cluster) -> String {
          {client} ip monitor neigh\n\n\
          # break something\n",
         tag = plan.tag,
+        vip = plan.family.vip(),
         mode = plan.mode.name(),
         status = on(NODES[0]),
         client = in_net(Host::Client),
@@ -324,6 +333,7 @@ fn commands(cluster: &Cluster) -> String {
 
 fn demo_of(args: &DemoArgs) -> Result<(Tag, Plan, Series)> {
     let plan = plan_of(&args.common, &args.tag, args.mode, &args.replication, args.queues)?;
+    let plan = Plan { family: args.family, ..plan };
     let series = Series {
         fault: args.fault,
         runs: args.runs,
@@ -347,6 +357,7 @@ fn plan_of(common: &Common, tag: &Tag, mode: Mode, replication: &str, queues: u3
         mode,
         replication: replication == "on",
         queues,
+        family: Family::V4,
         bin_dir,
         examples_dir: absolute(&common.examples)?,
         out_dir: absolute(&common.out)?,

@@ -4,7 +4,10 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
-use crate::host::names::{Host, Mode, Tag};
+use crate::host::{
+    family::Family,
+    names::{Host, Mode, Tag},
+};
 
 /// What to start.
 #[derive(Clone, Debug)]
@@ -17,9 +20,11 @@ pub struct Plan {
     pub replication: bool,
     /// Queues of the nodes' data links.
     pub queues: u32,
+    /// Family of the sessions.
+    pub family: Family,
     /// Folder of `clusterd`, `clusterctl`, `lab-server` and `lab-client`.
     pub bin_dir: PathBuf,
-    /// Folder of `dr.yaml` and `nat.yaml`.
+    /// Folder of the examples.
     pub examples_dir: PathBuf,
     /// Folder for logs and data; absolute.
     pub out_dir: PathBuf,
@@ -59,15 +64,25 @@ impl Plan {
     /// The document that is applied.
     #[must_use]
     pub fn document_path(&self) -> PathBuf {
-        self.tag.run_dir().join(format!("{}.yaml", self.mode.name()))
+        self.tag.run_dir().join(self.example())
     }
 
-    /// The example for this mode, with replication switched as planned.
+    /// Name of the example for this mode and family.
+    #[must_use]
+    pub fn example(&self) -> String {
+        let both = match self.family {
+            Family::V4 => "",
+            Family::V6 => "-dual-stack",
+        };
+        format!("{}{both}.yaml", self.mode.name())
+    }
+
+    /// The example, with replication switched as planned.
     ///
     /// # Errors
     /// When it is not there or does not switch replication on.
     pub fn document(&self) -> Result<String> {
-        let path = self.examples_dir.join(format!("{}.yaml", self.mode.name()));
+        let path = self.examples_dir.join(self.example());
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
         if self.replication {
             return Ok(text);

@@ -3,6 +3,7 @@
 use std::{
     ffi::OsString,
     fs,
+    net::{IpAddr, SocketAddr},
     path::{Path, PathBuf},
     time::{Duration, Instant},
 };
@@ -19,7 +20,7 @@ use super::{
 };
 use crate::host::{
     exec,
-    names::{Host, Mode, NODES, Network, PORT, SERVERS, VIP},
+    names::{Host, Mode, NODES, Network, PORT, SERVERS},
     process::{Launch, Process},
     state::Ledger,
     topology::Topology,
@@ -82,7 +83,7 @@ impl Cluster {
         }
         say("clusterctl init, join, join");
         cluster.form().await?;
-        say(&format!("clusterctl apply -f {}.yaml", cluster.plan.mode.name()));
+        say(&format!("clusterctl apply -f {}", cluster.plan.example()));
         let document = cluster.plan.document()?;
         fs::write(cluster.plan.document_path(), document)?;
         cluster.ctl(1).apply(&cluster.plan.document_path()).await?;
@@ -101,8 +102,12 @@ impl Cluster {
         ensure_bpf(&mut ledger)?;
         let bpf = plan.tag.bpf_dir();
         fs::create_dir_all(&bpf).with_context(|| format!("cannot make {}", bpf.display()))?;
-        let topology =
-            Topology { tag: plan.tag.clone(), mode: plan.mode, queues: plan.queues.max(1) };
+        let topology = Topology {
+            tag: plan.tag.clone(),
+            mode: plan.mode,
+            queues: plan.queues.max(1),
+            family: plan.family,
+        };
         let nodes = NODES.map(|n| NodeHandle { n, process: None, unplugged: false }).into();
         Ok(Self { plan, topology, ledger, nodes, servers: Vec::new(), cordoned: Vec::new() })
     }
@@ -506,12 +511,13 @@ impl Cluster {
 /// # Errors
 /// When it cannot be started.
 pub fn start_server(plan: &Plan, n: u8, ledger: &mut Ledger) -> Result<Process> {
-    let own = plan.mode.server_address(n);
     let mut args: Vec<OsString> = vec!["--name".into(), format!("s{n}").into()];
-    let listen = |a: std::net::Ipv4Addr| ["--listen".into(), format!("{a}:{PORT}").into()];
-    args.extend(listen(own));
-    if plan.mode == Mode::Dr {
-        args.extend(listen(VIP));
+    let listen = |a: IpAddr| ["--listen".into(), SocketAddr::from((a, PORT)).to_string().into()];
+    for family in plan.family.all() {
+        args.extend(listen(family.server(plan.mode, n)));
+        if plan.mode == Mode::Dr {
+            args.extend(listen(family.vip()));
+        }
     }
     let launch = Launch {
         what: &format!("lab-server s{n}"),

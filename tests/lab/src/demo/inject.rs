@@ -20,7 +20,7 @@ use crate::{
         api::{NodeRef, Status},
         running::GROUP,
     },
-    host::names::{NODES, vip_target},
+    host::names::NODES,
     load::{judge::FaultWindow, now_ns},
 };
 
@@ -241,7 +241,8 @@ async fn quorum(scene: &mut Scene<'_>) -> Result<Injected> {
     }
     (scene.say)("no quorum: new sessions and a write");
     let silent = QUORUM_SESSIONS / 3;
-    let opened = scene.client.open(vip_target(), QUORUM_SESSIONS - silent, silent).await?;
+    let target = scene.cluster.plan().family.target();
+    let opened = scene.client.open(target, QUORUM_SESSIONS - silent, silent).await?;
     injected.opened = (u64::from(QUORUM_SESSIONS), u64::from(opened.established));
     injected.checks.push(Check {
         what: "new sessions come up without a quorum".to_owned(),

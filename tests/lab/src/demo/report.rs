@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::{fault::Fault, stats::Summary, validity::Check};
 use crate::{
     cluster::api::Epoch,
-    host::names::Mode,
+    host::{family::Family, names::Mode},
     load::judge::{Kind, Why},
 };
 
@@ -69,6 +69,9 @@ pub struct RunReport {
     pub done: String,
     /// DR or NAT.
     pub mode: Mode,
+    /// Family of the sessions.
+    #[serde(default)]
+    pub family: Family,
     /// Whether connections were copied.
     pub replication: bool,
     /// When the fault came, after the last session was up.
@@ -246,6 +249,7 @@ mod tests {
             fault: Fault::Power,
             done: "n1 lost power".to_owned(),
             mode: Mode::Dr,
+            family: Family::V4,
             replication: true,
             fault_after_ms: 2500,
             sessions: 300,

@@ -18,11 +18,7 @@ use super::{
     run::{announcer, list_sessions},
     validity::Check,
 };
-use crate::{
-    cluster::api::NodeRef,
-    host::names::{NODES, vip_target},
-    load::now_ns,
-};
+use crate::{cluster::api::NodeRef, host::names::NODES, load::now_ns};
 
 /// How long the others may take to take over or to learn something.
 const WITHIN: Duration = Duration::from_secs(10);
@@ -46,7 +42,8 @@ pub async fn inject(scene: &mut Scene<'_>, first: u8) -> Result<Injected> {
     (scene.say)(&format!("n{first} is dead, n{second} holds the group; more sessions"));
 
     let more = (scene.sessions / MEANWHILE_SHARE).max(MEANWHILE_MIN);
-    let opened = scene.client.open(vip_target(), more - more / 3, more / 3).await?;
+    let target = scene.cluster.plan().family.target();
+    let opened = scene.client.open(target, more - more / 3, more / 3).await?;
 
     (scene.say)(&format!("n{first} comes back with nothing, joins, the dead voter is removed"));
     scene.cluster.wipe(first)?;

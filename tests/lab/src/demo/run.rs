@@ -23,9 +23,12 @@ use crate::{
         Cluster, Plan,
         api::{Connection, Epoch, Group, NodeRef, Status},
         ready::Ready,
-        running::{GROUP, SERVICE},
+        running::GROUP,
     },
-    host::names::{Mode, PORT, SERVERS, vip_target},
+    host::{
+        family::Family,
+        names::{Mode, PORT, SERVERS},
+    },
     load::{
         judge::{Broken, Kind, Why},
         now_ns,
@@ -101,9 +104,9 @@ pub async fn run(
 
     let plan = cluster.plan().clone();
     let mut client = ClientLink::start(&plan, cluster.ledger())?;
-    client.probe(vip_target()).await?;
+    client.probe(plan.family.target()).await?;
     let silent = order.sessions / 3;
-    let opened = client.open(vip_target(), order.sessions - silent, silent).await?;
+    let opened = client.open(plan.family.target(), order.sessions - silent, silent).await?;
     if opened.established < order.sessions {
         let failures = opened.failures.join("; ");
         bail!("{} of {} sessions came up: {failures}", opened.established, order.sessions);
@@ -198,9 +201,9 @@ async fn look(
     sleep_until_ns(fault_at.saturating_sub(nanos(LIST_BEFORE))).await;
     let sessions = client.snapshot().await?;
     let holder_node = cluster.node_of(ready.holder.id).await?;
-    let connections = cluster.ctl(holder_node).connections(SERVICE).await?;
+    let connections = cluster.ctl(holder_node).connections(cluster.plan().family.service()).await?;
     let (listed, servers) =
-        match_sessions(&ready.holder.name, cluster.plan().mode, &connections, &sessions);
+        match_sessions(&ready.holder.name, of(cluster), &connections, &sessions);
     let mut checks = Vec::new();
     if cluster.plan().queues > 1 && cluster.plan().mode == Mode::Nat {
         checks.push(two_workers(&connections));
@@ -239,23 +242,28 @@ pub(crate) async fn list_sessions(
     n: u8,
     sessions: &[SessionReport],
 ) -> Result<(Listed, Chosen)> {
-    let connections = cluster.ctl(n).connections(SERVICE).await?;
-    Ok(match_sessions(&format!("n{n}"), cluster.plan().mode, &connections, sessions))
+    let connections = cluster.ctl(n).connections(cluster.plan().family.service()).await?;
+    Ok(match_sessions(&format!("n{n}"), of(cluster), &connections, sessions))
+}
+
+fn of(cluster: &Cluster) -> (Mode, Family) {
+    (cluster.plan().mode, cluster.plan().family)
 }
 
 /// Counts the sessions that a connection list has with the right real server, and tells the
 /// server of each.
 fn match_sessions(
     holder: &str,
-    mode: Mode,
+    (mode, family): (Mode, Family),
     connections: &[Connection],
     sessions: &[SessionReport],
 ) -> (Listed, Chosen) {
     let names: HashMap<String, String> = SERVERS
         .into_iter()
-        .map(|n| (format!("{}:{PORT}", mode.server_address(n)), format!("s{n}")))
+        .map(|n| (SocketAddr::from((family.server(mode, n), PORT)).to_string(), n))
+        .map(|(address, n)| (address, format!("s{n}")))
         .collect();
-    let vip = vip_target().to_string();
+    let vip = family.target().to_string();
     let ours = connections.iter().filter(|c| c.protocol.is("tcp", 1) && c.vip == vip);
     let known: HashMap<SocketAddr, String> = ours
         .filter_map(|c| Some((c.client.parse().ok()?, names.get(&c.server)?.clone())))
@@ -393,6 +401,7 @@ impl Seen {
             fault: order.fault,
             done: injected.done.clone(),
             mode: plan.mode,
+            family: plan.family,
             replication: plan.replication,
             fault_after_ms: self.fault_after_ms,
             sessions: evidence.sessions,
@@ -467,16 +476,25 @@ mod tests {
             connection(4, "tcp", "198.18.0.101:7", s1),
             connection(4, "tcp", vip, "198.18.0.99:7"),
         ];
-        let (listed, servers) = match_sessions("n1", Mode::Dr, &list, &sessions);
+        let (listed, servers) = match_sessions("n1", (Mode::Dr, Family::V4), &list, &sessions);
         assert_eq!((listed.sessions, listed.listed), (4, 2));
         assert_eq!(servers.len(), 3);
+    }
+
+    #[test]
+    fn addresses_of_ipv6_are_written_with_brackets() {
+        let list = [connection(1, "tcp", "[2001:db8:18::100]:7", "[2001:db8:18:1::12]:7")];
+        let (_, servers) =
+            match_sessions("n1", (Mode::Nat, Family::V6), &list, &[session(1, None)]);
+        assert_eq!(servers, [(1, "s2".to_owned())].into());
     }
 
     #[test]
     fn a_port_that_comes_again_says_nothing_of_the_session_that_used_it_before() {
         let (vip, s1) = ("198.18.0.100:7", "198.18.0.11:7");
         let left_over = [connection(1, "tcp", vip, s1), connection(2, "tcp", vip, s1)];
-        let (_, chosen) = match_sessions("n1", Mode::Dr, &left_over, &[session(1, Some("s1"))]);
+        let (_, chosen) =
+            match_sessions("n1", (Mode::Dr, Family::V4), &left_over, &[session(1, Some("s1"))]);
         let mut later = [session(1, Some("s1")), SessionReport { id: 9, ..session(2, Some("s2")) }];
         check_servers(&mut later, &chosen);
         assert!(later.iter().all(|s| s.broken.is_none()), "{later:?}");

@@ -80,6 +80,7 @@ fn failure(order: Order, plan: &Plan, error: &anyhow::Error) -> RunOutcome {
         fault: order.fault,
         done: "the run did not get to its end".to_owned(),
         mode: plan.mode,
+        family: plan.family,
         replication: plan.replication,
         fault_after_ms: 0,
         sessions: u64::from(order.sessions),

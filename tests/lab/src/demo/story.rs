@@ -46,10 +46,11 @@ pub fn of_run(run: &RunReport, runs: u32) -> String {
     // Writing to a String cannot fail.
     let _ = writeln!(
         out,
-        "\nRun {} of {runs}: {} ({}, replication {})",
+        "\nRun {} of {runs}: {} ({}, {}, replication {})",
         run.number,
         run.fault.story(),
         run.mode.name().to_uppercase(),
+        run.family,
         if run.replication { "on" } else { "off" }
     );
     let _ = writeln!(

@@ -17,7 +17,7 @@ use super::{
 };
 use crate::{
     cluster::{Cluster, Plan},
-    host::{names::Mode, sweep},
+    host::{family::Family, names::Mode, sweep},
 };
 
 /// Every fault, in the order of the suite.
@@ -50,6 +50,8 @@ pub struct Case {
     pub replication: bool,
     /// Queues of the nodes' data links.
     pub queues: u32,
+    /// Family of the sessions.
+    pub family: Family,
 }
 
 impl Case {
@@ -58,7 +60,8 @@ impl Case {
     pub fn name(&self) -> String {
         let replication = if self.replication { "" } else { "-unreplicated" };
         let queues = if self.queues > 1 { "-two-queues" } else { "" };
-        format!("{}-{}{replication}{queues}", self.mode.name(), self.fault.name())
+        let family = self.family.suffix();
+        format!("{}-{}{replication}{queues}{family}", self.mode.name(), self.fault.name())
     }
 
     /// What must come out.
@@ -68,7 +71,9 @@ impl Case {
     }
 
     fn same_cluster(&self, other: &Self) -> bool {
-        (self.mode, self.replication, self.queues) == (other.mode, other.replication, other.queues)
+        let Self { mode, replication, queues, family, .. } = *self;
+        (mode, replication, queues, family)
+            == (other.mode, other.replication, other.queues, other.family)
     }
 }
 
@@ -84,7 +89,8 @@ pub enum Extent {
 /// The cases of a suite.
 #[must_use]
 pub fn cases(extent: Extent) -> Vec<Case> {
-    let case = |fault, mode, runs| Case { fault, mode, runs, replication: true, queues: 1 };
+    let family = Family::V4;
+    let case = |fault, mode, runs| Case { fault, mode, runs, replication: true, queues: 1, family };
     let runs = |fault, mode| match (extent, fault, mode) {
         (Extent::Quick, _, _) => 1,
         (Extent::Full, Fault::Kill | Fault::Power, Mode::Dr) => 20,
@@ -95,6 +101,10 @@ pub fn cases(extent: Extent) -> Vec<Case> {
         cases.extend(FAULTS.map(|fault| case(fault, mode, runs(fault, mode))));
     }
     cases.push(Case { queues: 2, ..case(Fault::Kill, Mode::Nat, 1) });
+    for mode in [Mode::Dr, Mode::Nat] {
+        let family = Family::V6;
+        cases.push(Case { family, ..case(Fault::Kill, mode, runs(Fault::Kill, mode)) });
+    }
     cases.push(Case { replication: false, ..case(Fault::Kill, Mode::Dr, 1) });
     cases
 }
@@ -157,6 +167,7 @@ async fn run_batch(
             mode: case.mode,
             replication: case.replication,
             queues: case.queues,
+            family: case.family,
             ..suite.plan.clone()
         };
         let series = Series {
@@ -260,7 +271,8 @@ mod tests {
         for fault in FAULTS.into_iter().filter(|&f| f != Fault::None) {
             let runs = |mode| {
                 let is = |c: &&Case| {
-                    c.fault == fault && c.mode == mode && c.replication && c.queues == 1
+                    let four = c.family == Family::V4;
+                    four && c.fault == fault && c.mode == mode && c.replication && c.queues == 1
                 };
                 cases.iter().find(is).map_or(0, |c| c.runs)
             };
@@ -268,6 +280,9 @@ mod tests {
             assert_eq!((runs(Mode::Dr), runs(Mode::Nat)), (dr, 5), "{fault:?}");
         }
         assert!(cases.iter().any(|c| c.queues == 2 && c.mode == Mode::Nat));
+        for mode in [Mode::Dr, Mode::Nat] {
+            assert!(cases.iter().any(|c| c.family == Family::V6 && c.mode == mode));
+        }
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! The hosts: namespaces, links and processes, and how all of it goes away again.
 
 pub mod exec;
+pub mod family;
 pub mod inside;
 pub mod names;
 pub mod process;

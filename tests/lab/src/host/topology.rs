@@ -11,6 +11,11 @@
 //!   mgmt  198.18.2.0/24
 //! ```
 //!
+//! With [`Family::V6`] hosts have addresses of both families: the same picture with
+//! 2001:db8:18:0::/64 in front and 2001:db8:18:1::/64 at the back. The bridges then snoop MLD and
+//! ask for memberships themselves, as switches do: a solicitation comes to nobody who has not
+//! joined its group. Without it no host speaks IPv6 at all.
+//!
 //! Checksums are computed by the senders (`tx off`): a veth leaves them to the hardware that is
 //! not there, and a packet that AF_XDP takes off a veth would carry a wrong one.
 //!
@@ -22,13 +27,14 @@
 //! their two directions on different queues, and a retransmission after a time-out may change the
 //! queue.
 
-use std::fmt::Write as _;
+use std::{fmt::Write as _, net::IpAddr};
 
 use anyhow::{Context as _, Result};
 
 use super::{
     exec,
-    names::{CLIENT, GATEWAY, Host, Mode, NODES, Network, SERVERS, Tag, VIP},
+    family::Family,
+    names::{Host, Mode, NODES, Network, SERVERS, Tag},
 };
 
 /// What to build.
@@ -40,6 +46,8 @@ pub struct Topology {
     pub mode: Mode,
     /// Queues of the nodes' data links, 1 or 2.
     pub queues: u32,
+    /// IPv4 alone or both.
+    pub family: Family,
 }
 
 /// A veth pair between a bridge and a host.
@@ -47,7 +55,7 @@ pub struct Topology {
 struct Link {
     host: Host,
     network: Network,
-    address: String,
+    addresses: Vec<String>,
     queues: u32,
 }
 
@@ -114,19 +122,28 @@ impl Topology {
 
     fn links(&self) -> Vec<Link> {
         let mut links = Vec::new();
-        let mut add = |host, network, address: std::net::Ipv4Addr, queues| {
-            links.push(Link { host, network, address: format!("{address}/24"), queues });
+        let mut add = |host, network, address: &dyn Fn(Family) -> IpAddr, queues| {
+            // The daemons talk to each other over IPv4.
+            let families = if network == Network::Mgmt { &[Family::V4] } else { self.family.all() };
+            let address = |family: &Family| {
+                // Nobody else has it: no packet is to wait for the proof.
+                let nodad = if *family == Family::V6 { " nodad" } else { "" };
+                format!("{}/{}{nodad}", address(*family), family.prefix_len())
+            };
+            let addresses = families.iter().map(address).collect();
+            links.push(Link { host, network, addresses, queues });
         };
         for n in NODES {
             for &network in self.mode.node_networks() {
                 let queues = if network == Network::Mgmt { 1 } else { self.queues };
-                add(Host::Node(n), network, network.node_address(n), queues);
+                add(Host::Node(n), network, &|family| family.node(network, n), queues);
             }
         }
         for n in SERVERS {
-            add(Host::Server(n), self.mode.server_network(), self.mode.server_address(n), 1);
+            let network = self.mode.server_network();
+            add(Host::Server(n), network, &|family| family.server(self.mode, n), 1);
         }
-        add(Host::Client, Network::Front, CLIENT, 1);
+        add(Host::Client, Network::Front, &Family::client, 1);
         links
     }
 
@@ -134,7 +151,18 @@ impl Topology {
         let mut lines = String::new();
         for &network in self.mode.node_networks() {
             let bridge = network.name();
-            let _ = writeln!(lines, "link add {bridge} type bridge stp_state 0 forward_delay 0");
+            let _ = writeln!(
+                lines,
+                "link add {bridge} type bridge stp_state 0 forward_delay 0{}",
+                match self.family {
+                    Family::V4 => "",
+                    // The shortest time in which answers are awaited, in hundredths of a second:
+                    // until it is over, everything is flooded.
+                    Family::V6 => {
+                        " mcast_snooping 1 mcast_querier 1 mcast_query_response_interval 100"
+                    }
+                }
+            );
             let _ = writeln!(lines, "link set {bridge} up");
         }
         for Link { host, network, queues, .. } in self.links() {
@@ -163,31 +191,45 @@ impl Topology {
     fn host_lines(&self, host: Host) -> String {
         let mut lines = "link set lo up\n".to_owned();
         for link in self.links().into_iter().filter(|l| l.host == host) {
-            let (name, address) = (link.network.name(), link.address);
-            let _ = writeln!(lines, "addr add {address} dev {name}");
+            let name = link.network.name();
+            for address in link.addresses {
+                let _ = writeln!(lines, "addr add {address} dev {name}");
+            }
             let _ = writeln!(lines, "link set {name} up");
         }
-        match (host, self.mode) {
-            (Host::Server(_), Mode::Dr) => {
-                let _ = writeln!(lines, "addr add {VIP}/32 dev lo");
+        for family in self.family.all() {
+            let (vip, gateway) = (family.vip(), family.gateway());
+            match (host, self.mode) {
+                (Host::Server(_), Mode::Dr) => {
+                    let _ = writeln!(lines, "addr add {vip}/{} dev lo", family.host_len());
+                }
+                (Host::Server(_), Mode::Nat) => {
+                    let _ = writeln!(lines, "route add default via {gateway}");
+                }
+                _ => {}
             }
-            (Host::Server(_), Mode::Nat) => {
-                let _ = writeln!(lines, "route add default via {GATEWAY}");
-            }
-            _ => {}
         }
         lines
     }
 
     /// Settings of the kernel, made before there is a link.
     fn kernel_settings(&self, host: Host) -> String {
-        let mut settings = vec![
-            // No router solicitations and duplicate detection between the frames that count.
-            ("ipv6/conf/all/disable_ipv6", "1"),
-            ("ipv6/conf/default/disable_ipv6", "1"),
-            ("ipv4/conf/all/rp_filter", "0"),
-            ("ipv4/conf/default/rp_filter", "0"),
-        ];
+        let mut settings =
+            vec![("ipv4/conf/all/rp_filter", "0"), ("ipv4/conf/default/rp_filter", "0")];
+        // No router solicitations and duplicate detection between the frames that count.
+        settings.extend(match self.family {
+            Family::V4 => {
+                [("ipv6/conf/all/disable_ipv6", "1"), ("ipv6/conf/default/disable_ipv6", "1")]
+                    .as_slice()
+            }
+            Family::V6 => &[
+                ("ipv6/conf/all/accept_dad", "0"),
+                ("ipv6/conf/default/accept_dad", "0"),
+                ("ipv6/conf/default/dad_transmits", "0"),
+                ("ipv6/conf/default/accept_ra", "0"),
+                ("ipv6/conf/default/router_solicitations", "0"),
+            ],
+        });
         if self.mode == Mode::Dr && matches!(host, Host::Server(_)) {
             // A real server has the VIP and must not say so: only the holder answers ARP for it.
             settings.extend([
@@ -214,7 +256,26 @@ mod tests {
     use super::*;
 
     fn topology(mode: Mode, queues: u32) -> Topology {
-        Topology { tag: "t".parse().unwrap(), mode, queues }
+        Topology { tag: "t".parse().unwrap(), mode, queues, family: Family::V4 }
+    }
+
+    #[test]
+    fn with_ipv6_hosts_have_both_families() {
+        let topology = |mode| Topology { family: Family::V6, ..topology(mode, 1) };
+        let dr = topology(Mode::Dr).host_lines(Host::Server(1));
+        for line in [
+            "addr add 198.18.0.11/24 dev front",
+            "addr add 2001:db8:18::11/64 nodad dev front",
+            "addr add 198.18.0.100/32 dev lo",
+            "addr add 2001:db8:18::100/128 dev lo",
+        ] {
+            assert!(dr.lines().any(|l| l == line), "{line} in {dr}");
+        }
+        let nat = topology(Mode::Nat).host_lines(Host::Server(1));
+        assert!(nat.contains("route add default via 2001:db8:18:1::254\n"), "{nat}");
+        assert!(nat.contains("route add default via 198.18.1.254\n"), "{nat}");
+        let node = topology(Mode::Nat).host_lines(Host::Node(1));
+        assert_eq!(node.matches("2001:db8").count(), 2, "{node}");
     }
 
     #[test]

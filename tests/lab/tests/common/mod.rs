@@ -19,6 +19,7 @@ use steadfast_lab::{
     },
     host::{
         exec,
+        family::Family,
         names::{Host, Mode, NODES, Tag},
         state::Lock,
         sweep,
@@ -93,6 +94,11 @@ impl fmt::Display for Said {
 impl Lab {
     /// Starts a cluster with direct routing, `init`, two `join`s and the example applied.
     pub async fn start(name: &str) -> Self {
+        Self::start_with(name, Mode::Dr, Family::V4).await
+    }
+
+    /// The same in another mode, or with sessions of IPv6.
+    pub async fn start_with(name: &str, mode: Mode, family: Family) -> Self {
         exec::check_rights_and_tools().unwrap();
         let tag: Tag = name.parse().unwrap();
         let lock = Lock::take(&tag).unwrap();
@@ -105,9 +111,10 @@ impl Lab {
         let examples_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
         let plan = Plan {
             tag,
-            mode: Mode::Dr,
+            mode,
             replication: true,
             queues: 1,
+            family,
             bin_dir,
             examples_dir,
             out_dir,
