@@ -78,9 +78,10 @@ fn node(sloppy: bool) -> Lab {
         let prefix = prefix.parse().unwrap();
         hops.routes.push(Route { prefix, prefix_len: 64, port: Some(port), gateway: None });
     }
-    for (addr, mac) in [("2001:db8::2", CLIENT), ("2001:db8::21", DR_1), ("2001:db8:1::21", NAT_1)]
+    for (port, addr, mac) in
+        [(0, "2001:db8::2", CLIENT), (0, "2001:db8::21", DR_1), (1, "2001:db8:1::21", NAT_1)]
     {
-        hops.neighbours.push((addr.parse().unwrap(), mac));
+        hops.neighbours.push((port, addr.parse().unwrap(), mac));
     }
     lab.shared.set_next_hops(NextHops::new(hops));
     lab
