@@ -5,7 +5,8 @@ use std::{net::IpAddr, sync::Arc};
 use steadfast_packet::{Fragment, Packet};
 
 use crate::{
-    Actions, AddressKind, Connection, GroupId, Protocol, Reason, Role, SyncHook, Verdict,
+    Actions, AddressKind, Connection, Forwarding, GroupId, Protocol, Reason, Role, SyncHook,
+    Verdict,
     cache::{Hot, Tuple, Way},
     frame::Frame,
     lookup::hot,
@@ -65,6 +66,9 @@ where
         actions: &mut Actions,
     ) -> Verdict {
         if let Some(fragment) = &packet.fragment {
+            if needs_the_whole(packet, hot) {
+                return Verdict::Drop(Reason::Fragment);
+            }
             let (now_ns, fragments) = (frame.now_ns, &self.shared.fragments);
             let opened = fragments.open(now_ns, packet, fragment, &hot.connection, hot.way);
             if let Err(reason) = opened {
@@ -107,4 +111,16 @@ where
         let mut followed: Hot = hot(tuple, way, connection, view);
         self.forward(frame, packet, &mut followed, view, actions)
     }
+}
+
+/// A first fragment of SCTP that gets another port: the checksum is over the whole packet, whose
+/// length no fragment but the last tells.
+fn needs_the_whole(packet: &Packet, hot: &Hot) -> bool {
+    let Some((Protocol::Sctp, src_port, dst_port)) = packet.tuple() else { return false };
+    let Some(target) = hot.connection.target() else { return false };
+    let changes = match hot.way {
+        Way::In => dst_port != target.port,
+        Way::Out => src_port != hot.connection.key().vip_port,
+    };
+    changes && target.forwarding == Forwarding::Nat
 }

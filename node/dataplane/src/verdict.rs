@@ -50,7 +50,8 @@ reasons! {
     EtherType => "ethertype",
     /// IPv6 extension headers that are not followed: too many, out of place, or a source route.
     Extension => "extension",
-    /// A fragment of neither TCP nor UDP, or one that no honest sender makes.
+    /// A fragment of neither TCP, UDP nor SCTP, of SCTP that would need another checksum, or one that
+    /// no honest sender makes.
     Fragment => "fragment",
     /// A later fragment of a packet whose first one is not known (or not yet).
     FragmentUnknown => "fragment_unknown",

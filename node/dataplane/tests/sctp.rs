@@ -11,7 +11,7 @@ use steadfast_dataplane::{
     ConfigSpec, Connection, Direction, FlowKey, Forwarding, NextHops, Policies, Protocol, Reason,
     Route, ServiceSpec, State,
 };
-use steadfast_packet::{Chunk, Content, Packet, Transport, crc32c, parse};
+use steadfast_packet::{Chunk, Content, Packet, Transport, crc32c, internet_checksum, parse};
 
 const CHUNKS: [Chunk; 10] = [
     Chunk::DATA,
@@ -78,9 +78,10 @@ fn node(sloppy: bool) -> Lab {
         let prefix = prefix.parse().unwrap();
         hops.routes.push(Route { prefix, prefix_len: 64, port: Some(port), gateway: None });
     }
-    for (addr, mac) in [("2001:db8::2", CLIENT), ("2001:db8::21", DR_1), ("2001:db8:1::21", NAT_1)]
+    for (port, addr, mac) in
+        [(0, "2001:db8::2", CLIENT), (0, "2001:db8::21", DR_1), (1, "2001:db8:1::21", NAT_1)]
     {
-        hops.neighbours.push((addr.parse().unwrap(), mac));
+        hops.neighbours.push((port, addr.parse().unwrap(), mac));
     }
     lab.shared.set_next_hops(NextHops::new(hops));
     lab
@@ -294,5 +295,26 @@ fn an_unknown_packet_waits_for_the_copy_after_a_take_over() {
         let (client, vip) = (at(FAMILIES[0].client), at(FAMILIES[0].dr_vip));
         let outcome = lab.handle(0, &frame(client, vip, &[Chunk::DATA]));
         assert_eq!(outcome, dropped(Reason::HeldBack));
+    }
+}
+
+#[test]
+fn a_fragment_passes_unless_its_checksum_would_change() {
+    let family = &FAMILIES[0];
+    for (vip, passes) in [(family.dr_vip, true), (family.nat_vip, false)] {
+        let mut lab = node(false);
+        let mut first = frame(at(family.client), at(vip), &[Chunk::INIT]);
+        // Four octets more, so that it may be the first fragment of a longer packet.
+        first.extend_from_slice(&[0; 4]);
+        first[17] += 4;
+        first[20..22].copy_from_slice(&[0x20, 0]);
+        first[24..26].fill(0);
+        let checksum = internet_checksum(0, &first[14..34]);
+        first[24..26].copy_from_slice(&checksum.to_be_bytes());
+        let outcome = lab.handle(0, &first);
+        match outcome {
+            Outcome::Sent(_, sent) => assert_eq!((passes, &sent[34..]), (true, &first[34..])),
+            dropped => assert_eq!((passes, dropped), (false, Outcome::Dropped(Reason::Fragment))),
+        }
     }
 }
