@@ -77,7 +77,15 @@ where
                 self.open(frame.now_ns, key, service, server, epoch, old).map_err(Verdict::Drop)
             }
             //= Linux ip_vs_core.c, ip_vs_leave(): a service without a server says so
-            None => Err(self.reject(frame, packet, view)),
+            None => {
+                // What the SYN would have replaced has ended for the client; as in IPVS, it goes.
+                if let Some(old) = old
+                    && let Some(gone) = self.shared.table.remove(&old.key(), old.incarnation())
+                {
+                    self.hook.removed(&gone, Removal::Reused, now_ns);
+                }
+                Err(self.reject(frame, packet, view))
+            }
         }
     }
 

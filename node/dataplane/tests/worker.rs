@@ -89,6 +89,28 @@ fn nat_rewrites_both_directions() {
 }
 
 #[test]
+fn a_finished_connection_goes_when_its_client_finds_no_server() {
+    let mut lab = Lab::new();
+    let (client, vip) = ("198.18.0.2:4000", "198.18.0.100:8080");
+    lab.handle(0, &from_client(4000, 8080, SYN));
+    lab.handle(0, &tcp((CLIENT, FRONT), client, vip, 64, 0));
+    assert_eq!(lab.find(Protocol::Tcp, client, vip).unwrap().state(), State::Close);
+    let mut none = config_spec(2);
+    none.services[1].servers[0].weight = 0;
+    lab.set_config(none);
+    lab.log.take();
+    lab.handle(0, &from_client(4000, 8080, SYN));
+    assert!(lab.find(Protocol::Tcp, client, vip).is_none());
+    assert_eq!(lab.log.take(), ["removed 4000 Reused"]);
+    let load = |lab: &Lab| {
+        let config = lab.shared.config.load();
+        let (service, index) = config.server(21.into()).unwrap();
+        service.load(index).map(|load| (load.active(), load.inactive()))
+    };
+    assert_eq!(load(&lab), Some((0, 0)));
+}
+
+#[test]
 fn nat_of_udp_keeps_a_missing_checksum() {
     let mut lab = Lab::new();
     let (client, vip, real) = ("198.18.0.2:4000", "198.18.0.100:53", "198.18.1.21:5353");

@@ -390,7 +390,12 @@ impl Naive {
         }
         match self.schedule(service, pkt) {
             Some(server) => self.open(pkt, proto, service, server, old),
-            None => self.reject(pkt),
+            None => {
+                if let Some(at) = old {
+                    self.conns.remove(at);
+                }
+                self.reject(pkt)
+            }
         }
     }
 

@@ -282,7 +282,7 @@ impl World {
         let mut at = self.random.below(self.naive.services.len());
         // Two services on the same servers: a client port in both leads to the same tuple.
         let of_shared = |service: &Service| service.id % 200 / 2 == 50;
-        if self.random.percent(14) {
+        if self.random.percent(18) {
             let shared: Vec<usize> = (0..self.naive.services.len())
                 .filter(|at| of_shared(&self.naive.services[*at]))
                 .collect();
