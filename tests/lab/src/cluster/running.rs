@@ -202,11 +202,7 @@ impl Cluster {
     /// # Errors
     /// What is still missing after [`READY_WITHIN`], or a daemon that ended.
     pub async fn wait_ready(&mut self) -> Result<Ready> {
-        let wanted = Wanted {
-            nodes: NODES.len(),
-            servers: SERVERS.len(),
-            replication: self.plan.replication,
-        };
+        let wanted = Wanted { nodes: NODES.len(), replication: self.plan.replication };
         let deadline = Instant::now() + READY_WITHIN;
         let mut last = Err(String::new());
         loop {
