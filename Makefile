@@ -15,6 +15,9 @@ REPLICATION ?= on
 QUEUES ?= 1
 FAMILY ?= 4
 SEED ?=
+ROUNDS ?=
+KEPT ?=
+ONLY ?=
 
 # The lab makes network namespaces: root, or sudo where one is somebody else.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -83,6 +86,12 @@ test: setup check build ## Everything CI runs
 	$(CARGO) test --locked --workspace --doc
 	$(TESTS_AS_ROOT) $(CARGO) test --locked --workspace --test '*'
 	@$(LAB) suite --sessions $(SESSIONS) $(SEED_ARG)
+
+# No rights are needed: the emulator is a program like any other.
+.PHONY: guest-test
+guest-test: setup ## The kernel's IPVS, in an emulated machine, against ours: SEED=n ROUNDS=n ONLY=text
+	SEED=$(SEED) ROUNDS=$(ROUNDS) KEPT=$(KEPT) ONLY='$(ONLY)' \
+		$(CARGO) test --locked -p steadfast-guest --test ipvs -- --nocapture
 
 .PHONY: test-full
 test-full: setup build ## The runs that the README's figures come from; goes on where it stopped

@@ -1,0 +1,185 @@
+//! A network namespace with IPVS in it, and the two links into it.
+
+use std::{
+    fs,
+    io::Write as _,
+    process::{Command, Stdio},
+    sync::atomic::{AtomicU32, Ordering},
+};
+
+use af_xdp::{ETHERTYPE_ALL, PacketSocket};
+use anyhow::{Context as _, Result, bail};
+use rustix::{
+    fd::AsFd as _,
+    thread::{LinkNameSpaceType, move_into_link_name_space},
+};
+use steadfast_packet::Mac;
+
+use super::{
+    Scenario, Server, Step,
+    frames::{
+        BACK_MAC, BYSTANDER, CLIENT_GATEWAY, CLIENT_MAC, FRONT_MAC, VIP, VIP_PORT, server_addr,
+        server_mac, server_port,
+    },
+};
+
+/// Numbers the namespaces of this process, so that no name comes twice.
+static NUMBER: AtomicU32 = AtomicU32::new(0);
+
+/// A director; it goes with this.
+#[derive(Debug)]
+pub(super) struct Director {
+    number: u32,
+    /// The clients' end of the front link.
+    pub(super) front: PacketSocket,
+    /// The servers' end of the back link.
+    pub(super) back: PacketSocket,
+}
+
+impl Director {
+    /// Makes the namespace and its links; the calling thread stays where it is.
+    pub(super) fn make(scenario: &Scenario) -> Result<Self> {
+        let number = NUMBER.fetch_add(1, Ordering::Relaxed);
+        let name = name_of(number);
+        let mac = |mac: Mac| mac.map(|octet| format!("{octet:02x}")).join(":");
+        pipe(
+            "ip",
+            &["-batch", "-"],
+            &format!(
+                "netns add {name}
+link add c{number} address {} type veth peer name front address {} netns {name}
+link add s{number} type veth peer name back address {} netns {name}
+link set c{number} up
+link set s{number} up
+",
+                mac(CLIENT_MAC),
+                mac(FRONT_MAC),
+                mac(BACK_MAC)
+            ),
+        )?;
+        let neighbours: String = servers(scenario)
+            .chain([BYSTANDER])
+            .map(|n| {
+                let (addr, mac) = (server_addr(n), mac(server_mac(n)));
+                format!("neigh add {addr} lladdr {mac} dev back nud permanent\n")
+            })
+            .collect();
+        pipe(
+            "ip",
+            &["-n", &name, "-batch", "-"],
+            &format!(
+                "link set lo up
+link set front up
+link set back up
+addr add 198.18.0.1/24 dev front
+addr add {VIP}/32 dev lo
+addr add 198.18.1.254/24 dev back
+neigh add {CLIENT_GATEWAY} lladdr {} dev front nud permanent
+route add 10.0.0.0/8 via {CLIENT_GATEWAY}
+{neighbours}",
+                mac(CLIENT_MAC)
+            ),
+        )?;
+        let front = listen(&format!("c{number}"))?;
+        let back = listen(&format!("s{number}"))?;
+        Ok(Self { number, front, back })
+    }
+
+    /// Takes the calling thread inside, and the service into the kernel.
+    pub(super) fn enter(&self, scenario: &Scenario) -> Result<()> {
+        let path = format!("/run/netns/{}", name_of(self.number));
+        let file = fs::File::open(&path).with_context(|| format!("cannot open {path}"))?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .with_context(|| format!("cannot enter {path}"))?;
+        fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot forward")?;
+        let flags = if scenario.flags.is_empty() {
+            String::new()
+        } else {
+            format!(" -b {}", scenario.flags.join(","))
+        };
+        let mut lines = format!("-A {} -s {}{flags}\n", service(scenario), scenario.scheduler);
+        for server in &scenario.servers {
+            lines.push_str(&add(scenario, *server));
+        }
+        ipvsadm(&lines)
+    }
+}
+
+impl Drop for Director {
+    fn drop(&mut self) {
+        // The links go with the namespace. The guest ends soon, and everything with it.
+        let _ = crate::run("ip", &["netns", "del", &name_of(self.number)], None);
+    }
+}
+
+/// The line that adds a server.
+pub(super) fn add(scenario: &Scenario, server: Server) -> String {
+    let way = if scenario.dr { "-g" } else { "-m" };
+    let Server { number, weight } = server;
+    format!("-a {} -r {} {way} -w {weight}\n", service(scenario), place(scenario, number))
+}
+
+/// The line that gives it another weight.
+pub(super) fn weigh(scenario: &Scenario, server: Server) -> String {
+    add(scenario, server).replacen("-a", "-e", 1)
+}
+
+/// The line that removes it.
+pub(super) fn remove(scenario: &Scenario, number: u8) -> String {
+    format!("-d {} -r {}\n", service(scenario), place(scenario, number))
+}
+
+/// Gives the kernel lines of configuration.
+pub(super) fn ipvsadm(lines: &str) -> Result<()> {
+    pipe("ipvsadm", &["-R"], lines)
+}
+
+/// The numbers of all servers that a scenario ever has.
+fn servers(scenario: &Scenario) -> impl Iterator<Item = u8> {
+    let added = |step: &Step| match step {
+        Step::Add(server) => Some(server.number),
+        _ => None,
+    };
+    let first = scenario.servers.iter().map(|server| server.number);
+    first.chain(scenario.steps.iter().filter_map(added))
+}
+
+fn service(scenario: &Scenario) -> String {
+    format!("{} {VIP}:{VIP_PORT}", if scenario.udp { "-u" } else { "-t" })
+}
+
+fn place(scenario: &Scenario, number: u8) -> String {
+    format!("{}:{}", server_addr(number), server_port(scenario.dr))
+}
+
+fn name_of(number: u32) -> String {
+    format!("guest-{number}")
+}
+
+fn listen(interface: &str) -> Result<PacketSocket> {
+    let path = format!("/sys/class/net/{interface}/ifindex");
+    let index = fs::read_to_string(&path).with_context(|| format!("no {interface}"))?;
+    let socket = PacketSocket::bind(index.trim().parse()?, ETHERTYPE_ALL)?;
+    Ok(socket)
+}
+
+fn pipe(program: &str, args: &[&str], input: &str) -> Result<()> {
+    let mut child = Command::new(program)
+        .args(args)
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
+        .with_context(|| format!("cannot start {program}"))?;
+    if let Some(mut pipe) = child.stdin.take() {
+        // A program that ends early says why below.
+        let _ = pipe.write_all(input.as_bytes());
+    }
+    let output = child.wait_with_output()?;
+    let said = String::from_utf8_lossy(&output.stderr);
+    // ipvsadm -R goes on after a line that failed, and says so only here.
+    if !output.status.success() || !said.trim().is_empty() {
+        bail!("{program} {args:?}: {}: {}; it read:\n{input}", output.status, said.trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,138 @@
+//! What is asked of the kernel's IPVS, and what it answers.
+//!
+//! A [`Scenario`] is one service in a director of its own, and what happens to it step by step. The
+//! program `ipvs-oracle` plays it inside a guest ([`play`]) and tells after every step what the
+//! kernel holds ([`Seen`]). Who compares that with what is elsewhere.
+
+mod director;
+mod frames;
+mod listing;
+mod player;
+
+use std::net::Ipv4Addr;
+
+use serde::{Deserialize, Serialize};
+
+pub use frames::{VIP, VIP_PORT, server_addr, server_port, to_client, to_vip};
+pub use player::play;
+
+/// One service, and what happens.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Scenario {
+    /// For people.
+    pub name: String,
+    /// Its scheduler, as ipvsadm names it.
+    pub scheduler: String,
+    /// Scheduler flags, as ipvsadm names them.
+    pub flags: Vec<String>,
+    /// UDP, not TCP.
+    pub udp: bool,
+    /// Direct routing, not NAT.
+    pub dr: bool,
+    /// The servers it begins with, in the order in which they are added.
+    pub servers: Vec<Server>,
+    /// The clients' ends of its connections.
+    pub flows: Vec<Flow>,
+    /// What happens, one after the other.
+    pub steps: Vec<Step>,
+}
+
+/// A real server.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Server {
+    /// The last octet of its address.
+    pub number: u8,
+    /// Its weight.
+    pub weight: u16,
+}
+
+/// A client's end of a connection.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
+pub struct Flow {
+    /// The client's address, out of 10.0.0.0/8.
+    pub addr: Ipv4Addr,
+    /// The client's port.
+    pub port: u16,
+}
+
+/// Something that happens.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Step {
+    /// The client of a flow sends a packet, with these flags under TCP.
+    Send {
+        /// Index of the flow.
+        flow: usize,
+        /// TCP flags.
+        flags: u8,
+    },
+    /// The server of a flow's connection sends one; nothing where there is no connection.
+    Reply {
+        /// Index of the flow.
+        flow: usize,
+        /// TCP flags.
+        flags: u8,
+    },
+    /// A server gets another weight.
+    Weigh(Server),
+    /// A server is added.
+    Add(Server),
+    /// A server is removed.
+    Remove {
+        /// Its number.
+        number: u8,
+    },
+}
+
+impl Step {
+    /// The flow it is about.
+    #[must_use]
+    pub fn flow(&self) -> Option<usize> {
+        match self {
+            Self::Send { flow, .. } | Self::Reply { flow, .. } => Some(*flow),
+            Self::Weigh(_) | Self::Add(_) | Self::Remove { .. } => None,
+        }
+    }
+}
+
+/// What is there after a step.
+#[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Seen {
+    /// The connection of the step's flow.
+    pub connection: Option<Entry>,
+    /// What became of the step's packet.
+    pub sent: Option<Sent>,
+    /// The present servers' connections, by number: active and inactive ones.
+    pub loads: Vec<(u8, u32, u32)>,
+}
+
+/// A connection.
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Entry {
+    /// The number of its server.
+    pub server: u8,
+    /// Its state, as IPVS names it.
+    pub state: String,
+    /// Seconds until it goes, rounded down.
+    pub expires_s: u64,
+}
+
+/// Where a packet went.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Sent {
+    /// To the server of this number.
+    Server(u8),
+    /// To the client, from the VIP.
+    Client,
+}
+
+/// What the kernel did with a scenario.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Played {
+    /// The scenario's index in the script.
+    pub scenario: usize,
+    /// What was seen before the first step, and after each one; fewer when the guest was too slow
+    /// to play all before the first connections expire.
+    pub seen: Vec<Seen>,
+    /// How long it took, in milliseconds of the guest.
+    pub took_ms: u64,
+}

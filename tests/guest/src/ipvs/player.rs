@@ -1,0 +1,193 @@
+//! Plays a scenario to the kernel's IPVS. Runs inside a guest with one processor.
+//!
+//! How it knows that a packet was handled: after each one it sends a marker the same way, which
+//! the director merely routes. The kernel's queue of one processor keeps the order, so when the
+//! marker is out at the other side, the packet before it has been dealt with, too.
+
+use std::{
+    net::IpAddr,
+    thread,
+    time::{Duration, Instant},
+};
+
+use af_xdp::PacketSocket;
+use anyhow::{Context as _, Result, anyhow, bail};
+use steadfast_packet::{Content, Packet, parse};
+
+use super::{
+    Entry, Flow, Scenario, Seen, Sent, Step,
+    director::{Director, add, ipvsadm, remove, weigh},
+    frames::{
+        BACK_MAC, BYSTANDER, CLIENT_GATEWAY, CLIENT_MAC, FRONT_MAC, VIP, marker, server_addr,
+        server_mac, to_client, to_vip,
+    },
+    listing,
+};
+
+/// A scenario ends before the first of its connections could: those in CLOSE last 10 s.
+const SCENARIO_MAX: Duration = Duration::from_secs(8);
+
+/// How long a marker is waited for, or the end of a connection that was replaced.
+const WAIT_MAX: Duration = Duration::from_secs(5);
+const WAIT_STEP: Duration = Duration::from_micros(500);
+
+const FRAME_LEN_MAX: usize = 2048;
+
+/// Plays a scenario in a director of its own.
+///
+/// # Errors
+/// What the system's programs say, or a packet that is lost on its way.
+pub fn play(scenario: &Scenario) -> Result<Vec<Seen>> {
+    let director = Director::make(scenario)?;
+    thread::scope(|scope| {
+        let player = Player { scenario, director: &director, markers: 0 };
+        let thread = scope.spawn(|| player.play());
+        thread.join().map_err(|_| anyhow!("the player panicked"))?
+    })
+}
+
+struct Player<'a> {
+    scenario: &'a Scenario,
+    director: &'a Director,
+    markers: u64,
+}
+
+/// Which way packets go through the director.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Way {
+    In,
+    Out,
+}
+
+impl Player<'_> {
+    fn play(mut self) -> Result<Vec<Seen>> {
+        self.director.enter(self.scenario)?;
+        let mut seen = vec![Seen { loads: listing::loads()?, ..Seen::default() }];
+        let began = Instant::now();
+        for (number, step) in self.scenario.steps.iter().enumerate() {
+            if began.elapsed() > SCENARIO_MAX {
+                break;
+            }
+            seen.push(self.step(step).with_context(|| format!("step {number}: {step:?}"))?);
+        }
+        Ok(seen)
+    }
+
+    fn step(&mut self, step: &Step) -> Result<Seen> {
+        let scenario = self.scenario;
+        let flow = |index: usize| {
+            scenario.flows.get(index).copied().with_context(|| format!("no flow {index}"))
+        };
+        let sent = match *step {
+            Step::Send { flow: index, flags } => {
+                let flow = flow(index)?;
+                let frame = to_vip(scenario, flow, flags, (CLIENT_MAC, FRONT_MAC));
+                self.through(Way::In, flow, &frame)?
+            }
+            Step::Reply { flow: index, flags } => {
+                let flow = flow(index)?;
+                match settled(flow)? {
+                    Some(Entry { server, .. }) => {
+                        let macs = (server_mac(server), BACK_MAC);
+                        let frame = to_client(scenario, flow, server, flags, macs);
+                        self.through(Way::Out, flow, &frame)?
+                    }
+                    None => None,
+                }
+            }
+            Step::Weigh(server) => {
+                ipvsadm(&weigh(scenario, server))?;
+                None
+            }
+            Step::Add(server) => {
+                ipvsadm(&add(scenario, server))?;
+                None
+            }
+            Step::Remove { number } => {
+                ipvsadm(&remove(scenario, number))?;
+                None
+            }
+        };
+        let connection = match step.flow() {
+            Some(index) => settled(flow(index)?)?,
+            None => None,
+        };
+        Ok(Seen { connection, sent, loads: listing::loads()? })
+    }
+
+    /// Sends a frame through the director; where it came out.
+    fn through(&mut self, way: Way, flow: Flow, frame: &[u8]) -> Result<Option<Sent>> {
+        let Director { front, back, .. } = self.director;
+        let bystander = server_addr(BYSTANDER);
+        let (into, out, macs, src, dst) = match way {
+            Way::In => (front, back, (CLIENT_MAC, FRONT_MAC), CLIENT_GATEWAY, bystander),
+            Way::Out => (back, front, (server_mac(BYSTANDER), BACK_MAC), bystander, CLIENT_GATEWAY),
+        };
+        self.markers += 1;
+        into.send(frame).context("cannot send")?;
+        into.send(&marker(macs, src, dst, self.markers)).context("cannot send")?;
+        let ends_with = self.markers.to_be_bytes();
+        let mut came = None;
+        let began = Instant::now();
+        let mut buffer = [0; FRAME_LEN_MAX];
+        loop {
+            let Some(frame) = receive(out, &mut buffer)? else {
+                if began.elapsed() > WAIT_MAX {
+                    bail!("marker {} did not come out of the director", self.markers);
+                }
+                thread::sleep(WAIT_STEP);
+                continue;
+            };
+            let Ok(parsed) = parse(frame) else { continue };
+            let Content::Ip(packet) = parsed.content else { continue };
+            if packet.dst == IpAddr::V4(dst)
+                && packet.src == IpAddr::V4(src)
+                && frame.ends_with(&ends_with)
+            {
+                return Ok(came);
+            }
+            came = came.or_else(|| match way {
+                Way::In => self.to_server(flow, &packet, parsed.dst_mac),
+                Way::Out => (packet.src == IpAddr::V4(VIP) && packet.dst == IpAddr::V4(flow.addr))
+                    .then_some(Sent::Client),
+            });
+        }
+    }
+
+    fn to_server(&self, flow: Flow, packet: &Packet, dst_mac: [u8; 6]) -> Option<Sent> {
+        let (_, src_port, _) = packet.tuple()?;
+        if (packet.src, src_port) != (IpAddr::V4(flow.addr), flow.port) {
+            return None;
+        }
+        let number = dst_mac[5];
+        let dst = if self.scenario.dr { VIP } else { server_addr(number) };
+        (dst_mac == server_mac(number) && packet.dst == IpAddr::V4(dst))
+            .then_some(Sent::Server(number))
+    }
+}
+
+/// The connection of a flow, once there are no two and none that is about to go.
+//= Linux net/netfilter/ipvs/ip_vs_conn.c, ip_vs_conn_expire_now(): what a new connection replaces
+//= goes with the timer's next tick
+fn settled(flow: Flow) -> Result<Option<Entry>> {
+    let began = Instant::now();
+    loop {
+        let mut entries = listing::connections(flow)?;
+        let goes = entries.iter().any(|entry| entry.expires_s == 0);
+        if entries.len() <= 1 && !goes {
+            return Ok(entries.pop());
+        }
+        if began.elapsed() > WAIT_MAX {
+            bail!("connections of one flow that do not go: {entries:?}");
+        }
+        thread::sleep(WAIT_STEP);
+    }
+}
+
+fn receive<'a>(socket: &PacketSocket, buffer: &'a mut [u8]) -> Result<Option<&'a [u8]>> {
+    match socket.receive(buffer) {
+        Ok(received) => Ok(Some(&buffer[..received.len])),
+        Err(error) if error.kind() == std::io::ErrorKind::WouldBlock => Ok(None),
+        Err(error) => Err(error).context("cannot receive"),
+    }
+}
