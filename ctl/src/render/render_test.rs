@@ -1,6 +1,7 @@
 use insta::assert_snapshot;
 use steadfast_proto::v1::{
-    Connection, ListConnectionsReply, Origin, Protocol, ServerOrder, StatusReply, Warning,
+    Connection, Forwarding, ListConnectionsReply, Origin, Protocol, ServerOrder, StatusReply,
+    Warning,
 };
 
 use super::samples::{electing, failing_over, healthy, no_quorum, removed};
@@ -57,6 +58,15 @@ fn service_with_what_its_servers_carry() {
     service.server_order = ServerOrder::NewestFirst.into();
     service.servers[1].up = false;
     service.servers[2].weight = 0;
+    assert_snapshot!(super::service(&service, "n1", PLAIN()));
+}
+
+#[test]
+fn service_behind_a_tunnel() {
+    let mut service = healthy().services.remove(0);
+    service.forwarding = Forwarding::Tun.into();
+    service.tunnel = "gue port 6080 csum".to_owned();
+    service.mss_clamp = "1400".to_owned();
     assert_snapshot!(super::service(&service, "n1", PLAIN()));
 }
 

@@ -328,13 +328,6 @@ fn the_arithmetic_is_that_of_lvs() {
     ];
     for (tunnel, four, six) in table {
         assert_eq!((tunnel.overhead(false), tunnel.overhead(true)), (four, six), "{tunnel:?}");
-        assert_eq!(tunnel.mtu(1500, false, false), Some(1500 - four));
-        assert_eq!(tunnel.mtu(1500, true, true), Some(1500 - six));
-        assert_eq!(tunnel.mtu(68 + four, false, false), Some(68));
-        assert_eq!(tunnel.mtu(67 + four, false, false), None);
-        assert_eq!(tunnel.mtu(1280 + six, true, true), Some(1280));
-        assert_eq!(tunnel.mtu(1279 + six, true, true), None);
-        assert_eq!(tunnel.mtu(10, true, true), None);
     }
     assert_eq!(OUTER_LEN_MAX, ETHERNET + 52);
     assert_eq!(IpNumber::IPV4.0, 4);

@@ -65,6 +65,8 @@ impl Plane {
             prefix_len,
             port: Some(port),
             gateway: None,
+            src: None,
+            mtu: None,
         };
         let known = naive.neighbours.iter().filter_map(|(addr, way)| match way {
             Way::Known(_, mac) => Some((*addr, *mac)),
@@ -174,6 +176,7 @@ fn service_spec(service: &naive::Service) -> dp::ServiceSpec {
             Mode::Dr => dp::Forwarding::Dr,
             Mode::Nat => dp::Forwarding::Nat,
         },
+        mss_clamp: dp::MssClamp::Off,
         // The order in which servers come must not matter.
         servers: service
             .servers

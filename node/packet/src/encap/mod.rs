@@ -86,10 +86,6 @@ pub struct Encapsulated {
 pub const OUTER_LEN_MAX: usize =
     size_of::<Ethernet>() + size_of::<Ipv6>() + size_of::<Udp>() + size_of::<Gue>();
 
-/// The least MTU of an IPv4 link (RFC 791) and of an IPv6 link (RFC 8200 section 5).
-const MTU_MIN_V4: usize = 68;
-const MTU_MIN_V6: usize = 1280;
-
 /// Source ports of GUE: the dynamic ones (RFC 6335 section 6), 14 bits of entropy.
 //= draft-ietf-intarea-gue section 5.11: the source port should be in 49152 to 65535
 const SOURCE_PORT_BASE: u16 = 0xc000;
@@ -103,15 +99,6 @@ impl Tunnel {
     pub fn overhead(self, outer_is_ipv6: bool) -> usize {
         let ip = if outer_is_ipv6 { size_of::<Ipv6>() } else { size_of::<Ipv4>() };
         ip + self.shim_len()
-    }
-
-    /// The largest packet that fits a link of `mtu`; none when that is less than the least MTU a
-    /// link may have in the inner packet's family.
-    //= Linux ip_vs_xmit.c, __ip_vs_get_out_rt(): mtu < 68 is an error
-    #[must_use]
-    pub fn mtu(self, mtu: usize, outer_is_ipv6: bool, inner_is_ipv6: bool) -> Option<usize> {
-        let least = if inner_is_ipv6 { MTU_MIN_V6 } else { MTU_MIN_V4 };
-        mtu.checked_sub(self.overhead(outer_is_ipv6)).filter(|mtu| *mtu >= least)
     }
 
     /// Bytes between the outer IP header and the inner packet.
