@@ -19,7 +19,9 @@ fn example(mode: Mode) -> String {
 
 #[test]
 fn the_examples_describe_the_lab() {
-    for (mode, forwarding) in [(Mode::Dr, Forwarding::Dr), (Mode::Nat, Forwarding::Nat)] {
+    let modes =
+        [(Mode::Dr, Forwarding::Dr), (Mode::Nat, Forwarding::Nat), (Mode::Tun, Forwarding::Tun)];
+    for (mode, forwarding) in modes {
         let document = Document::parse(&example(mode)).unwrap();
         assert_eq!(document.groups.len(), 1);
         assert_eq!(document.groups[0].addresses, [VIP]);
@@ -42,7 +44,7 @@ fn the_examples_describe_the_lab() {
 
 #[test]
 fn the_switches_that_the_lab_turns_are_there_exactly_once() {
-    for mode in [Mode::Dr, Mode::Nat] {
+    for mode in Mode::ALL {
         let text = example(mode);
         assert_eq!(text.matches("replication: on").count(), 1);
         // A write without quorum must be a real change.

@@ -11,7 +11,7 @@ use crate::host::names::{Host, Mode, Tag};
 pub struct Plan {
     /// Names.
     pub tag: Tag,
-    /// DR or NAT.
+    /// DR, NAT or TUN.
     pub mode: Mode,
     /// Connections are copied.
     pub replication: bool,
@@ -19,7 +19,7 @@ pub struct Plan {
     pub queues: u32,
     /// Folder of `clusterd`, `clusterctl`, `lab-server` and `lab-client`.
     pub bin_dir: PathBuf,
-    /// Folder of `dr.yaml` and `nat.yaml`.
+    /// Folder of `dr.yaml`, `nat.yaml` and `tun.yaml`.
     pub examples_dir: PathBuf,
     /// Folder for logs and data; absolute.
     pub out_dir: PathBuf,

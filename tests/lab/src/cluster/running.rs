@@ -501,7 +501,8 @@ impl Cluster {
     }
 }
 
-/// Starts real server `n`. With DR it listens on the VIP too: UDP answers must come from it.
+/// Starts real server `n`. With DR and TUN it listens on the VIP too: UDP answers must come from
+/// it.
 ///
 /// # Errors
 /// When it cannot be started.
@@ -510,8 +511,11 @@ pub fn start_server(plan: &Plan, n: u8, ledger: &mut Ledger) -> Result<Process> 
     let mut args: Vec<OsString> = vec!["--name".into(), format!("s{n}").into()];
     let listen = |a: std::net::Ipv4Addr| ["--listen".into(), format!("{a}:{PORT}").into()];
     args.extend(listen(own));
-    if plan.mode == Mode::Dr {
+    if plan.mode.servers_have_the_vip() {
         args.extend(listen(VIP));
+    }
+    if plan.mode == Mode::Tun {
+        args.push("--decapsulate".into());
     }
     let launch = Launch {
         what: &format!("lab-server s{n}"),

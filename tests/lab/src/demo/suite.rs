@@ -1,5 +1,5 @@
-//! Many series, as `make test` and `make test-full` run them: every fault, DR and NAT, and the
-//! proof that the demonstration can fail.
+//! Many series, as `make test` and `make test-full` run them: every fault with DR and NAT, a kill
+//! with tunnels, and the proof that the demonstration can fail.
 
 use std::{
     collections::VecDeque,
@@ -42,7 +42,7 @@ const TRIES_MAX: u32 = 3;
 pub struct Case {
     /// The fault.
     pub fault: Fault,
-    /// DR or NAT.
+    /// DR, NAT or TUN.
     pub mode: Mode,
     /// Runs.
     pub runs: u32,
@@ -95,6 +95,7 @@ pub fn cases(extent: Extent) -> Vec<Case> {
         cases.extend(FAULTS.map(|fault| case(fault, mode, runs(fault, mode))));
     }
     cases.push(Case { queues: 2, ..case(Fault::Kill, Mode::Nat, 1) });
+    cases.push(case(Fault::Kill, Mode::Tun, 1));
     cases.push(Case { replication: false, ..case(Fault::Kill, Mode::Dr, 1) });
     cases
 }
@@ -268,6 +269,7 @@ mod tests {
             assert_eq!((runs(Mode::Dr), runs(Mode::Nat)), (dr, 5), "{fault:?}");
         }
         assert!(cases.iter().any(|c| c.queues == 2 && c.mode == Mode::Nat));
+        assert!(cases.iter().any(|c| c.name() == "tun-kill"));
     }
 
     #[test]

@@ -168,7 +168,7 @@ impl Topology {
             let _ = writeln!(lines, "link set {name} up");
         }
         match (host, self.mode) {
-            (Host::Server(_), Mode::Dr) => {
+            (Host::Server(_), Mode::Dr | Mode::Tun) => {
                 let _ = writeln!(lines, "addr add {VIP}/32 dev lo");
             }
             (Host::Server(_), Mode::Nat) => {
@@ -188,7 +188,7 @@ impl Topology {
             ("ipv4/conf/all/rp_filter", "0"),
             ("ipv4/conf/default/rp_filter", "0"),
         ];
-        if self.mode == Mode::Dr && matches!(host, Host::Server(_)) {
+        if self.mode.servers_have_the_vip() && matches!(host, Host::Server(_)) {
             // A real server has the VIP and must not say so: only the holder answers ARP for it.
             settings.extend([
                 ("ipv4/conf/all/arp_ignore", "1"),

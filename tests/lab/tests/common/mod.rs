@@ -93,6 +93,11 @@ impl fmt::Display for Said {
 impl Lab {
     /// Starts a cluster with direct routing, `init`, two `join`s and the example applied.
     pub async fn start(name: &str) -> Self {
+        Self::start_mode(name, Mode::Dr).await
+    }
+
+    /// The same with another way of forwarding.
+    pub async fn start_mode(name: &str, mode: Mode) -> Self {
         exec::check_rights_and_tools().unwrap();
         let tag: Tag = name.parse().unwrap();
         let lock = Lock::take(&tag).unwrap();
@@ -103,15 +108,7 @@ impl Lab {
         let out_dir = out_dir.canonicalize().unwrap();
         let broom = Broom { tag: tag.clone(), out_dir: out_dir.clone(), _lock: lock };
         let examples_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
-        let plan = Plan {
-            tag,
-            mode: Mode::Dr,
-            replication: true,
-            queues: 1,
-            bin_dir,
-            examples_dir,
-            out_dir,
-        };
+        let plan = Plan { tag, mode, replication: true, queues: 1, bin_dir, examples_dir, out_dir };
         let started = Cluster::start(plan, &mut |line| phase(line)).await;
         Self { cluster: started.unwrap_or_else(|error| panic!("{error:#}")), broom }
     }
