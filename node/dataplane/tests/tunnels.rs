@@ -258,7 +258,7 @@ fn expected(tunnel: Tunnel, outer_six: bool, given: Given, port: u16, label: u32
 
 fn sent(outcome: Outcome) -> Vec<u8> {
     match outcome {
-        Outcome::Sent(0, frame) => frame,
+        Outcome::Sent(_, frame) => frame,
         other => panic!("{other:?}"),
     }
 }
@@ -542,4 +542,23 @@ fn handshakes_announce_what_the_service_says() {
         let back = announced(&mut lab, (server, 80), client, true);
         assert_eq!(back, Some(expected), "{what}: SYN-ACK");
     }
+}
+
+#[test]
+fn auto_counts_the_way_back_too() {
+    let mut lab = lab_with(Forwarding::Nat, false, "198.18.1.21", 1500, MssClamp::Auto);
+    let mut hops = hops(1400, vec![ip(OWN_4)]);
+    hops.ports.push(PortSpec { mac: BACK, mtu: 1500, ..PortSpec::default() });
+    hops.routes.push(Route {
+        prefix: ip("198.18.1.0"),
+        prefix_len: 24,
+        port: Some(1),
+        gateway: None,
+        src: None,
+        mtu: None,
+    });
+    hops.neighbours.push((ip("198.18.1.21"), NAT_1));
+    lab.shared.set_next_hops(NextHops::new(hops));
+    let syn = announced(&mut lab, (CLIENT_4, 4000), (VIP_4, 80), false);
+    assert_eq!(syn, Some(1360), "the client's side takes 1400 octets");
 }
