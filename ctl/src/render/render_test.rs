@@ -89,6 +89,15 @@ fn service_with_what_happens_in_a_second() {
 }
 
 #[test]
+fn service_behind_a_tunnel() {
+    let mut service = healthy().services.remove(0);
+    service.forwarding = Forwarding::Tun.into();
+    service.tunnel = "gue port 6080 csum".to_owned();
+    service.mss_clamp = "1400".to_owned();
+    assert_snapshot!(super::service(&service, "n1", PLAIN()));
+}
+
+#[test]
 fn connection_list() {
     let connection = Connection {
         protocol: Protocol::Tcp.into(),

@@ -113,8 +113,16 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         ServerOrder::NewestFirst => ", the newest server first",
         ServerOrder::Canonical | ServerOrder::Unspecified => "",
     };
+    let tunnel = match service.tunnel.as_str() {
+        "" => String::new(),
+        tunnel => format!(" ({})", printable(tunnel)),
+    };
+    let mss = match service.mss_clamp.as_str() {
+        "" | "off" => String::new(),
+        most => format!("   MSS clamp {}", printable(most)),
+    };
     format!(
-        "{} {}: {} {}, group {}\nScheduler {}{order}   Forwarding {}   {}   counted by {node}\n\n",
+        "{} {}: {} {}, group {}\nScheduler {}{order}   Forwarding {}{tunnel}{mss}   {}   counted by {node}\n\n",
         paint.text(Tone::Title, "SERVICE"),
         printable(&service.name),
         service.protocol().json_name(),

@@ -68,8 +68,20 @@ impl Cache {
 }
 
 impl Tuple {
+    /// The same number for all packets of a flow, on every node: what spreads flows must not change
+    /// when another node takes over.
+    pub(crate) fn flow_hash(&self) -> u32 {
+        let mixed = self.mix();
+        let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
+        (mixed >> 32) as u32
+    }
+
     /// A cheap mix: whoever makes tuples collide only makes this node look them up.
     fn place(&self) -> usize {
+        (self.mix() >> 48) as usize % PLACES
+    }
+
+    fn mix(&self) -> u64 {
         let addrs = match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits())
@@ -77,9 +89,7 @@ impl Tuple {
             (src, dst) => fold(src) ^ fold(dst).rotate_left(32),
         };
         let ports = u64::from(self.src_port) << 16 | u64::from(self.dst_port);
-        let mixed = (addrs ^ ports.rotate_left(20) ^ self.protocol as u64)
-            .wrapping_mul(0x9e37_79b9_7f4a_7c15);
-        (mixed >> 48) as usize % PLACES
+        (addrs ^ ports.rotate_left(20) ^ self.protocol as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
     }
 }
 

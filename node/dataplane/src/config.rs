@@ -110,9 +110,9 @@ pub enum ConfigError {
         /// The other.
         second: ServerId,
     },
-    /// Under DR the server must listen on the service's port.
-    #[error("server {0}: under dr its port must be the service's port")]
-    DrPort(ServerId),
+    /// Under DR and over tunnels the server must listen on the service's port.
+    #[error("server {0}: under dr and tun its port must be the service's port")]
+    FixedPort(ServerId),
     /// Server and VIP are of different families.
     #[error("server {0}: its address is of another family than the VIP")]
     Family(ServerId),
@@ -359,11 +359,12 @@ fn set_up_since(service: &mut ServiceSpec, now_ns: u64, previous: Option<&Config
 
 fn check_servers(spec: &ServiceSpec) -> Result<(), ConfigError> {
     for server in &spec.servers {
-        if server.addr.is_ipv4() != spec.vip.is_ipv4() {
+        let is_tunnel = matches!(spec.forwarding, Forwarding::Tunnel(_));
+        if server.addr.is_ipv4() != spec.vip.is_ipv4() && !is_tunnel {
             return Err(ConfigError::Family(server.id));
         }
-        if spec.forwarding == Forwarding::Dr && server.port != spec.port {
-            return Err(ConfigError::DrPort(server.id));
+        if spec.forwarding != Forwarding::Nat && server.port != spec.port {
+            return Err(ConfigError::FixedPort(server.id));
         }
     }
     let same = |pair: &&[ServerSpec]| (pair[0].addr, pair[0].port) == (pair[1].addr, pair[1].port);
@@ -380,7 +381,9 @@ fn check_servers(spec: &ServiceSpec) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{GroupSpec, HashOptions, Policies, SchedulerKind, SyncSettings};
+    use crate::{GroupSpec, HashOptions, MssClamp, Policies, SchedulerKind, SyncSettings};
+
+    const IPIP: Forwarding = Forwarding::Tunnel(steadfast_packet::Tunnel::IpIp);
 
     fn addr(last: u8) -> IpAddr {
         IpAddr::from([198, 18, 0, last])
@@ -401,6 +404,7 @@ mod tests {
             scheduler: SchedulerKind::Mh(HashOptions { port: true, fallback: true }),
             order: ServerOrder::Canonical,
             forwarding: Forwarding::Nat,
+            mss_clamp: MssClamp::Off,
             servers,
             slow_start_ns: 0,
             policies: Policies::default(),
@@ -427,7 +431,7 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         type Change = fn(&mut ConfigSpec);
-        let cases: [(Change, &str); 9] = [
+        let cases: [(Change, &str); 10] = [
             (|s| s.groups[1].vips = vec![addr(100)], "address 198.18.0.100 belongs to two"),
             (|s| s.groups[0].gateways = vec![addr(100)], "address 198.18.0.100 belongs to two"),
             (|s| s.services[1].port = 80, "services 1 and 2 listen on the same"),
@@ -435,7 +439,8 @@ mod tests {
             (|s| s.services[1].id = ServiceId(1), "service id 1 stands twice"),
             (|s| s.services[1].servers[0].id = ServerId(3), "server id 3 stands twice"),
             (|s| s.services[0].servers[0].addr = addr(2), "have the same address and port"),
-            (|s| s.services[1].forwarding = Forwarding::Dr, "server 4: under dr its port"),
+            (|s| s.services[1].forwarding = Forwarding::Dr, "server 4: under dr and tun its port"),
+            (|s| s.services[1].forwarding = IPIP, "server 4: under dr and tun its port"),
             (|s| s.workers = 65, "65 workers"),
         ];
         assert!(Config::compile(spec(), None).is_ok());
@@ -447,7 +452,12 @@ mod tests {
         }
         let mut spec = spec();
         spec.services[0].servers[0].addr = "2001:db8::1".parse().unwrap();
-        assert_eq!(Config::compile(spec, None).unwrap_err(), ConfigError::Family(ServerId(3)));
+        assert_eq!(
+            Config::compile(spec.clone(), None).unwrap_err(),
+            ConfigError::Family(ServerId(3))
+        );
+        spec.services[0].forwarding = IPIP;
+        assert!(Config::compile(spec, None).is_ok(), "a tunnel leads to either family");
     }
 
     #[test]

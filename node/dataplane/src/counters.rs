@@ -19,7 +19,7 @@ pub struct FlowTotals {
     pub in_pkts: u64,
     /// Bytes to the server (IP length).
     pub in_bytes: u64,
-    /// Packets from the server; always 0 under DR.
+    /// Packets from the server; always 0 under DR and over tunnels.
     pub out_pkts: u64,
     /// Bytes from the server (IP length).
     pub out_bytes: u64,
@@ -66,6 +66,7 @@ pub struct WorkerCounters {
     returned: AtomicU64,
     relayed: AtomicU64,
     answered: AtomicU64,
+    too_big: AtomicU64,
     dropped: [AtomicU64; Reason::COUNT],
 }
 
@@ -78,7 +79,7 @@ pub enum Sent {
     Returned,
     /// To the holder of the group.
     Relayed,
-    /// An answer of this node: ARP, echo, RST, port unreachable.
+    /// An answer of this node: ARP, echo, RST, port unreachable, packet too big.
     Answered,
 }
 
@@ -143,6 +144,7 @@ impl WorkerCounters {
             returned: AtomicU64::new(0),
             relayed: AtomicU64::new(0),
             answered: AtomicU64::new(0),
+            too_big: AtomicU64::new(0),
             dropped: [const { AtomicU64::new(0) }; Reason::COUNT],
         }
     }
@@ -153,6 +155,10 @@ impl WorkerCounters {
 
     pub(crate) fn count_sent(&self, sent: Sent) {
         add(self.of(sent), 1);
+    }
+
+    pub(crate) fn count_too_big(&self) {
+        add(&self.too_big, 1);
     }
 
     pub(crate) fn count_dropped(&self, reason: Reason) {
@@ -169,6 +175,12 @@ impl WorkerCounters {
     #[must_use]
     pub fn sent(&self, sent: Sent) -> u64 {
         self.of(sent).load(Ordering::Relaxed)
+    }
+
+    /// Of the answers: that a packet is too big for its way.
+    #[must_use]
+    pub fn too_big(&self) -> u64 {
+        self.too_big.load(Ordering::Relaxed)
     }
 
     /// Frames dropped, by reason.

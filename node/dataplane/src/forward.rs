@@ -11,6 +11,7 @@ use crate::{
     SyncHook, Verdict,
     cache::{Hot, Way},
     frame::Frame,
+    too_big::way_room,
     worker::{Core, View},
 };
 
@@ -51,6 +52,12 @@ where
         if !decrement_ttl(frame.bytes(), packet) {
             return Verdict::Drop(Reason::TtlExceeded);
         }
+        let room = way_room(&hop, &target, hot.way);
+        if packet.len() > room {
+            let vip = connection.key().vip;
+            return self.refuse_too_big(frame, packet, vip, room, view);
+        }
+        self.clamp_mss(frame, packet, connection.service(), room, view);
         if target.forwarding == Forwarding::Nat {
             let (addr, port) = match hot.way {
                 Way::In => (target.addr, target.port),
@@ -59,6 +66,14 @@ where
             match hot.way {
                 Way::In => rewrite_destination(frame.bytes(), packet, addr, port),
                 Way::Out => rewrite_source(frame.bytes(), packet, addr, port),
+            }
+        }
+        if let (Forwarding::Tunnel(tunnel), Way::In) = (target.forwarding, hot.way) {
+            let flow_hash = hot.tuple.flow_hash();
+            if let Err(reason) =
+                self.encapsulate(frame, packet, tunnel, target.addr, &hop, flow_hash)
+            {
+                return Verdict::Drop(reason);
             }
         }
         set_macs(frame.bytes(), hop.src_mac, hop.dst_mac);

@@ -1,6 +1,6 @@
 //! The frame at hand, somewhere in a larger buffer.
 
-use steadfast_packet::Mac;
+use steadfast_packet::{Encapsulated, Mac, NoSpace, Outer, Packet, encapsulate};
 
 /// A frame that is being worked on.
 pub(crate) struct Frame<'a> {
@@ -35,6 +35,14 @@ impl<'a> Frame<'a> {
     /// answers.
     pub(crate) fn bytes(&mut self) -> &mut [u8] {
         self.buffer.get_mut(self.start..).unwrap_or_default()
+    }
+
+    /// Puts `packet`, which this frame carries, into a tunnel: the frame grows at its front, and
+    /// offsets in `packet` no longer count from its start.
+    pub(crate) fn encapsulate(&mut self, packet: &Packet, outer: &Outer) -> Result<(), NoSpace> {
+        let Encapsulated { start, len } = encapsulate(self.buffer, self.start, packet, outer)?;
+        (self.start, self.len) = (start, len);
+        Ok(())
     }
 
     /// Where the frame starts in the buffer.

@@ -22,8 +22,9 @@ use steadfast_packet::{
 use crate::{
     Actions, AddressKind, Connection, FlowKey, Forwarding, GroupId, Reason, ReplyKey, Role, Sent,
     SyncHook, Verdict,
-    cache::Way,
+    cache::{Tuple, Way},
     frame::Frame,
+    too_big::way_room,
     worker::{Core, View},
 };
 
@@ -110,8 +111,26 @@ where
         if !decrement_ttl(frame.bytes(), packet) {
             return Verdict::Drop(Reason::TtlExceeded);
         }
+        if packet.len() > way_room(&hop, &target, way) {
+            // An error about an error is never sent (RFC 1122 section 3.2.2).
+            return Verdict::Drop(Reason::TooBig);
+        }
         match (target.forwarding, way) {
-            (Forwarding::Dr, _) => {}
+            (Forwarding::Dr, _) | (Forwarding::Tunnel(_), Way::Out) => {}
+            (Forwarding::Tunnel(tunnel), Way::In) => {
+                // By the way of the flow that it is about.
+                let flow = Tuple {
+                    protocol: key.protocol,
+                    src: key.client,
+                    src_port: key.client_port,
+                    dst: key.vip,
+                    dst_port: key.vip_port,
+                };
+                let (addr, hash) = (target.addr, flow.flow_hash());
+                if let Err(reason) = self.encapsulate(frame, packet, tunnel, addr, &hop, hash) {
+                    return Verdict::Drop(reason);
+                }
+            }
             (Forwarding::Nat, Way::In) => {
                 let (addr, port) = (target.addr, target.port);
                 rewrite_error_destination(frame.bytes(), packet, error, addr, port);

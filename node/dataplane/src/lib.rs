@@ -27,6 +27,7 @@ mod ids;
 mod ledger;
 mod lists;
 mod lookup;
+mod mss;
 mod neighbour;
 mod next_hop;
 mod other;
@@ -38,6 +39,8 @@ mod spec;
 mod stale;
 mod state;
 mod table;
+mod too_big;
+mod tunnel;
 mod verdict;
 mod wheel;
 mod worker;
@@ -56,11 +59,12 @@ pub use policies::{OnServerGone, Policies};
 pub use scheduler::{Asked, Scheduler, ServerLoad};
 pub use shared::Shared;
 pub use spec::{
-    ConfigSpec, Forwarding, GroupSpec, HashOptions, SchedulerKind, ServerOrder, ServerSpec,
-    ServiceSpec, SyncSettings, Unserved,
+    ConfigSpec, Forwarding, GroupSpec, HashOptions, MssClamp, SchedulerKind, ServerOrder,
+    ServerSpec, ServiceSpec, SyncSettings, Unserved,
 };
 pub use stale::{STALE_SENDERS_MAX, StaleSender, StaleSenders};
 pub use state::{Class, Direction, SCTP_STATES, State, TCP_STATES, Timeouts};
+pub use steadfast_packet::{Tunnel, UdpChecksum};
 pub use table::{
     Advanced, Applied, CONNECTIONS_CEILING, ConnectionTable, Cursor, InsertError, Replica, Sweep,
     TableOptions,

@@ -29,8 +29,10 @@ pub struct NextHopsSpec {
 pub struct PortSpec {
     /// Its MAC address.
     pub mac: Mac,
-    /// Addresses of this node on it.
+    /// Addresses of this node on it, in the kernel's order.
     pub addrs: Vec<IpAddr>,
+    /// The largest IP packet it takes; 0: not known, and not looked at.
+    pub mtu: u32,
     /// MAC addresses of the cluster's other nodes on its segment: their frames are never relayed.
     pub cluster_macs: Vec<Mac>,
 }
@@ -46,6 +48,10 @@ pub struct Route {
     pub port: Option<u16>,
     /// Gateway; absent when the prefix is on the link.
     pub gateway: Option<IpAddr>,
+    /// The address to send from, where the route names one (`src` of `ip route`).
+    pub src: Option<IpAddr>,
+    /// The largest IP packet, where the route says so (`mtu` of `ip route`).
+    pub mtu: Option<u32>,
 }
 
 /// Frames to a next hop.
@@ -57,6 +63,11 @@ pub struct Hop {
     pub src_mac: Mac,
     /// The neighbour's MAC address.
     pub dst_mac: Mac,
+    /// The largest IP packet that goes there.
+    pub mtu: u16,
+    /// The address of this node that packets of its own go there from, of the family of the
+    /// address that was looked up; absent when there is none.
+    pub src_addr: Option<IpAddr>,
 }
 
 /// Outcome of a look-up.
@@ -90,6 +101,7 @@ pub struct NextHops {
 struct Port {
     mac: Mac,
     addrs: Vec<IpAddr>,
+    mtu: u16,
     cluster_macs: HashSet<Mac>,
 }
 
@@ -97,6 +109,8 @@ struct Port {
 struct Leg {
     port: Option<u16>,
     gateway: Option<IpAddr>,
+    src: Option<IpAddr>,
+    mtu: u16,
 }
 
 impl NextHops {
@@ -109,13 +123,15 @@ impl NextHops {
             .map(|port| Port {
                 mac: port.mac,
                 addrs: port.addrs,
+                mtu: mtu_of(port.mtu),
                 cluster_macs: port.cluster_macs.into_iter().collect(),
             })
             .collect();
         let mut v4: HashMap<u8, HashMap<u32, Leg>> = HashMap::new();
         let mut v6: HashMap<u8, HashMap<u128, Leg>> = HashMap::new();
         for route in spec.routes {
-            let leg = Leg { port: route.port, gateway: route.gateway };
+            let Route { port, gateway, src, mtu, .. } = route;
+            let leg = Leg { port, gateway, src, mtu: mtu_of(mtu.unwrap_or(0)) };
             match route.prefix {
                 IpAddr::V4(prefix) => {
                     let len = route.prefix_len.min(32);
@@ -146,13 +162,19 @@ impl NextHops {
         if matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local()) {
             return Resolved::NoRoute;
         }
-        let Some(Leg { port: Some(port), gateway }) = self.leg(addr) else {
+        let Some(Leg { port: Some(port), gateway, src, mtu }) = self.leg(addr) else {
             return Resolved::NoRoute;
         };
         let Some(own) = self.ports.get(usize::from(port)) else { return Resolved::NoRoute };
         let neighbour = gateway.unwrap_or(addr);
         match self.neighbours.get(&(port, neighbour)) {
-            Some(mac) => Resolved::Hop(Hop { port, src_mac: own.mac, dst_mac: *mac }),
+            Some(mac) => Resolved::Hop(Hop {
+                port,
+                src_mac: own.mac,
+                dst_mac: *mac,
+                mtu: own.mtu.min(mtu),
+                src_addr: src.or_else(|| own.source_for(addr, neighbour)),
+            }),
             None => Resolved::Unresolved { port, probe: neighbour },
         }
     }
@@ -161,6 +183,12 @@ impl NextHops {
     #[must_use]
     pub fn port_mac(&self, port: u16) -> Option<Mac> {
         self.ports.get(usize::from(port)).map(|port| port.mac)
+    }
+
+    /// The largest IP packet an interface takes.
+    #[must_use]
+    pub fn port_mtu(&self, port: u16) -> u16 {
+        self.ports.get(usize::from(port)).map_or(u16::MAX, |port| port.mtu)
     }
 
     /// `mac` is another node of the cluster, on this interface.
@@ -195,6 +223,44 @@ impl NextHops {
     }
 }
 
+impl Port {
+    /// The address to send to `addr` from, through `neighbour`: the kernel's choice as far as
+    /// addresses alone tell.
+    //= RFC 6724 section 5, rules 2 and 8: the right scope, then the longest matching prefix
+    //= Linux net/ipv4/devinet.c, inet_select_addr(): one in the subnet of the neighbour
+    fn source_for(&self, addr: IpAddr, neighbour: IpAddr) -> Option<IpAddr> {
+        let like = if neighbour.is_ipv4() == addr.is_ipv4() { neighbour } else { addr };
+        let like = if is_link_local(like) { addr } else { like };
+        self.addrs
+            .iter()
+            .filter(|own| own.is_ipv4() == addr.is_ipv4())
+            .filter(|own| is_link_local(**own) == is_link_local(addr))
+            .rev()
+            .max_by_key(|own| common_prefix(**own, like))
+            .copied()
+    }
+}
+
+/// fe80::/10: no source for what goes over a router. IPv4 link-local addresses are no exception
+/// to its routing.
+fn is_link_local(addr: IpAddr) -> bool {
+    matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local())
+}
+
+/// Leading bits that two addresses of one family have in common.
+fn common_prefix(a: IpAddr, b: IpAddr) -> u32 {
+    match (a, b) {
+        (IpAddr::V4(a), IpAddr::V4(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        (IpAddr::V6(a), IpAddr::V6(b)) => (a.to_bits() ^ b.to_bits()).leading_zeros(),
+        _ => 0,
+    }
+}
+
+/// No IP packet is longer than 16 bits say, jumbograms aside.
+fn mtu_of(mtu: u32) -> u16 {
+    if mtu == 0 { u16::MAX } else { u16::try_from(mtu).unwrap_or(u16::MAX) }
+}
+
 fn mask4(len: u8) -> u32 {
     u32::MAX.checked_shl(32 - u32::from(len)).unwrap_or(0)
 }
@@ -215,7 +281,8 @@ mod tests {
     }
 
     fn route(prefix: &str, prefix_len: u8, port: Option<u16>, gateway: Option<&str>) -> Route {
-        Route { prefix: ip(prefix), prefix_len, port, gateway: gateway.map(ip) }
+        let gateway = gateway.map(ip);
+        Route { prefix: ip(prefix), prefix_len, port, gateway, src: None, mtu: None }
     }
 
     #[test]
@@ -223,7 +290,12 @@ mod tests {
         let hops = NextHops::new(NextHopsSpec {
             generation: 1,
             ports: vec![
-                PortSpec { mac: A, addrs: vec![ip("198.18.0.11")], cluster_macs: vec![B] },
+                PortSpec {
+                    mac: A,
+                    addrs: vec![ip("198.18.0.11")],
+                    mtu: 1500,
+                    cluster_macs: vec![B],
+                },
                 PortSpec { mac: B, ..PortSpec::default() },
             ],
             routes: vec![
@@ -244,7 +316,11 @@ mod tests {
                 (1, ip("fe80::1"), [8; 6]),
             ],
         });
-        let via = |port, src_mac, dst_mac| Resolved::Hop(Hop { port, src_mac, dst_mac });
+        let src = ip("198.18.0.11");
+        let via = |port, src_mac, dst_mac| {
+            let (mtu, src_addr) = if port == 0 { (1500, Some(src)) } else { (u16::MAX, None) };
+            Resolved::Hop(Hop { port, src_mac, dst_mac, mtu, src_addr })
+        };
         assert_eq!(hops.resolve(ip("203.0.113.9")), via(0, A, [9; 6]), "default route");
         assert_eq!(hops.resolve(ip("198.18.1.5")), via(1, B, [5; 6]), "on the link");
         assert_eq!(hops.resolve(ip("2001:db8::5")), via(1, B, [6; 6]), "IPv6");
@@ -258,5 +334,54 @@ mod tests {
         assert!(hops.is_cluster_mac(0, B) && !hops.is_cluster_mac(1, B));
         assert!(hops.is_own_addr(ip("198.18.0.11")));
         assert_eq!((hops.port_mac(1), hops.port_mac(2)), (Some(B), None));
+    }
+
+    #[test]
+    fn a_packet_of_our_own_goes_from_the_address_that_the_kernel_would_take() {
+        let addrs =
+            ["fe80::1", "203.0.113.7", "198.18.0.11", "2001:db8:9::7", "2001:db8::11", "10.0.0.1"];
+        let with = |routes: Vec<Route>| {
+            NextHops::new(NextHopsSpec {
+                ports: vec![PortSpec {
+                    mac: A,
+                    addrs: addrs.map(ip).to_vec(),
+                    mtu: 1500,
+                    ..PortSpec::default()
+                }],
+                routes,
+                neighbours: ["198.18.0.1", "198.18.0.7", "fe80::9", "2001:db8::7", "10.9.9.9"]
+                    .map(|addr| (ip(addr), B))
+                    .to_vec(),
+                ..NextHopsSpec::default()
+            })
+        };
+        let to = |routes: &[Route], addr: &str| match with(routes.to_vec()).resolve(ip(addr)) {
+            Resolved::Hop(hop) => (hop.src_addr.unwrap().to_string(), hop.mtu),
+            other => panic!("{addr}: {other:?}"),
+        };
+        let plain = [
+            route("0.0.0.0", 0, Some(0), Some("198.18.0.1")),
+            route("198.18.0.0", 24, Some(0), None),
+            route("10.9.0.0", 16, Some(0), None),
+            route("::", 0, Some(0), Some("fe80::9")),
+            route("2001:db8::", 64, Some(0), None),
+            route("fe80::", 64, Some(0), None),
+        ];
+        let cases = [
+            ("on the link", "198.18.0.7", "198.18.0.11"),
+            ("in the subnet of the gateway", "192.0.2.9", "198.18.0.11"),
+            ("the longest prefix in common", "10.9.9.9", "10.0.0.1"),
+            ("IPv6 on the link", "2001:db8::7", "2001:db8::11"),
+            ("IPv6 over a link-local gateway", "2001:db8:9::1", "2001:db8:9::7"),
+            ("IPv6 to a link-local address", "fe80::9", "fe80::1"),
+        ];
+        for (description, addr, src) in cases {
+            assert_eq!(to(&plain, addr), (src.to_owned(), 1500), "{description}");
+        }
+        let mut named = plain;
+        (named[0].src, named[0].mtu) = (Some(ip("203.0.113.7")), Some(1400));
+        assert_eq!(to(&named, "192.0.2.9"), ("203.0.113.7".to_owned(), 1400), "the route says so");
+        named[0].mtu = Some(9000);
+        assert_eq!(to(&named, "192.0.2.9").1, 1500, "no more than the interface takes");
     }
 }

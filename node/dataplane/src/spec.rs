@@ -3,7 +3,7 @@
 
 use std::net::IpAddr;
 
-use steadfast_packet::Protocol;
+use steadfast_packet::{Protocol, Tunnel};
 
 use crate::{GroupId, Policies, ServerId, ServiceId, Timeouts};
 
@@ -54,6 +54,8 @@ pub struct ServiceSpec {
     pub order: ServerOrder,
     /// How packets reach the server.
     pub forwarding: Forwarding,
+    /// Whether TCP handshakes are kept from announcing segments that do not fit.
+    pub mss_clamp: MssClamp,
     /// Real servers, in any order.
     pub servers: Vec<ServerSpec>,
     /// How long a server that came up gets fewer connections than its weight says; 0: off.
@@ -73,7 +75,7 @@ pub struct ServerSpec {
     pub id: ServerId,
     /// Address.
     pub addr: IpAddr,
-    /// Port; must be the service's port under DR.
+    /// Port; must be the service's port under DR and over tunnels.
     pub port: u16,
     /// Weight; 0 takes no new connections.
     pub weight: u16,
@@ -153,6 +155,21 @@ pub enum Forwarding {
     Dr,
     /// Destination address and port are rewritten, and back in replies.
     Nat,
+    /// The packet travels unchanged inside another one to the server, which may be any number of
+    /// routers away and of the other address family.
+    Tunnel(Tunnel),
+}
+
+/// Up to which maximum segment size TCP handshakes may announce (RFC 9293 section 3.7.1).
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum MssClamp {
+    /// Handshakes are left alone.
+    #[default]
+    Off,
+    /// What fits the interface that the packet came from and the way it goes on.
+    Auto,
+    /// No more than this.
+    At(u16),
 }
 
 /// The answer to a packet for a VIP that no service listens for.

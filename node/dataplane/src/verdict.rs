@@ -71,6 +71,11 @@ reasons! {
     TtlExceeded => "ttl_exceeded",
     /// No neighbour entry for the next hop yet.
     NextHopUnresolved => "next_hop_unresolved",
+    /// Larger than the way to the next hop takes, and its sender cannot be told: IPv4 that routers
+    /// may fragment, which is not done here, or a way below the least MTU of the family.
+    TooBig => "too_big",
+    /// A tunnel, and no address of this node on the way to the server to send from.
+    NoSource => "no_source",
     /// No route to the next hop over a data interface.
     NoRoute => "no_route",
     /// Mid-connection packet that is unknown while the copy may still bring it.

@@ -19,9 +19,13 @@ use crate::{
     stale::{Lookout, StaleSender},
 };
 
-/// Resets and port unreachables per second and worker, and at once.
+/// Resets and port unreachables per second and worker, and at once; as many again of packet too
+/// big.
 const ANSWERS_PER_SECOND: u64 = 1000;
 const ANSWERS_BURST: u64 = 100;
+
+/// How far apart the identifications of outer packets start from worker to worker.
+const OUTER_ID_STEP: u16 = (u16::MAX as usize / crate::WORKERS_MAX) as u16;
 
 /// Decides what happens to the frames of one queue. Owns its cache of hot flows; shares the rest.
 #[derive(Debug)]
@@ -37,10 +41,15 @@ pub(crate) struct Core<H> {
     pub(crate) shared: Arc<Shared>,
     pub(crate) hook: H,
     pub(crate) answers: TokenBucket,
+    /// What is left of the answers that packets are too big: a flood for closed ports must not keep
+    /// senders from learning their path MTU.
+    pub(crate) too_big: TokenBucket,
+    /// The last identification given to an outer IPv4 packet.
+    pub(crate) outer_id: u16,
     pub(crate) lookout: Lookout,
     /// Questions for addresses that came before are not answered.
     pub(crate) discard_questions_until_ns: u64,
-    counters: Arc<WorkerCounters>,
+    pub(crate) counters: Arc<WorkerCounters>,
 }
 
 /// What one frame sees of what others may replace at any time.
@@ -62,6 +71,9 @@ where
             shared,
             hook,
             answers: TokenBucket::new(ANSWERS_PER_SECOND, ANSWERS_BURST),
+            too_big: TokenBucket::new(ANSWERS_PER_SECOND, ANSWERS_BURST),
+            // Workers that start apart give the same number less often in a short time.
+            outer_id: (index as u16).wrapping_mul(OUTER_ID_STEP),
             lookout: Lookout::default(),
             discard_questions_until_ns: 0,
             counters: Arc::default(),
@@ -225,7 +237,7 @@ where
         view: View<'_>,
     ) -> Verdict {
         match view.hops.resolve(client) {
-            Resolved::Hop(Hop { port, src_mac, dst_mac }) => {
+            Resolved::Hop(Hop { port, src_mac, dst_mac, .. }) => {
                 set_macs(frame.bytes(), src_mac, dst_mac);
                 self.transmit(Sent::Answered, port, frame.start(), len)
             }

@@ -76,7 +76,14 @@ fn node(sloppy: bool) -> Lab {
     let mut hops = next_hops(2);
     for (prefix, port) in [("2001:db8::", 0), ("2001:db8:1::", 1)] {
         let prefix = prefix.parse().unwrap();
-        hops.routes.push(Route { prefix, prefix_len: 64, port: Some(port), gateway: None });
+        hops.routes.push(Route {
+            prefix,
+            prefix_len: 64,
+            port: Some(port),
+            gateway: None,
+            src: None,
+            mtu: None,
+        });
     }
     for (port, addr, mac) in
         [(0, "2001:db8::2", CLIENT), (0, "2001:db8::21", DR_1), (1, "2001:db8:1::21", NAT_1)]

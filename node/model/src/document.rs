@@ -6,6 +6,7 @@
 
 mod connections;
 mod scheduling;
+mod tunnel;
 
 use std::{
     fmt,
@@ -16,8 +17,11 @@ use std::{
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
-pub use self::connections::{ConnReuse, OnServerGone, Timeouts};
-pub use self::scheduling::{HashSpec, Scheduler, SchedulerText, ServerOrder};
+pub use self::{
+    connections::{ConnReuse, OnServerGone, Timeouts},
+    scheduling::{HashSpec, Scheduler, SchedulerText, ServerOrder},
+    tunnel::{GUE_PORT, MssClamp, TunnelKind, TunnelSpec},
+};
 
 /// The only `apiVersion` this build reads.
 pub const API_VERSION: &str = "steadfast/v1";
@@ -111,6 +115,12 @@ pub struct ServiceSpec {
     /// How packets reach the server.
     #[serde(default)]
     pub forwarding: Forwarding,
+    /// The tunnel of `forwarding: tun`; left out: IPIP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub tunnel: Option<TunnelSpec>,
+    /// Whether TCP handshakes are kept from announcing segments that do not fit.
+    #[serde(default)]
+    pub mss_clamp: MssClamp,
     /// The real servers.
     #[serde(default)]
     pub servers: Vec<ServerSpec>,
@@ -143,7 +153,7 @@ pub struct ServiceSpec {
 pub struct ServerSpec {
     /// Its own address.
     pub address: IpAddr,
-    /// Its port; for DR it must be the port of the service.
+    /// Its port; for DR and TUN it must be the port of the service.
     pub port: u16,
     /// Share of new connections; 0 drains.
     #[serde(default = "weight_default")]
@@ -199,6 +209,9 @@ pub enum Forwarding {
     Dr,
     /// Destination NAT; the server's gateway is an address of the group.
     Nat,
+    /// The packet travels inside another one; the server, which may be any number of routers away
+    /// and of the other address family, answers the client itself.
+    Tun,
 }
 
 impl Forwarding {
@@ -208,6 +221,7 @@ impl Forwarding {
         match self {
             Self::Dr => "dr",
             Self::Nat => "nat",
+            Self::Tun => "tun",
         }
     }
 }

@@ -6,6 +6,8 @@
 //! Every node applies the log by these rules: a document that one version refuses and another
 //! takes would tear the replicated state apart.
 
+mod tunnel;
+
 use std::{
     collections::{BTreeMap, BTreeSet},
     net::IpAddr,
@@ -248,6 +250,8 @@ impl<'a> Check<'a> {
             }
             self.servers(&place, service);
             self.service_settings(&place, service);
+            self.tunnel(&place, service);
+            self.mss_clamp(&place, service);
             if service.forwarding == Forwarding::Nat {
                 self.nat_servers(&place, service, &mut pools);
             }
@@ -278,6 +282,9 @@ impl<'a> Check<'a> {
         server: &ServerSpec,
         group: &GroupSpec,
     ) {
+        if service.forwarding == Forwarding::Tun {
+            return self.tunnel_server(place, server.address);
+        }
         let Some((segment, prefix)) = self.document.prefix_of(server.address) else {
             self.in_no_segment(place, server.address);
             return;
@@ -307,7 +314,7 @@ impl<'a> Check<'a> {
                     format!("add an address of {prefix} to the `gateways` of that group"),
                 );
             }
-            Forwarding::Dr | Forwarding::Nat => {}
+            Forwarding::Dr | Forwarding::Nat | Forwarding::Tun => {}
         }
     }
 
@@ -358,7 +365,8 @@ impl<'a> Check<'a> {
 
     fn server(&mut self, place: &str, service: &ServiceSpec, server: &ServerSpec) {
         let (address, port) = (format!("{place}.address"), format!("{place}.port"));
-        if server.address.is_ipv4() != service.address.is_ipv4() {
+        let same_family = server.address.is_ipv4() == service.address.is_ipv4();
+        if !same_family && service.forwarding != Forwarding::Tun {
             let what =
                 format!("{} is of another family than the VIP {}", server.address, service.address);
             let family = if service.address.is_ipv4() { "IPv4" } else { "IPv6" };
@@ -367,9 +375,10 @@ impl<'a> Check<'a> {
         if server.port == 0 {
             self.problem(&port, "0 is no port of a server", PORT_FIX);
         }
-        let fixed_port = service.forwarding == Forwarding::Dr && service.port != 0;
+        let fixed_port = service.forwarding != Forwarding::Nat && service.port != 0;
         if fixed_port && server.port != service.port {
-            let what = format!("dr cannot change ports from {} to {}", service.port, server.port);
+            let (name, from, to) = (service.forwarding.name(), service.port, server.port);
+            let what = format!("{name} cannot change ports from {from} to {to}");
             self.problem(&port, what, format!("write {}, or forwarding: nat", service.port));
         }
         self.range(format!("{place}.weight"), server.weight, 0, WEIGHT_MAX);

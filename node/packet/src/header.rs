@@ -24,11 +24,18 @@ pub mod ether_type {
 pub(crate) mod ip_protocol {
     pub(crate) const HOP_BY_HOP: u8 = 0;
     pub(crate) const ICMP: u8 = 1;
+    pub(crate) const IPIP: u8 = 4;
+    pub(crate) const UDP: u8 = 17;
+    pub(crate) const IPV6: u8 = 41;
     pub(crate) const ROUTING: u8 = 43;
     pub(crate) const FRAGMENT: u8 = 44;
+    pub(crate) const GRE: u8 = 47;
     pub(crate) const ICMPV6: u8 = 58;
     pub(crate) const DESTINATION_OPTIONS: u8 = 60;
 }
+
+/// The flag of an IPv4 packet that may not be fragmented (RFC 791).
+pub(crate) const DONT_FRAGMENT: u16 = 0x4000;
 
 /// A transport protocol that is balanced.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]

@@ -2,7 +2,7 @@
 //!
 //! [`parse`] checks a frame once and says where its headers are; the functions of `rewrite` and
 //! `answer` then change the frame in place. IPv4 and IPv6 are one [`Packet`] with addresses of one
-//! family.
+//! family. [`encapsulate`] puts a packet into another one.
 //!
 //! Guarantees: no input makes anything here panic; checksums are updated incrementally
 //! (RFC 1624, and the CRC of SCTP by its linearity), so an error in what was received stays an error for who checks it at the end.
@@ -12,9 +12,11 @@
 mod answer;
 mod checksum;
 mod crc32c;
+mod encap;
 mod header;
 mod ipv4;
 mod ipv6;
+mod mss;
 mod parse;
 mod quote;
 mod rewrite;
@@ -23,12 +25,14 @@ mod transport;
 
 pub use answer::{
     ADVERTISEMENT_LEN, ANSWER_LEN_MAX, ARP_FRAME_LEN, FRAME_LEN_MIN, NoSpace, advertisement,
-    arp_reply, echo_reply, gratuitous_arp, port_unreachable, sctp_abort, tcp_reset,
+    arp_reply, echo_reply, gratuitous_arp, packet_too_big, port_unreachable, sctp_abort, tcp_reset,
     unsolicited_advertisement,
 };
 pub use checksum::{internet_checksum, pseudo_sum, update_bytes, update16, update32};
 pub use crc32c::{crc32c, update_crc32c};
+pub use encap::{Encapsulated, OUTER_LEN_MAX, Outer, Tunnel, UdpChecksum, encapsulate};
 pub use header::{Arp, Ethernet, Icmp, Ipv4, Ipv6, Mac, Protocol, Tcp, TcpFlags, Udp, ether_type};
+pub use mss::clamp_mss;
 pub use parse::{
     ArpRequest, Content, Fragment, Packet, ParseError, Parsed, Solicitation, Transport, parse,
 };

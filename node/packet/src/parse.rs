@@ -7,8 +7,8 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
-    Arp, Chunk, Ethernet, Mac, Protocol, TcpFlags, ether_type,
-    header::{VlanTag, view},
+    Arp, Chunk, Ethernet, Ipv4, Mac, Protocol, TcpFlags, ether_type,
+    header::{DONT_FRAGMENT, VlanTag, view},
     ipv4::parse_ipv4,
     ipv6::parse_ipv6,
 };
@@ -235,6 +235,13 @@ impl Packet {
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.len() == 0
+    }
+
+    /// Routers may fragment it: IPv4 without DF. `frame` is what it was read from.
+    #[must_use]
+    pub fn may_be_fragmented(&self, frame: &[u8]) -> bool {
+        let dont_fragment = |ip: &Ipv4| ip.fragment.get() & DONT_FRAGMENT != 0;
+        !self.is_ipv6() && !view::<Ipv4>(frame, self.l3).is_some_and(dont_fragment)
     }
 
     /// IPv6.

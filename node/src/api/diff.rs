@@ -40,6 +40,7 @@ fn value(document: &Document) -> Value {
     let mut document = document.clone();
     for service in &mut document.services {
         service.hash = service.hash_options();
+        service.tunnel = service.tunnel_options();
     }
     // A document holds nothing that JSON cannot: it came from YAML with text keys.
     serde_json::to_value(&document).unwrap_or_default()
@@ -164,7 +165,16 @@ services:
     #[test]
     fn each_value_that_changes_is_named_with_old_and_new() {
         assert_eq!(changed("port: 7", "port: 7"), Vec::<String>::new());
-        let cases: [(&str, &str, &[&str]); 7] = [
+        let cases: [(&str, &str, &[&str]); 8] = [
+            (
+                "scheduler: rr,",
+                "scheduler: rr, forwarding: tun, tunnel: {type: gue}, mss_clamp: 1400,",
+                &[
+                    "~ service echo: forwarding dr -> tun",
+                    "~ service echo: mss_clamp off -> 1400",
+                    "~ service echo: tunnel none -> {port: 6080, type: gue}",
+                ],
+            ),
             ("scheduler: rr", "scheduler: wlc", &["~ service echo: scheduler rr -> wlc"]),
             (
                 "scheduler: rr,",

@@ -262,6 +262,7 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
         let forwarding = match spec.forwarding {
             steadfast_model::document::Forwarding::Dr => v1::Forwarding::Dr,
             steadfast_model::document::Forwarding::Nat => v1::Forwarding::Nat,
+            steadfast_model::document::Forwarding::Tun => v1::Forwarding::Tun,
         };
         let server_order = match spec.server_order {
             steadfast_model::document::ServerOrder::Canonical => v1::ServerOrder::Canonical,
@@ -286,6 +287,8 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
             out_bytes: totals.out_bytes,
             rates: Some(rates(estimators.service(id))),
             forwarding: forwarding.into(),
+            tunnel: spec.tunnel_options().map(|tunnel| tunnel.to_string()).unwrap_or_default(),
+            mss_clamp: spec.mss_clamp.to_string(),
             servers: servers.collect(),
         }
     });
@@ -341,6 +344,7 @@ fn worker(status: &crate::plane::WorkerStatus) -> v1::Worker {
         forwarded_out: counters.sent(Sent::Returned),
         relayed: counters.sent(Sent::Relayed),
         held_back: counters.dropped(Reason::HeldBack),
+        too_big: counters.too_big(),
         drops,
         loop_gap_max_us: status.gap_max_ns.load(Relaxed) / 1_000,
     }

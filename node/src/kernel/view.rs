@@ -18,6 +18,8 @@ pub(crate) struct Interface {
     pub(crate) mac: [u8; 6],
     /// Administratively up and with carrier.
     pub(crate) up: bool,
+    /// The largest IP packet it takes; 0: not told.
+    pub(crate) mtu: u32,
     /// Its addresses.
     pub(crate) addresses: Vec<IpAddr>,
 }
@@ -30,6 +32,10 @@ pub(crate) struct Route {
     /// `None`: the destination is on the link.
     pub(crate) gateway: Option<IpAddr>,
     pub(crate) metric: u32,
+    /// The address to send from, where the route names one.
+    pub(crate) source: Option<IpAddr>,
+    /// The largest IP packet, where the route says so.
+    pub(crate) mtu: Option<u32>,
 }
 
 /// A neighbour: the interface it is on, and its address.
@@ -75,6 +81,8 @@ mod tests {
             interface,
             gateway: gateway.map(|g| g.parse().unwrap()),
             metric,
+            source: None,
+            mtu: None,
         }
     }
 

@@ -12,7 +12,7 @@ use rtnetlink::{
         address::AddressAttribute,
         link::{LinkAttribute, LinkFlags},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
-        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteType},
+        route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType},
     },
 };
 use steadfast_model::document::Prefix;
@@ -116,11 +116,13 @@ async fn read(handle: &Handle) -> anyhow::Result<KernelView> {
             mac: [0; 6],
             up: link.header.flags.contains(LinkFlags::Up)
                 && link.header.flags.contains(LinkFlags::LowerUp),
+            mtu: 0,
             addresses: Vec::new(),
         };
         for attribute in link.attributes {
             match attribute {
                 LinkAttribute::IfName(name) => interface.name = name,
+                LinkAttribute::Mtu(mtu) => interface.mtu = mtu,
                 LinkAttribute::Address(bytes) => {
                     interface.mac = bytes.try_into().unwrap_or_default();
                 }
@@ -179,12 +181,20 @@ fn route(message: &RouteMessage) -> Option<Route> {
         _ => return None,
     };
     let (mut destination, mut interface, mut gateway, mut metric) = (any, None, None, 0);
+    let (mut source, mut mtu) = (None, None);
     for attribute in &message.attributes {
         match attribute {
             RouteAttribute::Destination(a) => destination = address(a)?,
             RouteAttribute::Oif(index) => interface = Some(*index),
             RouteAttribute::Gateway(a) => gateway = address(a),
             RouteAttribute::Priority(p) => metric = *p,
+            RouteAttribute::PrefSource(a) => source = address(a),
+            RouteAttribute::Metrics(metrics) => {
+                mtu = metrics.iter().find_map(|metric| match metric {
+                    RouteMetric::Mtu(mtu) => Some(*mtu),
+                    _ => None,
+                });
+            }
             RouteAttribute::MultiPath(hops) => {
                 let hop = hops.first()?;
                 interface = Some(hop.interface_index);
@@ -197,7 +207,7 @@ fn route(message: &RouteMessage) -> Option<Route> {
         }
     }
     let prefix = Prefix::new(destination, header.destination_prefix_length)?;
-    Some(Route { prefix, interface: interface?, gateway, metric })
+    Some(Route { prefix, interface: interface?, gateway, metric, source, mtu })
 }
 
 fn address(address: &RouteAddress) -> Option<IpAddr> {

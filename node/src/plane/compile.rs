@@ -4,8 +4,8 @@ use steadfast_dataplane as dp;
 use steadfast_model::{
     ClusterState, Service,
     document::{
-        ConnReuse, Forwarding, OnServerGone, Protocol, Scheduler, ServerOrder, ServiceSpec,
-        Timeouts, Unserved,
+        ConnReuse, Forwarding, GUE_PORT, MssClamp, OnServerGone, Protocol, Scheduler, ServerOrder,
+        ServiceSpec, Timeouts, TunnelKind, TunnelSpec, Unserved,
     },
 };
 
@@ -63,7 +63,12 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
             ServerOrder::Canonical => dp::ServerOrder::Canonical,
             ServerOrder::NewestFirst => dp::ServerOrder::NewestFirst,
         },
-        forwarding: forwarding(spec.forwarding),
+        forwarding: forwarding(spec),
+        mss_clamp: match spec.mss_clamp {
+            MssClamp::Off => dp::MssClamp::Off,
+            MssClamp::Auto => dp::MssClamp::Auto,
+            MssClamp::At(most) => dp::MssClamp::At(most),
+        },
         servers: servers.collect(),
         slow_start_ns: u64::from(spec.slow_start_s.unwrap_or(0)) * 1_000_000_000,
         policies: dp::Policies {
@@ -155,10 +160,28 @@ pub(crate) fn ip_protocol(protocol: Protocol) -> u8 {
 }
 
 /// The forwarding method in the data plane's type.
-pub(crate) fn forwarding(forwarding: Forwarding) -> dp::Forwarding {
-    match forwarding {
+pub(crate) fn forwarding(spec: &ServiceSpec) -> dp::Forwarding {
+    match spec.forwarding {
         Forwarding::Dr => dp::Forwarding::Dr,
         Forwarding::Nat => dp::Forwarding::Nat,
+        Forwarding::Tun => {
+            dp::Forwarding::Tunnel(tunnel(spec.tunnel_options().unwrap_or_default()))
+        }
+    }
+}
+
+fn tunnel(spec: TunnelSpec) -> dp::Tunnel {
+    match spec.kind {
+        TunnelKind::Ipip => dp::Tunnel::IpIp,
+        TunnelKind::Gue => dp::Tunnel::Gue {
+            port: spec.gue_port().unwrap_or(GUE_PORT),
+            checksum: match spec.checksum {
+                None => dp::UdpChecksum::ByFamily,
+                Some(true) => dp::UdpChecksum::On,
+                Some(false) => dp::UdpChecksum::Off,
+            },
+        },
+        TunnelKind::Gre => dp::Tunnel::Gre { checksum: spec.checksum == Some(true) },
     }
 }
 

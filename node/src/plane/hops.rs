@@ -31,6 +31,7 @@ pub(crate) fn next_hops_spec(
             *place = PortSpec {
                 mac: port.mac,
                 addrs: addrs.unwrap_or_default(),
+                mtu: view.interfaces.get(&port.interface).map_or(0, |i| i.mtu),
                 cluster_macs: cluster.map(|(_, mac)| *mac).collect(),
             };
         }
@@ -43,6 +44,8 @@ pub(crate) fn next_hops_spec(
         prefix_len: route.prefix.length(),
         port: port_of(route.interface),
         gateway: route.gateway,
+        src: route.source,
+        mtu: route.mtu,
     });
     let neighbours = view.neighbours.iter().filter_map(|((interface, address), mac)| {
         port_of(*interface).map(|port| (port, *address, *mac))

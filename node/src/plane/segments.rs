@@ -71,6 +71,7 @@ mod tests {
                 name: format!("eth{index}"),
                 mac: [0; 6],
                 up: true,
+                mtu: 1500,
                 addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
             };
             (*index, interface)

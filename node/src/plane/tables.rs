@@ -29,7 +29,7 @@ impl Tables {
         });
         let sources = state.services.values().flat_map(|service| {
             let spec = &service.spec;
-            let nat = compile::forwarding(spec.forwarding) == Forwarding::Nat;
+            let nat = compile::forwarding(spec) == Forwarding::Nat;
             spec.servers.iter().filter(move |_| nat).map(move |server| NatSource {
                 address: server.address,
                 protocol: compile::ip_protocol(spec.protocol),

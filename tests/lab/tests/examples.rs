@@ -30,7 +30,9 @@ fn file(name: &str) -> String {
 
 #[test]
 fn the_examples_describe_the_lab() {
-    for (mode, forwarding) in [(Mode::Dr, Forwarding::Dr), (Mode::Nat, Forwarding::Nat)] {
+    let modes =
+        [(Mode::Dr, Forwarding::Dr), (Mode::Nat, Forwarding::Nat), (Mode::Tun, Forwarding::Tun)];
+    for (mode, forwarding) in modes {
         let document = Document::parse(&example(mode)).unwrap();
         assert_eq!(document.groups.len(), 1);
         assert_eq!(document.groups[0].addresses, [VIP]);
@@ -77,8 +79,8 @@ fn the_dual_stack_examples_describe_the_lab_in_both_families() {
 
 #[test]
 fn the_switches_that_the_lab_turns_are_there_exactly_once() {
-    let modes = [Mode::Dr, Mode::Nat];
-    for text in modes.map(example).into_iter().chain(modes.map(dual_stack)) {
+    let all = Mode::ALL.map(example).into_iter();
+    for text in all.chain([Mode::Dr, Mode::Nat].map(dual_stack)) {
         assert_eq!(text.matches("replication: on").count(), 1);
         // A write without quorum must be a real change.
         let changed = text.replacen("weight: 1", "weight: 2", 1);

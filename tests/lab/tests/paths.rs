@@ -265,7 +265,9 @@ fn a_smaller_mtu_on_the_way_is_found(lab: &Lab, mode: Mode) {
                 exec::shell_in(&lab.namespace(Host::Node(n)), &route).unwrap();
             }
         }
-        Mode::Dr => drop(exec::shell_in(&lab.namespace(Host::Server(1)), &route).unwrap()),
+        Mode::Dr | Mode::Tun => {
+            drop(exec::shell_in(&lab.namespace(Host::Server(1)), &route).unwrap())
+        }
     }
     let too_big = || snmp(&router, "Ip", "FragFails");
     let before = too_big();

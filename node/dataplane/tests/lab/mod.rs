@@ -9,10 +9,10 @@ use std::{
 use etherparse::{PacketBuilder, TcpHeader};
 use steadfast_dataplane::{
     Action, Actions, Config, ConfigSpec, Connection, ConnectionTable, Cursor, FlowKey, Forwarding,
-    GroupId, GroupSpec, NextHops, NextHopsSpec, Origin, Policies, PortSpec, Protocol, Reason,
-    Record, Removal, Replica, Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec,
-    ServiceId, ServiceSpec, Shared, State, SyncHook, SyncSettings, TableOptions, Target, Timeouts,
-    Unserved, Verdict, Worker,
+    GroupId, GroupSpec, MssClamp, NextHops, NextHopsSpec, Origin, Policies, PortSpec, Protocol,
+    Reason, Record, Removal, Replica, Role, Route, SchedulerKind, ServerId, ServerOrder,
+    ServerSpec, ServiceId, ServiceSpec, Shared, State, SyncHook, SyncSettings, TableOptions,
+    Target, Timeouts, Unserved, Verdict, Worker,
 };
 use steadfast_packet::{ANSWER_LEN_MAX, gratuitous_arp};
 
@@ -111,6 +111,7 @@ pub fn service(id: u32, protocol: Protocol, port: u16, servers: Vec<ServerSpec>)
         scheduler: SchedulerKind::Rr,
         order: ServerOrder::Canonical,
         forwarding: Forwarding::Nat,
+        mss_clamp: MssClamp::Off,
         servers,
         slow_start_ns: 0,
         policies: Policies::default(),
@@ -150,11 +151,18 @@ pub fn next_hops(generation: u64) -> NextHopsSpec {
         prefix_len: 24,
         port: Some(port),
         gateway: None,
+        src: None,
+        mtu: None,
     };
     NextHopsSpec {
         generation,
         ports: vec![
-            PortSpec { mac: FRONT, addrs: vec![ip("198.18.0.11")], cluster_macs: vec![PEER] },
+            PortSpec {
+                mac: FRONT,
+                addrs: vec![ip("198.18.0.11")],
+                cluster_macs: vec![PEER],
+                ..PortSpec::default()
+            },
             PortSpec { mac: BACK, ..PortSpec::default() },
         ],
         routes: vec![link("198.18.0.0", 0), link("198.18.1.0", 1)],

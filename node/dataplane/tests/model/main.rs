@@ -68,6 +68,8 @@ impl Plane {
             prefix_len,
             port: Some(port),
             gateway: None,
+            src: None,
+            mtu: None,
         };
         let known = naive.neighbours.iter().filter_map(|(addr, way)| match way {
             Way::Known(port, mac) => Some((*port, *addr, *mac)),
@@ -182,6 +184,7 @@ fn service_spec(service: &naive::Service) -> dp::ServiceSpec {
             },
             ..dp::Policies::default()
         },
+        mss_clamp: dp::MssClamp::Off,
         // The order in which servers come must not matter.
         servers: service
             .servers

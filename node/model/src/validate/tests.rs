@@ -220,6 +220,57 @@ const CASES: &[(&str, &str, &str)] = &[
          server's own address",
     ),
     (
+        "forwarding: dr,\n     servers: [{address: 198.18.0.11, port: 81}]",
+        "forwarding: tun,\n     servers: [{address: 203.0.113.1, port: 82}]",
+        "services[1].servers[0].port: tun cannot change ports from 81 to 82; write 81, or \
+         forwarding: nat",
+    ),
+    (
+        "forwarding: dr,\n     servers: [{address: 198.18.0.11, port: 81}]",
+        "forwarding: tun,\n     servers: [{address: 'fe80::1', port: 81}]",
+        "services[1].servers[0].address: fe80::1 cannot be reached through routers; write the \
+         server's own unicast address",
+    ),
+    (
+        "forwarding: dr",
+        "forwarding: dr, tunnel: {type: gue}",
+        "services[1].tunnel: forwarding is dr: no packet goes through a tunnel; take `tunnel` out, \
+         or write forwarding: tun",
+    ),
+    (
+        "forwarding: dr",
+        "forwarding: tun, tunnel: {type: gre, port: 6080}",
+        "services[1].tunnel.port: gre has no port; take it out, or write type: gue",
+    ),
+    (
+        "forwarding: dr",
+        "forwarding: tun, tunnel: {type: gue, port: 0}",
+        "services[1].tunnel.port: 0 is no port of a server; write 1 to 65535",
+    ),
+    (
+        "forwarding: dr",
+        "forwarding: tun, tunnel: {checksum: true}",
+        "services[1].tunnel.checksum: ipip has no checksum of its own; take it out, or write \
+         type: gue or gre",
+    ),
+    (
+        "forwarding: nat",
+        "forwarding: nat, mss_clamp: 87",
+        "services[0].mss_clamp: 87 is out of range; write 88 to 65495",
+    ),
+    (
+        "forwarding: nat",
+        "forwarding: nat, protocol: udp, mss_clamp: auto",
+        "services[0].mss_clamp: udp has no segments; take it out",
+    ),
+    (
+        "forwarding: dr",
+        "forwarding: tun, mss_clamp: auto",
+        "services[1].mss_clamp: under tun the servers' half of a handshake does not pass the \
+         nodes, and clients obey that half; take it out and lower what the servers announce \
+         (ip route ... advmss), or write a number for what the servers send",
+    ),
+    (
         "port: 8080}]}",
         "port: 8080}], sync: {threshold: 50}}",
         "services[0].sync.threshold: threshold 50 is not below period 50; write 0 to 49, or \
@@ -375,6 +426,17 @@ fn each_mistake_with_ipv6_is_reported_with_its_place_and_what_to_write() {
         let found = problems(&DUAL.replacen(from, to, 1));
         assert!(found.iter().any(|p| p == expected), "{to}: {found:#?}\nnot {expected}");
     }
+}
+
+#[test]
+fn a_server_behind_a_tunnel_may_be_anywhere_and_of_either_family() {
+    for server in ["203.0.113.1", "'2001:db8::1'", "198.18.1.77"] {
+        let to = format!("forwarding: tun, servers: [{{address: {server}, port: 81}}]");
+        let from = "forwarding: dr,\n     servers: [{address: 198.18.0.11, port: 81}]";
+        assert_eq!(problems(&GOOD.replacen(from, &to, 1)), Vec::<String>::new(), "{server}");
+    }
+    let auto = GOOD.replacen("forwarding: nat", "forwarding: nat, mss_clamp: auto", 1);
+    assert_eq!(problems(&auto), Vec::<String>::new());
 }
 
 /// Whoever shows them splits a problem at the first `: ` and finds the path in the document.

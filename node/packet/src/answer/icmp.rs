@@ -56,6 +56,20 @@ pub fn port_unreachable(buffer: &mut [u8], packet: &Packet) -> Result<usize, NoS
     error(buffer, packet, packet.dst, (kind, code), [0; 4])
 }
 
+/// Turns a packet into the error, sent by `src`, that no more than `mtu` octets of it go through.
+/// Returns the frame's length.
+//= RFC 1191 section 4: type 3, code 4, the MTU in the lower half; RFC 4443 section 3.2: type 2
+pub fn packet_too_big(
+    buffer: &mut [u8],
+    packet: &Packet,
+    src: IpAddr,
+    mtu: u16,
+) -> Result<usize, NoSpace> {
+    let [high, low] = mtu.to_be_bytes();
+    let (kind, code) = if packet.is_ipv6() { (2, 0) } else { (3, 4) };
+    error(buffer, packet, src, (kind, code), [0, 0, high, low])
+}
+
 /// Turns a packet into an error about it, sent by `src`.
 pub(super) fn error(
     buffer: &mut [u8],

@@ -15,7 +15,7 @@ use zerocopy::{IntoBytes, byteorder::network_endian::U16};
 
 pub use self::{
     abort::sctp_abort,
-    icmp::{echo_reply, port_unreachable},
+    icmp::{echo_reply, packet_too_big, port_unreachable},
     neighbour::{
         ADVERTISEMENT_LEN, ARP_FRAME_LEN, advertisement, arp_reply, gratuitous_arp,
         unsolicited_advertisement,
@@ -25,7 +25,7 @@ pub use self::{
 use crate::{
     Ethernet, Icmp, Ipv4, Ipv6, Packet,
     checksum::internet_checksum,
-    header::{VlanTag, view_mut},
+    header::{DONT_FRAGMENT, VlanTag, view_mut},
 };
 
 /// The shortest frame Ethernet carries, without its check sequence.
@@ -45,8 +45,6 @@ pub struct NoSpace;
 
 /// Time to live of packets made here.
 const TTL: u8 = 64;
-/// May not be fragmented.
-const DONT_FRAGMENT: u16 = 0x4000;
 const VERSION_6: u32 = 6 << 28;
 
 /// Where the transport header of an answer to `packet` starts.

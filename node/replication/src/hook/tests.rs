@@ -34,6 +34,7 @@ fn shared() -> Arc<Shared> {
             scheduler: SchedulerKind::Rr,
             order: ServerOrder::Canonical,
             forwarding: Forwarding::Dr,
+            mss_clamp: steadfast_dataplane::MssClamp::Off,
             servers: vec![server],
             slow_start_ns: 0,
             policies: Policies::default(),

@@ -46,6 +46,7 @@ pub(crate) fn config(servers: u32) -> Config {
         scheduler: SchedulerKind::Rr,
         order: ServerOrder::Canonical,
         forwarding: Forwarding::Dr,
+        mss_clamp: steadfast_dataplane::MssClamp::Off,
         servers: (1..=servers).map(|n| server(id * 10 + n, ipv6)).collect(),
         slow_start_ns: 0,
         policies: Policies::default(),

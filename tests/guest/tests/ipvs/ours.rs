@@ -7,10 +7,10 @@ use std::{
 };
 
 use steadfast_dataplane::{
-    Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, HashOptions, NextHops,
-    NextHopsSpec, NoHook, OnServerGone, Origin, Policies, PortSpec, Protocol, Role, Route,
-    SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared, SyncSettings,
-    TableOptions, Timeouts, Unserved, Verdict, Worker,
+    Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, HashOptions, MssClamp,
+    NextHops, NextHopsSpec, NoHook, OnServerGone, Origin, Policies, PortSpec, Protocol, Role,
+    Route, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared,
+    SyncSettings, TableOptions, Timeouts, Unserved, Verdict, Worker,
 };
 use steadfast_guest::ipvs::{
     Entry, Flow, Scenario, Seen, Sent, Server, Step, VIP, VIP_PORT, server_addr, server_port,
@@ -173,6 +173,7 @@ impl<'a> Ours<'a> {
             order: ServerOrder::NewestFirst,
             forwarding: if self.scenario.dr { Forwarding::Dr } else { Forwarding::Nat },
             servers: self.servers.iter().map(|server| self.server_spec(server)).collect(),
+            mss_clamp: MssClamp::Off,
             slow_start_ns: 0,
             // expire_nodest_conn=0, conn_reuse_mode=1, sloppy_tcp=0, sloppy_sctp=0
             policies: Policies {
@@ -302,6 +303,8 @@ fn next_hops() -> NextHopsSpec {
         prefix_len,
         port,
         gateway: gateway.map(IpAddr::from),
+        src: None,
+        mtu: None,
     };
     let servers = (1..=u8::MAX).map(|n| (1, server_addr(n).into(), server_mac(n)));
     NextHopsSpec {
@@ -310,7 +313,7 @@ fn next_hops() -> NextHopsSpec {
             PortSpec {
                 mac: FRONT,
                 addrs: vec![IpAddr::from([198, 18, 0, 1])],
-                cluster_macs: vec![],
+                ..PortSpec::default()
             },
             PortSpec { mac: BACK, ..PortSpec::default() },
         ],

@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -17,10 +17,21 @@ struct Args {
     /// Address and port, TCP and UDP; may be given several times.
     #[arg(long, required = true)]
     listen: Vec<SocketAddr>,
+    /// Takes packets to these addresses out of IPIP, GRE and GUE.
+    #[arg(long)]
+    decapsulate: bool,
 }
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
+    if args.decapsulate {
+        let addresses = args.listen.iter().filter_map(|address| match address.ip() {
+            IpAddr::V4(address) => Some(address),
+            IpAddr::V6(_) => None,
+        });
+        let addresses: Vec<_> = addresses.collect();
+        steadfast_lab::load::decapsulate::start(&addresses).context("cannot end tunnels")?;
+    }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
     runtime
         .block_on(steadfast_lab::load::server::serve(args.name, &args.listen))

@@ -14,7 +14,7 @@ use crate::host::{
 pub struct Plan {
     /// Names.
     pub tag: Tag,
-    /// DR or NAT.
+    /// DR, NAT or TUN.
     pub mode: Mode,
     /// Connections are copied.
     pub replication: bool,

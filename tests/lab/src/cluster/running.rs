@@ -502,7 +502,8 @@ impl Cluster {
     }
 }
 
-/// Starts real server `n`. With DR it listens on the VIP too: UDP answers must come from it.
+/// Starts real server `n`. With DR and TUN it listens on the VIP too: UDP answers must come from
+/// it.
 ///
 /// # Errors
 /// When it cannot be started.
@@ -511,9 +512,12 @@ pub fn start_server(plan: &Plan, n: u8, ledger: &mut Ledger) -> Result<Process> 
     let listen = |a: IpAddr| ["--listen".into(), SocketAddr::from((a, PORT)).to_string().into()];
     for family in plan.family.all() {
         args.extend(listen(family.server(plan.mode, n)));
-        if plan.mode == Mode::Dr {
+        if plan.mode.servers_have_the_vip() {
             args.extend(listen(family.vip()));
         }
+    }
+    if plan.mode == Mode::Tun {
+        args.push("--decapsulate".into());
     }
     let launch = Launch {
         what: &format!("lab-server s{n}"),

@@ -1,5 +1,5 @@
-//! Many series, as `make test` and `make test-full` run them: every fault, DR and NAT, and the
-//! proof that the demonstration can fail.
+//! Many series, as `make test` and `make test-full` run them: every fault with DR and NAT, a kill
+//! with tunnels, and the proof that the demonstration can fail.
 
 use std::{
     collections::VecDeque,
@@ -42,7 +42,7 @@ const TRIES_MAX: u32 = 3;
 pub struct Case {
     /// The fault.
     pub fault: Fault,
-    /// DR or NAT.
+    /// DR, NAT or TUN.
     pub mode: Mode,
     /// Runs.
     pub runs: u32,
@@ -105,6 +105,7 @@ pub fn cases(extent: Extent) -> Vec<Case> {
         let family = Family::V6;
         cases.push(Case { family, ..case(Fault::Kill, mode, runs(Fault::Kill, mode)) });
     }
+    cases.push(case(Fault::Kill, Mode::Tun, 1));
     cases.push(Case { replication: false, ..case(Fault::Kill, Mode::Dr, 1) });
     cases
 }
@@ -283,6 +284,7 @@ mod tests {
         for mode in [Mode::Dr, Mode::Nat] {
             assert!(cases.iter().any(|c| c.family == Family::V6 && c.mode == mode));
         }
+        assert!(cases.iter().any(|c| c.name() == "tun-kill"));
     }
 
     #[test]

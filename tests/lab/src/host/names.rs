@@ -40,16 +40,28 @@ pub enum Mode {
     Dr,
     /// Network address translation: servers in a prefix of their own.
     Nat,
+    /// Tunnels: servers as with direct routing, which packets reach inside others.
+    Tun,
 }
 
 impl Mode {
+    /// Every mode.
+    pub const ALL: [Self; 3] = [Self::Dr, Self::Nat, Self::Tun];
+
     /// The word in commands and reports.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Dr => "dr",
             Self::Nat => "nat",
+            Self::Tun => "tun",
         }
+    }
+
+    /// Real servers have the VIP and answer the client themselves.
+    #[must_use]
+    pub fn servers_have_the_vip(self) -> bool {
+        self != Self::Nat
     }
 
     /// Address of real server `n`.
@@ -62,7 +74,7 @@ impl Mode {
     #[must_use]
     pub fn node_networks(self) -> &'static [Network] {
         match self {
-            Self::Dr => &[Network::Front, Network::Mgmt],
+            Self::Dr | Self::Tun => &[Network::Front, Network::Mgmt],
             Self::Nat => &[Network::Front, Network::Back, Network::Mgmt],
         }
     }
@@ -71,7 +83,7 @@ impl Mode {
     #[must_use]
     pub fn server_network(self) -> Network {
         match self {
-            Self::Dr => Network::Front,
+            Self::Dr | Self::Tun => Network::Front,
             Self::Nat => Network::Back,
         }
     }
@@ -248,7 +260,7 @@ mod tests {
     fn names_carry_the_prefix_and_no_address_is_used_twice() {
         let tag: Tag = "demo".parse().unwrap();
         assert_eq!(tag.namespace(Host::Node(2)), "sfl-demo-n2");
-        for mode in [Mode::Dr, Mode::Nat] {
+        for mode in Mode::ALL {
             let mut all = vec![VIP, GATEWAY, CLIENT];
             all.extend(SERVERS.map(|n| mode.server_address(n)));
             for network in [Network::Front, Network::Back, Network::Mgmt] {

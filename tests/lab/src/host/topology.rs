@@ -200,7 +200,7 @@ impl Topology {
         for family in self.family.all() {
             let (vip, gateway) = (family.vip(), family.gateway());
             match (host, self.mode) {
-                (Host::Server(_), Mode::Dr) => {
+                (Host::Server(_), Mode::Dr | Mode::Tun) => {
                     let _ = writeln!(lines, "addr add {vip}/{} dev lo", family.host_len());
                 }
                 (Host::Server(_), Mode::Nat) => {
@@ -230,7 +230,7 @@ impl Topology {
                 ("ipv6/conf/default/router_solicitations", "0"),
             ],
         });
-        if self.mode == Mode::Dr && matches!(host, Host::Server(_)) {
+        if self.mode.servers_have_the_vip() && matches!(host, Host::Server(_)) {
             // A real server has the VIP and must not say so: only the holder answers ARP for it.
             settings.extend([
                 ("ipv4/conf/all/arp_ignore", "1"),

@@ -1,6 +1,7 @@
 //! Load: the real server, the client, and how a session is judged.
 
 pub mod client;
+pub mod decapsulate;
 pub mod judge;
 pub mod probe;
 pub mod record;

@@ -1,0 +1,66 @@
+//! Packets that do not fit the way to their next hop.
+//!
+//! The sender is told, as a router tells it. IPv4 packets that may be fragmented are dropped and
+//! counted, not fragmented: senders that look for the path MTU set DF, and a load balancer that
+//! fragments would hand servers what it refuses to forward itself.
+
+use std::net::IpAddr;
+
+use steadfast_packet::{Packet, packet_too_big};
+
+use crate::{
+    Forwarding, Hop, Reason, SyncHook, Target, Verdict,
+    cache::Way,
+    frame::Frame,
+    worker::{Core, View},
+};
+
+/// The least MTU of an IPv4 link (RFC 791) and of an IPv6 link (RFC 8200 section 5).
+const MTU_MIN_V4: usize = 68;
+const MTU_MIN_V6: usize = 1280;
+
+/// The largest packet that fits the way to the next hop, inside a tunnel if there is one.
+//= Linux ip_vs_xmit.c, __ip_vs_get_out_rt(): the MTU of the route less what the tunnel adds
+pub(crate) fn way_room(hop: &Hop, target: &Target, way: Way) -> usize {
+    let overhead = match (target.forwarding, way) {
+        (Forwarding::Tunnel(tunnel), Way::In) => tunnel.overhead(target.addr.is_ipv6()),
+        _ => 0,
+    };
+    usize::from(hop.mtu).saturating_sub(overhead)
+}
+
+impl<H> Core<H>
+where
+    H: SyncHook,
+{
+    /// Tells the sender, in the name of `vip`, that no more than `room` octets go through.
+    pub(crate) fn refuse_too_big(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        vip: IpAddr,
+        room: usize,
+        view: View<'_>,
+    ) -> Verdict {
+        //= RFC 8200 section 5: nobody has to send less than 1280 octets; Linux ip_vs_xmit.c,
+        //= __ip_vs_get_out_rt(): an MTU below 68 is an error
+        let least = if packet.is_ipv6() { MTU_MIN_V6 } else { MTU_MIN_V4 };
+        if room < least || packet.may_be_fragmented(frame.received()) {
+            return Verdict::Drop(Reason::TooBig);
+        }
+        if !self.too_big.take(frame.now_ns) {
+            return Verdict::Drop(Reason::RateLimited);
+        }
+        let mtu = u16::try_from(room).unwrap_or(u16::MAX);
+        match packet_too_big(frame.bytes(), packet, vip, mtu) {
+            Ok(len) => {
+                let verdict = self.send_back(frame, packet.src, len, view);
+                if let Verdict::Transmit { .. } = verdict {
+                    self.counters.count_too_big();
+                }
+                verdict
+            }
+            Err(_) => Verdict::Drop(Reason::NoSpace),
+        }
+    }
+}
