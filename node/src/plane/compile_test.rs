@@ -76,9 +76,10 @@ fn settings_arrive_where_they_belong() {
     assert_eq!(service.timeouts, dp::Timeouts::default(), "the same defaults");
     assert_eq!((service.order, service.slow_start_ns), (dp::ServerOrder::Canonical, 0));
     let fields = "scheduler: wlc, server_order: newest_first, slow_start_s: 3, sloppy_tcp: true,
-        sloppy_sctp: true, on_server_gone: reschedule, conn_reuse: never,
+        on_server_gone: reschedule, conn_reuse: never,
         timeouts: {tcp_s: 1, syn_sent_s: 2, syn_recv_s: 3, tcp_fin_s: 4, time_wait_s: 5,
-          close_s: 6, close_wait_s: 7, last_ack_s: 8, listen_s: 9, synack_s: 10, udp_s: 11, sctp_s: 12},";
+          close_s: 6, close_wait_s: 7, last_ack_s: 8, listen_s: 9, synack_s: 10, udp_s: 11,
+          sctp_s: 12},";
     let service = compiled(&mut state, fields, ", drain: true, upper: 5, lower: 4, weight: 3");
     assert_eq!(service.order, dp::ServerOrder::NewestFirst);
     assert_eq!(service.slow_start_ns, 3_000_000_000);
@@ -88,13 +89,15 @@ fn settings_arrive_where_they_belong() {
             on_server_gone: dp::OnServerGone::Reschedule,
             reuse: false,
             sloppy_tcp: true,
-            sloppy_sctp: true
+            sloppy_sctp: false
         }
     );
     let settable = dp::State::ALL[..=dp::TCP_STATES].iter().chain([&dp::State::SctpEstablished]);
     for (number, state) in (0..).zip(settable).skip(1) {
         assert_eq!(service.timeouts.of_ns(*state), number * 1_000_000_000, "{state}");
     }
+    let sctp = compiled(&mut started(), "protocol: sctp, sloppy_sctp: true,", "");
+    assert!(sctp.policies.sloppy_sctp && !sctp.policies.sloppy_tcp);
     let server = service.servers[0];
     assert_eq!((server.drained, server.up, server.upper, server.lower), (true, true, 5, 4));
     assert_eq!((server.weight, service.servers[1].weight, service.servers[1].up), (3, 1, false));
