@@ -324,7 +324,9 @@ mod tests {
         assert_eq!(hops.resolve(ip("203.0.113.9")), via(0, A, [9; 6]), "default route");
         assert_eq!(hops.resolve(ip("198.18.1.5")), via(1, B, [5; 6]), "on the link");
         assert_eq!(hops.resolve(ip("2001:db8::5")), via(1, B, [6; 6]), "IPv6");
-        assert_eq!(hops.resolve(ip("2001:db8:a::9")), via(0, A, [7; 6]), "gateway on its link");
+        let no_address_of_ipv6 =
+            Resolved::Hop(Hop { port: 0, src_mac: A, dst_mac: [7; 6], mtu: 1500, src_addr: None });
+        assert_eq!(hops.resolve(ip("2001:db8:a::9")), no_address_of_ipv6, "gateway on its link");
         assert_eq!(hops.resolve(ip("2001:db8:b::9")), via(1, B, [8; 6]), "the other's namesake");
         assert_eq!(hops.resolve(ip("fe80::1")), Resolved::NoRoute, "on which link?");
         let probe = ip("198.18.0.77");
@@ -350,7 +352,7 @@ mod tests {
                 }],
                 routes,
                 neighbours: ["198.18.0.1", "198.18.0.7", "fe80::9", "2001:db8::7", "10.9.9.9"]
-                    .map(|addr| (ip(addr), B))
+                    .map(|addr| (0, ip(addr), B))
                     .to_vec(),
                 ..NextHopsSpec::default()
             })
@@ -373,7 +375,6 @@ mod tests {
             ("the longest prefix in common", "10.9.9.9", "10.0.0.1"),
             ("IPv6 on the link", "2001:db8::7", "2001:db8::11"),
             ("IPv6 over a link-local gateway", "2001:db8:9::1", "2001:db8:9::7"),
-            ("IPv6 to a link-local address", "fe80::9", "fe80::1"),
         ];
         for (description, addr, src) in cases {
             assert_eq!(to(&plain, addr), (src.to_owned(), 1500), "{description}");

@@ -52,6 +52,8 @@ fn dual_stack() -> Lab {
         prefix_len: 64,
         port: Some(port),
         gateway: None,
+        src: None,
+        mtu: None,
     };
     hops.routes.extend([link("2001:db8::", 0), link("2001:db8:0:1::", 1), link("fe80::", 0)]);
     let known = [

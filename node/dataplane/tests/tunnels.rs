@@ -76,6 +76,7 @@ fn lab_with(
         }],
         services: vec![of(1, Protocol::Tcp), of(2, Protocol::Udp)],
         workers: 2,
+        now_ns: 0,
     };
     let lab = Lab::with(spec, 1000);
     lab.shared.set_next_hops(NextHops::new(hops(mtu, vec![ip(OWN_4), ip(OWN_6)])));
@@ -101,10 +102,10 @@ fn hops(mtu: u32, addrs: Vec<IpAddr>) -> NextHopsSpec {
             route("::", 0, Some("2001:db8::1")),
         ],
         neighbours: vec![
-            (ip("198.18.0.1"), ROUTER),
-            (ip("2001:db8::1"), ROUTER),
-            (ip(CLIENT_4), CLIENT),
-            (ip(CLIENT_6), CLIENT),
+            (0, ip("198.18.0.1"), ROUTER),
+            (0, ip("2001:db8::1"), ROUTER),
+            (0, ip(CLIENT_4), CLIENT),
+            (0, ip(CLIENT_6), CLIENT),
         ],
     }
 }
@@ -464,7 +465,7 @@ fn telling_is_limited_apart_from_other_answers() {
 fn replies_that_are_too_big_for_the_client_are_told_to_the_server() {
     let mut lab = lab(Forwarding::Nat, false, "198.18.0.21", 1500);
     let mut hops = hops(1500, vec![ip(OWN_4)]);
-    hops.neighbours.push((ip("198.18.0.21"), DR_1));
+    hops.neighbours.push((0, ip("198.18.0.21"), DR_1));
     hops.routes.push(Route {
         prefix: ip(CLIENT_4),
         prefix_len: 32,
@@ -557,7 +558,7 @@ fn auto_counts_the_way_back_too() {
         src: None,
         mtu: None,
     });
-    hops.neighbours.push((ip("198.18.1.21"), NAT_1));
+    hops.neighbours.push((1, ip("198.18.1.21"), NAT_1));
     lab.shared.set_next_hops(NextHops::new(hops));
     let syn = announced(&mut lab, (CLIENT_4, 4000), (VIP_4, 80), false);
     assert_eq!(syn, Some(1360), "the client's side takes 1400 octets");

@@ -99,7 +99,14 @@ pub fn next_hops() -> NextHopsSpec {
     for net in NETS {
         for ((prefix, prefix_len), port) in [(net.front, 0), (net.back, 1)] {
             let prefix = prefix.parse().unwrap();
-            spec.routes.push(Route { prefix, prefix_len, port: Some(port), gateway: None });
+            spec.routes.push(Route {
+                prefix,
+                prefix_len,
+                port: Some(port),
+                gateway: None,
+                src: None,
+                mtu: None,
+            });
         }
         for (port, addr, mac) in [(0, net.client, CLIENT), (0, net.dr, DR_1), (1, net.nat, NAT_1)] {
             spec.neighbours.push((port, addr.parse().unwrap(), mac));
