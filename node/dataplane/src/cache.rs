@@ -45,20 +45,23 @@ pub(crate) struct Hot {
 #[derive(Debug)]
 pub(crate) struct Cache {
     places: Box<[Option<Hot>]>,
+    pub(crate) hits: u64,
 }
 
 impl Cache {
     pub(crate) fn new() -> Self {
-        Self { places: (0..PLACES).map(|_| None).collect() }
+        Self { places: (0..PLACES).map(|_| None).collect(), hits: 0 }
     }
 
     /// The flow of `tuple`, if it is as good as looked up now.
     pub(crate) fn find(&mut self, tuple: &Tuple, config_generation: u64) -> Option<&mut Hot> {
-        self.places[tuple.place()].as_mut().filter(|hot| {
+        let hot = self.places[tuple.place()].as_mut().filter(|hot| {
             hot.tuple == *tuple
                 && hot.config_generation == config_generation
                 && hot.connection.is_open()
-        })
+        })?;
+        self.hits += 1;
+        Some(hot)
     }
 
     pub(crate) fn insert(&mut self, hot: Hot) -> &mut Hot {

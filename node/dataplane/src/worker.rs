@@ -118,6 +118,12 @@ where
         Arc::clone(&self.core.counters)
     }
 
+    /// Packets whose flow was found in the worker's own cache.
+    #[must_use]
+    pub fn cache_hits(&self) -> u64 {
+        self.cache.hits
+    }
+
     fn decide(&mut self, frame: &mut Frame<'_>, view: View<'_>, actions: &mut Actions) -> Verdict {
         let Some(bytes) = frame.buffer.get(..frame.len) else {
             return Verdict::Drop(Reason::Malformed);
