@@ -34,7 +34,7 @@ pub(crate) enum Way {
 pub(crate) struct Hot {
     pub(crate) tuple: Tuple,
     pub(crate) way: Way,
-    pub(crate) connection: Arc<Connection>,
+    pub(crate) connection: Connection,
     pub(crate) config_generation: u64,
     pub(crate) timeouts: Timeouts,
     pub(crate) counters: Option<Arc<FlowCounters>>,

@@ -18,12 +18,14 @@ mod counters;
 mod group;
 mod hook;
 mod ids;
+mod index;
 mod ledger;
 mod lists;
 mod next_hop;
 mod replica;
 mod scheduler;
 mod shared;
+mod slab;
 mod spec;
 mod stale;
 mod state;
@@ -34,7 +36,9 @@ mod worker;
 
 pub use admit::HOLD_BACK_NS;
 pub use config::{Address, AddressKind, Config, ConfigError, Service};
-pub use connection::{Connection, FlowKey, Protocol, Provenance, Record, ReplyKey, Target};
+pub use connection::{
+    Connection, FlowKey, Gone, NewConnection, Protocol, Provenance, Record, ReplyKey, Target,
+};
 pub use counters::{FlowCounters, FlowTotals, Sent, WORKERS_MAX, WorkerCounters};
 pub use group::{GroupState, Groups, Role};
 pub use hook::{NoHook, Removal, SyncHook};

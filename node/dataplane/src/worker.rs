@@ -247,7 +247,7 @@ where
         packet: &Ipv4Packet,
         key: FlowKey,
         view: View<'_>,
-    ) -> Result<Arc<Connection>, Verdict> {
+    ) -> Result<Connection, Verdict> {
         let Some(found) = self.shared.table.find(&key) else {
             return self.admit(frame, packet, key, None, view);
         };
@@ -273,7 +273,7 @@ where
         tuple: &Tuple,
         group: GroupId,
         view: View<'_>,
-    ) -> Result<Arc<Connection>, Verdict> {
+    ) -> Result<Connection, Verdict> {
         let key = ReplyKey {
             protocol: tuple.protocol,
             server: tuple.src.into(),

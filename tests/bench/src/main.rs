@@ -39,7 +39,7 @@ struct Args {
 const PACKETS: usize = 4_000_000;
 const PACKETS_QUICK: usize = 20_000;
 /// Connections opened on top of those that are there.
-const NEW: u64 = 200_000;
+const NEW: u64 = 50_000;
 const NEW_QUICK: u64 = 2_000;
 /// Connections against which the growth with services and servers is measured.
 const GROWTH_FLOWS: u64 = 1_000_000;

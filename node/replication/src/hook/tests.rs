@@ -1,8 +1,8 @@
 use std::sync::Arc;
 
 use steadfast_dataplane::{
-    Config, ConfigSpec, FlowKey, Forwarding, GroupId as Group, GroupSpec, Origin, Protocol,
-    Provenance, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec,
+    Config, ConfigSpec, FlowKey, Forwarding, GroupId as Group, GroupSpec, NewConnection, Origin,
+    Protocol, Provenance, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec,
     SyncSettings, TableOptions, Timeouts, Unserved,
 };
 use steadfast_model::NodeId;
@@ -45,7 +45,7 @@ fn shared() -> Arc<Shared> {
     Arc::new(shared)
 }
 
-fn flow(shared: &Shared, port: u16) -> Arc<Connection> {
+fn flow(shared: &Shared, port: u16) -> Connection {
     let key = FlowKey {
         protocol: Protocol::Udp,
         client: [198, 18, 0, 2].into(),
@@ -62,7 +62,7 @@ fn flow(shared: &Shared, port: u16) -> Arc<Connection> {
         incarnation: 1,
         origin: Origin::default(),
     };
-    let connection = Connection::new(record, State::Udp, Provenance::Local, SECOND);
+    let connection = NewConnection::new(record, State::Udp, Provenance::Local, SECOND);
     shared.table.insert(connection, &Timeouts::default(), &mut Vec::new()).unwrap()
 }
 
