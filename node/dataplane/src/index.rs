@@ -1,6 +1,6 @@
 //! An index from hashes to slots: two lines of eight entries for each hash.
 //!
-//! Guarantees: a look-up reads [`PROBE_MAX`] entries at most, in two cache lines, and takes no lock;
+//! Guarantees: a look-up reads 16 entries at most (`PROBE_MAX`), in two cache lines, and takes no lock;
 //! what is in the index from the beginning of a look-up to its end is found. Writers come one at a
 //! time, under the table's lock. Not guaranteed: that an entry fits although there is room elsewhere;
 //! at the load this is made for, about one insertion in 10^8 is refused.
@@ -17,7 +17,8 @@ use crate::slab::Aligned;
 const LINE: usize = 8;
 
 /// Entries that a look-up reads at most.
-pub(crate) const PROBE_MAX: usize = 2 * LINE;
+#[cfg(test)]
+const PROBE_MAX: usize = 2 * LINE;
 
 /// Entries per line that are used when the table is full.
 const LOAD: f64 = 6.0;

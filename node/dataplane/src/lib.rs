@@ -15,6 +15,7 @@ mod cache;
 mod config;
 mod connection;
 mod counters;
+mod fast;
 mod group;
 mod hook;
 mod ids;

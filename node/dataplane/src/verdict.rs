@@ -84,6 +84,8 @@ reasons! {
     RateLimited => "rate_limited",
     /// An answer was due but does not fit the buffer.
     NoSpace => "no_space",
+    /// Its connection left the table while the packet was looked at.
+    ConnectionGone => "connection_gone",
     /// From a NAT pool, but of no connection.
     UnknownReturn => "unknown_return",
     /// The table is full of established connections.

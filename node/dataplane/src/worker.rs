@@ -6,6 +6,7 @@
 //! another node holds. Not here: VLAN, fragments and IPv6 (dropped, counted), ICMP errors.
 
 use std::{
+    hint::black_box,
     net::{IpAddr, Ipv4Addr},
     sync::Arc,
 };
@@ -17,10 +18,11 @@ use steadfast_packet::{
 
 use crate::{
     Action, Actions, AddressKind, Config, Connection, Direction, FlowKey, Forwarding, GroupId, Hop,
-    NextHops, Reason, ReplyKey, Resolved, Role, Sent, Shared, State, SyncHook, Verdict,
+    NextHops, Protocol, Reason, Resolved, Role, Sent, Shared, State, SyncHook, Verdict,
     WorkerCounters,
     bucket::TokenBucket,
-    cache::{Cache, Hot, Tuple, Way},
+    cache::{Cache, HotServer, Servers, Tuple, Way},
+    slab::Place,
     stale::{Lookout, StaleSender},
 };
 
@@ -31,12 +33,18 @@ const ANSWERS_BURST: u64 = 100;
 /// Times a state is moved when another worker moves it at the same time.
 const STATE_TRIES_MAX: usize = 8;
 
+/// Frames that are prepared at once; more are handled without.
+const PREPARE_MAX: usize = 64;
+
 const BROADCAST: Mac = [0xff; 6];
 
 /// Decides what happens to the frames of one queue. Owns its cache of hot flows; shares the rest.
 #[derive(Debug)]
 pub struct Worker<H> {
     cache: Cache,
+    servers: Servers,
+    /// Points at the connection of the packet at hand.
+    connection: Connection,
     discard_arp_until_ns: u64,
     core: Core<H>,
 }
@@ -61,6 +69,13 @@ pub(crate) struct Frame<'a> {
     pub(crate) src_mac: Mac,
 }
 
+/// A packet's connection and server.
+struct Hot<'a> {
+    way: Way,
+    connection: &'a Connection,
+    server: &'a mut HotServer,
+}
+
 /// What one frame sees of what others may replace at any time.
 #[derive(Clone, Copy)]
 pub(crate) struct View<'a> {
@@ -78,8 +93,10 @@ where
         let counters = Arc::default();
         let answers = TokenBucket::new(ANSWERS_PER_SECOND, ANSWERS_BURST);
         let lookout = Lookout::default();
+        let connection = shared.table.at(Place::default());
         let core = Core { index, shared, hook, counters, answers, lookout };
-        Self { cache: Cache::new(), discard_arp_until_ns: 0, core }
+        let (cache, servers) = (Cache::new(), Servers::new());
+        Self { cache, servers, connection, discard_arp_until_ns: 0, core }
     }
 
     /// After a gap in the driver's loop: ARP handed in before `until_ns` is not answered, because it
@@ -110,6 +127,32 @@ where
             self.core.counters.count_dropped(reason);
         }
         verdict
+    }
+
+    /// Brings near what the frames of a burst will need, before they are handled one by one: what
+    /// each waits for in memory is fetched for all of them at the same time.
+    ///
+    /// Only reads; a frame that is left out, or is another by the time it is handled, costs time.
+    pub fn prepare<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) {
+        let table = &self.core.shared.table;
+        let config = self.core.shared.config.load();
+        let mut hashes = [(0, false); PREPARE_MAX];
+        let mut count = 0;
+        for (place, tuple) in hashes.iter_mut().zip(frames.filter_map(peek)) {
+            *place = match config.address(tuple.dst.into()) {
+                Some(_) => (table.hash(&tuple.key()), false),
+                None => (table.hash(&tuple.reply_key()), true),
+            };
+            count += 1;
+        }
+        let hashes = &hashes[..count];
+        // The loads do not depend on each other, so the processor has many under way at once; it
+        // must not find out that nobody asked for the sums.
+        let sum = |touch: &dyn Fn(u64, bool) -> u64| {
+            hashes.iter().fold(0, |sum: u64, (hash, reply)| sum ^ touch(*hash, *reply))
+        };
+        black_box(sum(&|hash, reply| table.touch_index(hash, reply)));
+        black_box(sum(&|hash, reply| table.touch_slot(hash, reply)));
     }
 
     /// Counters of this worker, for whoever reads them.
@@ -183,18 +226,30 @@ where
             return self.core.handle_other(frame, packet, view);
         };
         let tuple = Tuple { protocol, src: packet.src, src_port, dst: packet.dst, dst_port };
-        if let Some(hot) = self.cache.find(&tuple, view.config.generation())
-            && !reopens(hot, packet)
-        {
-            return self.core.forward(frame, packet, hot, view, actions);
-        }
-        match self.core.look_up(frame, packet, tuple, view) {
-            Ok(hot) => {
-                let hot = self.cache.insert(hot);
-                self.core.forward(frame, packet, hot, view, actions)
+        let (generation, connection) = (view.config.generation(), &mut self.connection);
+        let cached = self.cache.find(&tuple, generation).filter(|(way, place)| {
+            connection.point_at(*place);
+            connection.is_open() && !reopens(*way, connection, packet)
+        });
+        let way = match cached {
+            Some((way, _)) => {
+                self.cache.hits += 1;
+                way
             }
-            Err(verdict) => verdict,
-        }
+            None => {
+                let found = self.core.look_up(frame, packet, tuple, view, connection);
+                let way = match found {
+                    Ok(way) => way,
+                    Err(verdict) => return verdict,
+                };
+                self.cache.insert(tuple, way, connection.place(), generation);
+                way
+            }
+        };
+        let Some(server) = self.servers.find(connection.server(), view.config) else {
+            return Verdict::Drop(Reason::ServerRemoved);
+        };
+        self.core.forward(frame, packet, Hot { way, connection, server }, view, actions)
     }
 }
 
@@ -202,43 +257,29 @@ impl<H> Core<H>
 where
     H: SyncHook,
 {
-    /// Finds or makes the connection of a packet.
+    /// Finds or makes the connection of a packet, and points `connection` at it.
     fn look_up(
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Ipv4Packet,
         tuple: Tuple,
         view: View<'_>,
-    ) -> Result<Hot, Verdict> {
-        let Tuple { protocol, src, src_port, dst, dst_port } = tuple;
+        connection: &mut Connection,
+    ) -> Result<Way, Verdict> {
+        let Tuple { protocol, src, src_port, dst, .. } = tuple;
         let pool = || view.config.pool_group(protocol, src.into(), src_port);
-        let (way, connection) = match view.config.address(dst.into()).map(|found| found.kind) {
+        match view.config.address(dst.into()).map(|found| found.kind) {
             Some(AddressKind::Vip) => {
-                let key = FlowKey {
-                    protocol,
-                    client: src.into(),
-                    client_port: src_port,
-                    vip: dst.into(),
-                    vip_port: dst_port,
-                };
-                (Way::In, self.find_inbound(frame, packet, key, view)?)
+                self.find_inbound(frame, packet, tuple.key(), view, connection)?;
+                Ok(Way::In)
             }
-            Some(AddressKind::Gateway) => return Err(Verdict::Drop(Reason::NotOurs)),
+            Some(AddressKind::Gateway) => Err(Verdict::Drop(Reason::NotOurs)),
             None => {
                 let group = pool().ok_or(Verdict::Drop(Reason::NotOurs))?;
-                (Way::Out, self.find_return(frame, &tuple, group, view)?)
+                self.find_return(frame, &tuple, group, view, connection)?;
+                Ok(Way::Out)
             }
-        };
-        let server = view.config.server(connection.server());
-        Ok(Hot {
-            tuple,
-            way,
-            config_generation: view.config.generation(),
-            timeouts: view.config.timeouts(connection.service()),
-            counters: server.and_then(|(service, index)| service.counters(index).cloned()),
-            hop: None,
-            connection,
-        })
+        }
     }
 
     fn find_inbound(
@@ -247,24 +288,27 @@ where
         packet: &Ipv4Packet,
         key: FlowKey,
         view: View<'_>,
-    ) -> Result<Connection, Verdict> {
-        let Some(found) = self.shared.table.find(&key) else {
-            return self.admit(frame, packet, key, None, view);
+        found: &mut Connection,
+    ) -> Result<(), Verdict> {
+        let Some(place) = self.shared.table.locate(&key) else {
+            *found = self.admit(frame, packet, key, None, view)?;
+            return Ok(());
         };
+        found.point_at(place);
         let known = view.config.server(found.server()).is_some();
         if found.target().is_none() {
-            return match self.shared.table.bind_one(&found, view.config) {
-                Some(bound) => Ok(bound),
-                None => Err(Verdict::Drop(Reason::Unbound)),
-            };
+            let bound = self.shared.table.bind_one(found, view.config);
+            *found = bound.ok_or(Verdict::Drop(Reason::Unbound))?;
+            return Ok(());
         }
         //= IPVS conn_reuse_mode=1: a SYN in TIME_WAIT or CLOSE opens a new connection; here also
         //= one whose server is gone, which nothing else could ever use again
         let reopens = opens(packet) && (found.state().is_reusable() || !known);
         if reopens || found.is_superseded() {
-            return self.admit(frame, packet, key, Some(found), view);
+            *found = self.admit(frame, packet, key, Some(found.clone()), view)?;
+            return Ok(());
         }
-        if known { Ok(found) } else { Err(Verdict::Drop(Reason::ServerRemoved)) }
+        if known { Ok(()) } else { Err(Verdict::Drop(Reason::ServerRemoved)) }
     }
 
     fn find_return(
@@ -273,21 +317,16 @@ where
         tuple: &Tuple,
         group: GroupId,
         view: View<'_>,
-    ) -> Result<Connection, Verdict> {
-        let key = ReplyKey {
-            protocol: tuple.protocol,
-            server: tuple.src.into(),
-            server_port: tuple.src_port,
-            client: tuple.dst.into(),
-            client_port: tuple.dst_port,
-        };
-        let Some(found) = self.shared.table.find_reply(&key) else {
+        found: &mut Connection,
+    ) -> Result<(), Verdict> {
+        let Some(place) = self.shared.table.locate_reply(&tuple.reply_key()) else {
             return Err(self.refuse_return(frame, group, view));
         };
+        found.point_at(place);
         if view.config.server(found.server()).is_none() {
             return Err(Verdict::Drop(Reason::ServerRemoved));
         }
-        Ok(found)
+        Ok(())
     }
 
     /// Sends a packet of a known connection on its way.
@@ -295,18 +334,28 @@ where
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Ipv4Packet,
-        hot: &mut Hot,
+        hot: Hot<'_>,
         view: View<'_>,
         actions: &mut Actions,
     ) -> Verdict {
-        let connection = &hot.connection;
-        let Some(target) = connection.target() else { return Verdict::Drop(Reason::Unbound) };
-        let towards = if hot.way == Way::In { target.addr } else { connection.key().client };
-        let hop = match hot.hop {
-            Some((generation, hop)) if generation == view.hops.generation() => hop,
+        let connection = hot.connection;
+        let (target, key) = (connection.target(), connection.key());
+        // What was read is true if it lives now: one that another worker has ended since it was
+        // found leads nowhere.
+        if connection.is_dead() {
+            return Verdict::Drop(Reason::ConnectionGone);
+        }
+        let Some(target) = target else { return Verdict::Drop(Reason::Unbound) };
+        let towards = if hot.way == Way::In { target.addr } else { key.client };
+        let hop = match hot.server.hop {
+            Some((generation, addr, hop))
+                if generation == view.hops.generation() && addr == towards =>
+            {
+                hop
+            }
             _ => match view.hops.resolve(towards) {
                 Resolved::Hop(hop) => {
-                    hot.hop = Some((view.hops.generation(), hop));
+                    hot.server.hop = Some((view.hops.generation(), towards, hop));
                     hop
                 }
                 Resolved::Unresolved { port, probe } => {
@@ -317,7 +366,7 @@ where
             },
         };
         if self.lookout.is_due(frame.now_ns) {
-            let vip = (hot.way == Way::In).then_some(connection.key().vip);
+            let vip = (hot.way == Way::In).then_some(key.vip);
             self.look(frame, connection.group(), vip, view);
         }
         //= Linux ip_vs_xmit.c, decrement_ttl(): in every forwarding method, DR too
@@ -327,7 +376,7 @@ where
         if target.forwarding == Forwarding::Nat {
             let (addr, port) = match hot.way {
                 Way::In => (target.addr, target.port),
-                Way::Out => (connection.key().vip, connection.key().vip_port),
+                Way::Out => (key.vip, key.vip_port),
             };
             let IpAddr::V4(addr) = addr else { return Verdict::Drop(Reason::Ipv6) };
             match hot.way {
@@ -336,15 +385,14 @@ where
             }
         }
         set_macs(frame.buffer, hop.src_mac, hop.dst_mac);
-        self.account(frame.now_ns, packet, hot);
+        self.account(frame.now_ns, packet, &hot, target.forwarding == Forwarding::Nat);
         let sent = if hot.way == Way::In { Sent::Forwarded } else { Sent::Returned };
         self.transmit(sent, hop.port, frame.len)
     }
 
     /// Notes a forwarded packet: state, age, counters, hook.
-    fn account(&self, now_ns: u64, packet: &Ipv4Packet, hot: &Hot) {
-        let connection = &hot.connection;
-        let nat = connection.target().is_some_and(|t| t.forwarding == Forwarding::Nat);
+    fn account(&self, now_ns: u64, packet: &Ipv4Packet, hot: &Hot<'_>, nat: bool) {
+        let connection = hot.connection;
         connection.touch(now_ns);
         let (old, new) = match packet.transport {
             Transport::Tcp { flags, .. } => {
@@ -368,9 +416,9 @@ where
         let assured =
             (in_pkts > 1 || hot.way == Way::Out) && !connection.is_assured() && connection.assure();
         if old != new || (assured && new == State::Udp) {
-            self.shared.table.changed(connection, &hot.timeouts);
+            self.shared.table.changed(connection, &hot.server.timeouts);
         }
-        if let Some(counters) = &hot.counters {
+        if let Some(counters) = &hot.server.counters {
             match hot.way {
                 Way::In => counters.count_in(self.index, packet.len()),
                 Way::Out => counters.count_out(self.index, packet.len()),
@@ -470,14 +518,33 @@ where
     }
 }
 
+/// The tuple of a frame that looks like TCP or UDP over IPv4 without options, unchecked.
+fn peek(frame: &[u8]) -> Option<Tuple> {
+    let header: &[u8; 38] = frame.first_chunk()?;
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    let addr = |at: usize| Ipv4Addr::from_bits(u32::from(word(at)) << 16 | u32::from(word(at + 2)));
+    let protocol = match header[23] {
+        6 => Protocol::Tcp,
+        17 => Protocol::Udp,
+        _ => return None,
+    };
+    (word(12) == 0x0800 && header[14] == 0x45).then(|| Tuple {
+        protocol,
+        src: addr(26),
+        src_port: word(34),
+        dst: addr(30),
+        dst_port: word(36),
+    })
+}
+
 /// An opening TCP packet, as IPVS sees it: SYN and no RST.
 pub(crate) fn opens(packet: &Ipv4Packet) -> bool {
     matches!(packet.transport, Transport::Tcp { flags, .. } if flags.syn() && !flags.rst())
 }
 
 /// A packet of a cached flow that may need a new connection.
-fn reopens(hot: &Hot, packet: &Ipv4Packet) -> bool {
-    hot.way == Way::In && opens(packet) && hot.connection.state().is_reusable()
+fn reopens(way: Way, connection: &Connection, packet: &Ipv4Packet) -> bool {
+    way == Way::In && opens(packet) && connection.state().is_reusable()
 }
 
 /// Moves the TCP state; returns the old and the new one.

@@ -3,7 +3,6 @@
 
 mod lab;
 
-use std::sync::Arc;
 
 use lab::*;
 use steadfast_dataplane::{

@@ -44,7 +44,7 @@ impl SyncHook for ReplicationHook {
     ) {
         let config = self.shared.config.load();
         // A service that is gone has no peers to tell: its connections end.
-        let Some(service) = config.service(connection.service()) else { return };
+        let Some((service, _)) = config.server(connection.server()) else { return };
         let packet =
             Packet { old, new, in_pkts, now_ns, timeout_ns: service.spec.timeouts.of_ns(new) };
         // UDP asks with its first datagram alone, which anybody can send.
@@ -63,7 +63,7 @@ impl SyncHook for ReplicationHook {
             return;
         }
         let config = self.shared.config.load();
-        let Some(service) = config.service(connection.service()) else { return };
+        let Some((service, _)) = config.server(connection.server()) else { return };
         if service.spec.sync.on_established
             || !config.is_derivable(connection.server(), &connection.key())
         {

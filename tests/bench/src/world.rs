@@ -233,6 +233,7 @@ impl World {
         let mut sent = 0;
         for burst in self.memory[..count * FRAME].chunks_mut(BURST * FRAME) {
             self.now_ns += 10_000;
+            self.worker.prepare(burst.chunks(FRAME).map(|buffer| &buffer[..LEN]));
             for buffer in burst.chunks_mut(FRAME) {
                 let actions = &mut self.actions;
                 let verdict = self.worker.handle_frame(self.now_ns, port, buffer, LEN, actions);
