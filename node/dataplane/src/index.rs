@@ -131,12 +131,12 @@ impl Index {
     }
 
     fn first(&self, hash: u64) -> u64 {
-        (hash >> 32) * self.lines >> 32
+        ((hash >> 32) * self.lines) >> 32
     }
 
     /// The other line of an entry with this lower half of the hash.
     fn other(&self, line: u64, hash: u64) -> u64 {
-        let mirror = (hash & 0xffff_ffff) * self.lines >> 32;
+        let mirror = ((hash & 0xffff_ffff) * self.lines) >> 32;
         let other = mirror + self.lines - line;
         if other >= self.lines { other - self.lines } else { other }
     }

@@ -3,7 +3,6 @@
 
 mod lab;
 
-
 use lab::*;
 use steadfast_dataplane::{
     Applied, Config, ConnectionTable, Cursor, FlowKey, Groups, NewConnection, Origin, Protocol,

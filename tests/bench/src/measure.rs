@@ -24,8 +24,8 @@ pub(crate) struct Figure {
     pub(crate) hits: f64,
 }
 
-/// Times per packet, one for each turn of the ring. The median is what counts: a turn in which the
-/// machine did something else says nothing.
+/// Times per packet, one for each turn of the ring. The lower quartile is what counts: a turn in
+/// which the machine did something else, or had its caches emptied by others, says nothing.
 #[derive(Debug, Default)]
 struct Turns(Vec<f64>);
 
@@ -34,9 +34,9 @@ impl Turns {
         self.0.push(took.as_nanos() as f64 / packets as f64);
     }
 
-    fn median_ns(mut self) -> f64 {
+    fn quartile_ns(mut self) -> f64 {
         self.0.sort_by(f64::total_cmp);
-        self.0.get(self.0.len() / 2).copied().unwrap_or(0.0)
+        self.0.get(self.0.len() / 4).copied().unwrap_or(0.0)
     }
 }
 
@@ -111,7 +111,7 @@ impl World {
         let (waiting, overflows) = self.marks();
         ensure!(overflows == 0, "a lane of the dirty set overflowed");
         ensure!(way == Way::Out || packets < 10_000 || waiting > 0, "nothing was marked");
-        Ok(Figure { ns: turns.median_ns(), hits: 100.0 * hits as f64 / handled as f64 })
+        Ok(Figure { ns: turns.quartile_ns(), hits: 100.0 * hits as f64 / handled as f64 })
     }
 
     /// Opening packets: nanoseconds per new connection.
@@ -151,7 +151,7 @@ impl World {
             ensure!(sent == burst, "{sent} of {burst} packets went out");
             handled += burst as u64;
         }
-        Ok(turns.median_ns())
+        Ok(turns.quartile_ns())
     }
 
     /// Reading the headers and their checksum alone.
@@ -170,7 +170,7 @@ impl World {
             }
             turns.push(start.elapsed(), RING);
         }
-        turns.median_ns()
+        turns.quartile_ns()
     }
 
     /// A look-up in the table alone.
@@ -186,6 +186,6 @@ impl World {
             }
             turns.push(start.elapsed(), RING);
         }
-        turns.median_ns()
+        turns.quartile_ns()
     }
 }

@@ -30,7 +30,7 @@ pub(crate) fn print(args: &Args) -> anyhow::Result<()> {
     }
     println!(
         "\nOne core. Packets are 64 bytes long, in a ring of 2048 frames of 4 KiB; times are \
-         nanoseconds per packet; `hits` are those of the worker's flow cache, in percent. \
+         nanoseconds per packet, the lower quartile of turns of the ring; `hits` are those of the worker's flow cache, in percent. \
          Baselines of the same run: `parse` reads headers and checksum, `find` looks a key up in \
          the table. `grown` is the growth of resident memory per connection, `sized` what the \
          process had per place before the first connection."
