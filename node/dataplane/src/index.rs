@@ -26,6 +26,10 @@ const LOAD: f64 = 6.0;
 /// Times a look-up is repeated because entries moved while it looked.
 const FIND_TRIES_MAX: usize = 64;
 
+/// A writer was at work all the time.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Moving;
+
 #[derive(Debug)]
 pub(crate) struct Index {
     entries: Aligned,
@@ -41,7 +45,13 @@ impl Index {
     }
 
     /// What `check` gives for the slot of an entry of this hash; it is asked for each of them.
-    pub(crate) fn find<T>(&self, hash: u64, check: impl Fn(u32) -> Option<T>) -> Option<T> {
+    ///
+    /// `Err` when a writer was at work all the time and nothing was found: ask again under the lock.
+    pub(crate) fn find<T>(
+        &self,
+        hash: u64,
+        check: impl Fn(u32) -> Option<T>,
+    ) -> Result<Option<T>, Moving> {
         for _ in 0..FIND_TRIES_MAX {
             let before = self.moves.load(Ordering::Acquire);
             let first = self.first(hash);
@@ -51,17 +61,17 @@ impl Index {
                     if let Some(slot) = slot_of(entry, hash)
                         && let Some(found) = check(slot)
                     {
-                        return Some(found);
+                        return Ok(Some(found));
                     }
                 }
             }
             fence(Ordering::Acquire);
             if before & 1 == 0 && self.moves.load(Ordering::Relaxed) == before {
-                return None;
+                return Ok(None);
             }
             std::hint::spin_loop();
         }
-        None
+        Err(Moving)
     }
 
     /// The slot that an entry of this hash most likely names, for fetching it early.
@@ -166,11 +176,12 @@ mod tests {
                 }
                 for slot in 0..slots {
                     let found = index.find(hash(slot), |found| (found == slot).then_some(found));
-                    assert_eq!(found, Some(slot));
+                    assert_eq!(found, Ok(Some(slot)));
                 }
                 for slot in 0..slots {
                     index.remove(hash(slot), slot);
-                    assert_eq!(index.find(hash(slot), |found| (found == slot).then_some(())), None);
+                    let found = index.find(hash(slot), |found| (found == slot).then_some(()));
+                    assert_eq!(found, Ok(None));
                 }
             }
         }

@@ -3,10 +3,12 @@
 //! Connections lie in a [`Slab`], two [`Index`]es lead to their slots, and the [`Ledger`] keeps the
 //! slots in order; what comes, goes or changes its state does so under the ledger's lock.
 //!
-//! Guarantees: look-ups take no lock and read a bounded number of places, whatever clients send (the
-//! hash has a secret key); at most `connections_max` connections exist, and memory for them is
-//! reserved at start; a connection that left the table is dead before the call returns. When the table is full the oldest half-open connection goes,
-//! then the oldest closing one, and then new ones are refused; established ones stay.
+//! Guarantees: look-ups take no lock, but for one that finds nothing while a writer stands still in
+//! the middle of a change, and read a bounded number of places, whatever clients send (the hash has
+//! a secret key); at most `connections_max` connections exist, and memory for them is reserved at
+//! start; a connection that left the table is dead before the call returns. When the table is full
+//! the oldest half-open connection goes, then the oldest closing one, and then new ones are refused;
+//! established ones stay.
 //! Not guaranteed: that a found connection is still in the table (look at [`Connection::is_dead`]).
 //!
 //! Lock order: the ledger, then the epochs of the slab.
@@ -312,7 +314,7 @@ impl ConnectionTable {
 
     /// As [`Self::find`], for packets.
     pub(crate) fn locate(&self, key: &FlowKey) -> Option<Place> {
-        self.keys.find(self.hash(key), |slot| {
+        self.search(&self.keys, self.hash(key), |slot| {
             let place = self.slab.occupant(slot)?;
             (self.slab.has_key(slot, key) && self.slab.is_live(place)).then_some(place)
         })
@@ -320,7 +322,7 @@ impl ConnectionTable {
 
     /// As [`Self::find_reply`], for packets.
     pub(crate) fn locate_reply(&self, key: &ReplyKey) -> Option<Place> {
-        self.replies.find(self.hash(key), |slot| {
+        self.search(&self.replies, self.hash(key), |slot| {
             let place = self.slab.occupant(slot)?;
             let target = self.slab.target(slot).filter(|t| t.forwarding == Forwarding::Nat)?;
             let same = self.slab.key(slot).reply(target.addr, target.port) == *key;
@@ -437,6 +439,21 @@ impl ConnectionTable {
         let mut hasher = SipHasher13::new_with_keys(self.seed[0], self.seed[1]);
         key.hash(&mut hasher);
         hasher.finish()
+    }
+
+    /// Takes the lock only when a writer that moves entries did not come to its end meanwhile: it
+    /// may have lost its processor. Who holds the lock never finds one at work.
+    fn search(
+        &self,
+        index: &Index,
+        hash: u64,
+        check: impl Fn(u32) -> Option<Place>,
+    ) -> Option<Place> {
+        if let Ok(found) = index.find(hash, &check) {
+            return found;
+        }
+        let _ledger = self.ledger();
+        index.find(hash, &check).ok()?
     }
 
     fn index(&self, reply: bool) -> &Index {
