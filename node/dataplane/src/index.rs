@@ -193,4 +193,14 @@ mod tests {
         let fit = (0..100).take_while(|slot| index.insert(0x4000_0000_f000_0009, *slot)).count();
         assert_eq!(fit, PROBE_MAX);
     }
+
+    /// Otherwise a look-up could miss what is only being moved or rewritten.
+    #[test]
+    fn nothing_is_called_absent_while_a_writer_is_at_work() {
+        let index = Index::new(100);
+        let find = |hash: u64| index.find(hash, Some);
+        assert_eq!(find(hash(1)), Ok(None));
+        index.rewriting(|| assert_eq!(find(hash(1)), Err(Moving)));
+        assert_eq!(find(hash(1)), Ok(None));
+    }
 }

@@ -94,7 +94,7 @@ fn records_of_every_family_come_back_as_they_were() {
 /// A look-up meets a connection that is being replaced: it finds the old or the new one, whole.
 #[test]
 fn what_is_replaced_is_found_all_the_time() {
-    const ROUNDS: u64 = 20_000;
+    const ROUNDS: u64 = 100_000;
     let (table, timeouts) = (table(4), Timeouts::default());
     let life = |incarnation: u64| {
         let mut record = record(1, incarnation);
