@@ -256,12 +256,32 @@ pub(crate) enum GetCommand {
     /// List services with their real servers
     #[command(after_help = "Example:\n  clusterctl get services")]
     Services,
+    /// Show one service: its settings, and what its real servers carry
+    ///
+    /// ActiveConn and InActConn are those of ipvsadm, in the table of the node asked, copies
+    /// included; UDP flows are always InActConn.
+    #[command(after_help = "Example:\n  clusterctl get service http\n  \
+        clusterctl get service http --stats\n  clusterctl get service http --rate")]
+    Service(ServiceArgs),
     /// List VIP groups with holder, epoch and copies
     #[command(after_help = "Example:\n  clusterctl get groups")]
     Groups,
     /// List the members
     #[command(after_help = "Example:\n  clusterctl get nodes")]
     Nodes,
+}
+
+/// Arguments of `get service`.
+#[derive(Args, Debug)]
+pub(crate) struct ServiceArgs {
+    /// Name or id of the service
+    pub(crate) name: String,
+    /// Show what was counted since the daemon of the node asked started
+    #[arg(long, conflicts_with = "rate")]
+    pub(crate) stats: bool,
+    /// Show what happens in a second, as IPVS estimates it
+    #[arg(long)]
+    pub(crate) rate: bool,
 }
 
 /// `vip ...`

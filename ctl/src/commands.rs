@@ -1,5 +1,6 @@
 //! What each command does: ask, and turn the answer into a report.
 
+use std::collections::BTreeMap;
 use std::io::Read;
 use std::path::Path;
 use std::time::Duration;
@@ -15,7 +16,7 @@ use steadfast_proto::v1::{
 
 use crate::cli::{
     ApplyArgs, Cli, Command, ConnArgs, ConnCommand, GetCommand, Global, InitArgs, MoveArgs,
-    NodeCommand, OriginArg, Output, TokenCommand, VipCommand,
+    NodeCommand, OriginArg, Output, ServiceArgs, TokenCommand, VipCommand,
 };
 use crate::client::Client;
 use crate::credentials::Reservation;
@@ -55,6 +56,7 @@ pub(crate) async fn run(
         Command::Apply(args) => session.apply(args).await?,
         Command::Get(GetCommand::Config { revision }) => session.config(revision).await?,
         Command::Get(GetCommand::Services) => session.services().await?,
+        Command::Get(GetCommand::Service(args)) => session.service(&args).await?,
         Command::Get(GetCommand::Groups) => session.groups().await?,
         Command::Get(GetCommand::Nodes) => session.nodes().await?,
         Command::Status { verbose } => session.status(verbose).await?,
@@ -192,6 +194,17 @@ impl Session<'_> {
         self.form(&part, || render::services(&reply, self.paint))
     }
 
+    async fn service(&mut self, args: &ServiceArgs) -> Result<String, Failure> {
+        let reply = self.ask_status().await?;
+        let service = find_service(&reply.services, &args.name)?;
+        let (node, drops) = (render::serving_name(&reply), drops(&reply));
+        self.form(&ServicePart { service, drops: &drops }, || match (args.stats, args.rate) {
+            (true, _) => render::service_stats(service, &drops, &node, self.paint),
+            (_, true) => render::service_rate(service, &drops, &node, self.paint),
+            _ => render::service(service, &node, self.paint),
+        })
+    }
+
     async fn groups(&mut self) -> Result<String, Failure> {
         let reply = self.ask_status().await?;
         let part = GroupsPart { groups: &reply.groups };
@@ -306,6 +319,14 @@ struct ServicesPart<'a> {
     services: &'a [Service],
 }
 
+/// `get service -o json`: the service, and what the node asked dropped, whichever service it was
+/// for.
+#[derive(Serialize)]
+struct ServicePart<'a> {
+    service: &'a Service,
+    drops: &'a BTreeMap<String, u64>,
+}
+
 /// `get groups -o json`.
 #[derive(Serialize)]
 struct GroupsPart<'a> {
@@ -316,6 +337,26 @@ struct GroupsPart<'a> {
 #[derive(Serialize)]
 struct NodesPart<'a> {
     nodes: &'a [Node],
+}
+
+/// Packets that all workers of the node asked dropped, by reason.
+fn drops(reply: &StatusReply) -> BTreeMap<String, u64> {
+    let mut drops = BTreeMap::new();
+    let workers = reply.local.iter().flat_map(|local| &local.workers);
+    for (reason, count) in workers.flat_map(|worker| &worker.drops) {
+        *drops.entry(reason.clone()).or_default() += count;
+    }
+    drops
+}
+
+/// The service of that name, else of that id: as a node reads references.
+fn find_service<'a>(services: &'a [Service], wanted: &str) -> Result<&'a Service, Failure> {
+    let by_name = services.iter().find(|service| service.name == wanted);
+    let id = wanted.parse::<u32>().ok();
+    by_name.or_else(|| services.iter().find(|service| Some(service.id) == id)).ok_or_else(|| {
+        Failure::new(Exit::Refused, format!("there is no service {}", printable(wanted)))
+            .fix("look at the names with `clusterctl get services`")
+    })
 }
 
 /// Reads the document and what to call it in errors.

@@ -47,6 +47,29 @@ async fn the_variable_names_the_socket() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn one_service_is_found_by_name_or_id() {
+    let folder = Folder::new("service");
+    let socket = on_socket(&folder, Fake::default()).await;
+    for name in ["http", "4"] {
+        let run = clusterctl(["--socket", &socket, "get", "service", name]).await;
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        assert!(run.stdout.contains("Scheduler wlc"), "{}", run.stdout);
+    }
+    let run = clusterctl(["--socket", &socket, "get", "service", "http", "--stats"]).await;
+    assert!(run.stdout.ends_with(": no_route 10\n"), "of all workers: {}", run.stdout);
+    let json =
+        clusterctl(["--socket", &socket, "get", "service", "http", "--rate", "-o", "json"]).await;
+    let value: serde_json::Value = serde_json::from_str(&json.stdout).unwrap();
+    assert_eq!(value["service"]["in_packets"], 77);
+    assert_eq!(value["drops"]["no_route"], 10);
+    let both = clusterctl(["--socket", &socket, "get", "service", "4", "--stats", "--rate"]).await;
+    assert_eq!(both.code, 2, "{}", both.stderr);
+    let none = clusterctl(["--socket", &socket, "get", "service", "5"]).await;
+    assert_eq!((none.code, none.stdout.as_str()), (1, ""));
+    assert!(none.stderr.contains("there is no service 5"), "{}", none.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_wrong_document_is_shown_with_line_and_mark() {
     let folder = Folder::new("document");
     let wrong = DocumentError {

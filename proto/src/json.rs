@@ -64,6 +64,7 @@ named_enum! {
     Origin = "ORIGIN_";
     Protocol = "PROTOCOL_";
     Reason = "REASON_";
+    ServerOrder = "SERVER_ORDER_";
     Severity = "SEVERITY_";
 }
 
@@ -145,6 +146,7 @@ mod tests {
         check::<v1::Origin>();
         check::<v1::Protocol>();
         check::<v1::Reason>();
+        check::<v1::ServerOrder>();
         check::<v1::Severity>();
     }
 

@@ -115,6 +115,11 @@ pub(super) fn count(n: u64) -> String {
     }
 }
 
+/// The node that answered.
+pub(crate) fn serving_name(reply: &StatusReply) -> String {
+    reply.serving_node.as_ref().map_or_else(|| "?".to_owned(), node_name)
+}
+
 /// The name, with the id when the name is empty.
 pub(super) fn node_name(node: &NodeRef) -> String {
     if node.name.is_empty() { format!("node {}", node.id) } else { printable(&node.name) }
@@ -204,7 +209,7 @@ fn copy_lag(copy: &GroupCopy) -> String {
     if parts.is_empty() { String::new() } else { format!(" ({})", parts.join(", ")) }
 }
 
-fn service_state(service: &Service) -> Cell {
+pub(super) fn service_state(service: &Service) -> Cell {
     let of = service.servers.len();
     let up = service.servers.iter().filter(|server| server.up).count();
     let tone = match up {
@@ -215,16 +220,20 @@ fn service_state(service: &Service) -> Cell {
     Cell::new(tone, format!("{up}/{of} up"))
 }
 
+pub(super) fn server_state(server: &Server) -> Cell {
+    match server.up {
+        false => Cell::new(Tone::Bad, "DOWN"),
+        true if server.weight == 0 || server.drain => Cell::new(Tone::Warn, "draining"),
+        true if server.overloaded => Cell::new(Tone::Warn, "FULL"),
+        true => Cell::new(Tone::Good, "up"),
+    }
+}
+
 fn server_row(server: &Server) -> Vec<Cell> {
-    let state = match (server.up, server.weight) {
-        (false, _) => Cell::new(Tone::Bad, "DOWN"),
-        (true, 0) => Cell::new(Tone::Warn, "draining"),
-        (true, _) => Cell::new(Tone::Good, "up"),
-    };
     vec![
         Cell::default(),
         format!("-> {}", socket(&server.address, server.port)).into(),
-        state,
+        server_state(server),
         server.weight.to_string().into(),
         count(server.active_conns).into(),
         count(server.inactive_conns).into(),
@@ -256,6 +265,6 @@ fn connection_row(connection: &Connection) -> Vec<Cell> {
 }
 
 /// `ADDRESS:PORT`, IPv6 in brackets.
-fn socket(address: &str, port: u32) -> String {
+pub(super) fn socket(address: &str, port: u32) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
 }

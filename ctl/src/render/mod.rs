@@ -5,11 +5,13 @@
 
 mod lists;
 mod paint;
+mod service;
 mod status;
 mod table;
 
-pub(crate) use lists::{connections, groups, nodes, services};
+pub(crate) use lists::{connections, groups, nodes, services, serving_name};
 pub(crate) use paint::{Paint, Tone, printable};
+pub(crate) use service::{service, service_rate, service_stats};
 pub(crate) use status::status;
 
 #[cfg(test)]

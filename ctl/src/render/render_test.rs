@@ -1,6 +1,7 @@
 use insta::assert_snapshot;
 use steadfast_proto::v1::{
-    Connection, ListConnectionsReply, Origin, Protocol, StatusReply, Warning,
+    Connection, Forwarding, ListConnectionsReply, Origin, Protocol, Server, ServerOrder,
+    StatusReply, Warning,
 };
 
 use super::samples::{electing, failing_over, healthy, no_quorum, removed};
@@ -48,6 +49,43 @@ fn status_verbose() {
 #[test]
 fn status_of_a_node_that_knows_nothing() {
     assert_snapshot!(status(&StatusReply::default(), PLAIN(), true));
+}
+
+#[test]
+fn service_with_what_its_servers_carry() {
+    let mut service = healthy().services.remove(0);
+    service.scheduler = "sh,sh-port,sh-fallback".to_owned();
+    service.server_order = ServerOrder::NewestFirst.into();
+    service.servers[1].up = false;
+    service.servers[2].weight = 0;
+    let full = Server {
+        address: "198.18.0.14".to_owned(),
+        upper: Some(101),
+        lower: Some(90),
+        overloaded: true,
+        ..service.servers[0].clone()
+    };
+    service.servers.push(full);
+    assert_snapshot!(super::service(&service, "n1", PLAIN()));
+}
+
+#[test]
+fn service_with_what_was_counted() {
+    let mut service = healthy().services.remove(0);
+    let drops = [("header_checksum".to_owned(), 3), ("no_holder".to_owned(), 41)].into();
+    assert_snapshot!(service_stats(&service, &drops, "n1", PLAIN()));
+    // Replies pass here.
+    service.forwarding = Forwarding::Nat.into();
+    service.out_packets = 12;
+    let text = service_stats(&service, &Default::default(), "n1", PLAIN());
+    assert!(text.contains(" 12 ") && text.ends_with(": nothing\n"), "{text}");
+}
+
+#[test]
+fn service_with_what_happens_in_a_second() {
+    let service = healthy().services.remove(0);
+    let drops = [("rate_limited".to_owned(), 7)].into();
+    assert_snapshot!(service_rate(&service, &drops, "n1", PLAIN()));
 }
 
 #[test]

@@ -4,8 +4,9 @@ use std::collections::BTreeMap;
 
 use steadfast_proto::v1::{
     AttachMode, BindMode, CheckState, CopyState, Epoch, Forwarding, Group, GroupCopy, Interface,
-    LocalStatus, Node, NodeAddresses, NodePath, NodeRef, NodeRole, Protocol, ReplicationPeer,
-    Server, ServerCheck, Service, Severity, StatusReply, Warning, Worker,
+    LocalStatus, Node, NodeAddresses, NodePath, NodeRef, NodeRole, Protocol, Rates,
+    ReplicationPeer, Server, ServerCheck, ServerOrder, Service, Severity, StatusReply, Warning,
+    Worker,
 };
 
 fn node_ref(id: u32) -> NodeRef {
@@ -66,6 +67,11 @@ fn server(id: u32, up: bool) -> Server {
         out_packets: 0,
         out_bytes: 0,
         checks: vec![check(1), check(2), check(3)],
+        drain: false,
+        upper: None,
+        lower: None,
+        overloaded: false,
+        rates: Some(Rates { conns: 40, in_packets: 4_115, in_bytes: 246_900, ..Rates::default() }),
     }
 }
 
@@ -159,6 +165,18 @@ pub(crate) fn healthy() -> StatusReply {
             protocol: Protocol::Tcp.into(),
             scheduler: "rr".to_owned(),
             forwarding: Forwarding::Dr.into(),
+            server_order: ServerOrder::Canonical.into(),
+            conns_total: 3_700,
+            in_packets: 371_000,
+            in_bytes: 22_260_000,
+            out_packets: 0,
+            out_bytes: 0,
+            rates: Some(Rates {
+                conns: 120,
+                in_packets: 12_345,
+                in_bytes: 740_700,
+                ..Rates::default()
+            }),
             servers: vec![server(1, true), server(2, true), server(3, true)],
         }],
         local: Some(local()),

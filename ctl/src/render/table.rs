@@ -34,7 +34,7 @@ impl Cell {
         self.pieces.iter().map(|(_, text)| text.chars().count()).sum()
     }
 
-    fn painted(&self, paint: Paint) -> String {
+    pub(super) fn painted(&self, paint: Paint) -> String {
         self.pieces.iter().map(|(tone, text)| paint.text(*tone, text)).collect()
     }
 }

@@ -77,6 +77,23 @@ pub(crate) fn status_reply() -> StatusReply {
             alive: true,
             ..v1::Node::default()
         }],
+        services: vec![v1::Service {
+            id: 4,
+            name: "http".to_owned(),
+            scheduler: "wlc".to_owned(),
+            in_packets: 77,
+            ..v1::Service::default()
+        }],
+        local: Some(v1::LocalStatus {
+            workers: (0..2)
+                .map(|queue| v1::Worker {
+                    queue,
+                    drops: [("no_route".to_owned(), 5)].into(),
+                    ..v1::Worker::default()
+                })
+                .collect(),
+            ..v1::LocalStatus::default()
+        }),
         ..StatusReply::default()
     }
 }

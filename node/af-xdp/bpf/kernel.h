@@ -20,7 +20,7 @@ typedef u32 be32;
 #define MAP_INT(name, value) int (*name)[value]
 #define MAP_TYPE(name, value) typeof(value) *name
 
-enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6, MAP_XSKMAP = 17 };
+enum { MAP_HASH = 1, MAP_ARRAY = 2, MAP_PERCPU_ARRAY = 6, MAP_LRU_HASH = 9, MAP_XSKMAP = 17 };
 
 /* enum xdp_action */
 enum { XDP_ABORTED = 0, XDP_DROP = 1, XDP_PASS = 2, XDP_TX = 3, XDP_REDIRECT = 4 };
@@ -37,6 +37,8 @@ struct xdp_md {
 
 /* Helpers by number: __BPF_FUNC_MAPPER. */
 static void *(*const bpf_map_lookup_elem)(void *map, const void *key) = (void *)1;
+static long (*const bpf_map_update_elem)(void *map, const void *key, const void *value,
+					 u64 flags) = (void *)2;
 static long (*const bpf_redirect_map)(void *map, u64 key, u64 flags) = (void *)51;
 static u64 (*const bpf_ktime_get_boot_ns)(void) = (void *)125;
 
@@ -50,6 +52,7 @@ static u64 (*const bpf_ktime_get_boot_ns)(void) = (void *)125;
 #define PROTO_ICMP 1
 #define PROTO_TCP 6
 #define PROTO_UDP 17
+#define PROTO_IPV6_FRAGMENT 44
 #define PROTO_ICMPV6 58
 #define PROTO_SCTP 132
 
@@ -84,8 +87,9 @@ struct ipv4 {
 	be32 target;
 } __attribute__((packed));
 
-/* The offset part of ipv4.fragment. */
+/* The parts of ipv4.fragment: offset, more fragments. */
 #define FRAGMENT_OFFSET HTONS(0x1fff)
+#define FRAGMENT_MORE HTONS(0x2000)
 
 struct address {
 	be32 word[4];
@@ -100,6 +104,18 @@ struct ipv6 {
 	struct address target;
 } __attribute__((packed));
 
+/* RFC 8200 section 4.5. */
+struct ipv6_fragment {
+	u8 next_header;
+	u8 reserved;
+	be16 offset_more;
+	be32 id;
+} __attribute__((packed));
+
+/* The parts of ipv6_fragment.offset_more. */
+#define IPV6_FRAGMENT_OFFSET HTONS(0xfff8)
+#define IPV6_FRAGMENT_MORE HTONS(0x0001)
+
 struct ports {
 	be16 source;
 	be16 target;
@@ -112,8 +128,9 @@ struct icmp {
 	be32 rest;
 } __attribute__((packed));
 
-/* RFC 792: destination unreachable, redirect, time exceeded, parameter problem. */
+/* RFC 792: destination unreachable, source quench, time exceeded, parameter problem. */
 #define ICMP_UNREACHABLE 3
+#define ICMP_SOURCE_QUENCH 4
 #define ICMP_TIME_EXCEEDED 11
 #define ICMP_PARAMETER 12
 /* RFC 4443, RFC 4861. Types below 128 are errors. */

@@ -28,6 +28,18 @@ struct {
 	MAP_TYPE(value, u32);
 } nat_sources SECTION(".maps");
 
+/*
+ * Answers of NAT pools whose first fragment was taken, and until when the others are. Only the first
+ * one has ports: without this table the others could not be told from the server's other traffic,
+ * which is the kernel's. The least recently used entry gives way.
+ */
+struct {
+	MAP_INT(type, MAP_LRU_HASH);
+	MAP_INT(max_entries, NAT_FRAGMENTS_MAX);
+	MAP_TYPE(key, struct nat_fragment);
+	MAP_TYPE(value, u64);
+} nat_fragments SECTION(".maps");
+
 /* The node's own addresses: what servers send to these is no return traffic. */
 struct {
 	MAP_INT(type, MAP_HASH);
@@ -159,6 +171,21 @@ INLINE int is_nat_source(const struct address *address, u8 protocol, be16 port)
 	return bpf_map_lookup_elem(&nat_sources, &key) != 0;
 }
 
+INLINE void note_fragments(const struct nat_fragment *key)
+{
+	u64 until = bpf_ktime_get_boot_ns() + NAT_FRAGMENT_TIMEOUT_NS;
+
+	bpf_map_update_elem(&nat_fragments, key, &until, 0);
+}
+
+/* A later fragment of an answer whose first one was taken. */
+INLINE int is_nat_fragment(const struct nat_fragment *key)
+{
+	u64 *until = bpf_map_lookup_elem(&nat_fragments, key);
+
+	return until && bpf_ktime_get_boot_ns() < *until;
+}
+
 INLINE int steer_arp(struct xdp_md *ctx, void *at, void *end)
 {
 	struct arp *arp = at;
@@ -186,8 +213,8 @@ INLINE int is_nat_error_v4(void *at, void *end)
 
 	if ((void *)(inner + 1) > end)
 		return 0;
-	if (icmp->type != ICMP_UNREACHABLE && icmp->type != ICMP_TIME_EXCEEDED &&
-	    icmp->type != ICMP_PARAMETER)
+	if (icmp->type != ICMP_UNREACHABLE && icmp->type != ICMP_SOURCE_QUENCH &&
+	    icmp->type != ICMP_TIME_EXCEEDED && icmp->type != ICMP_PARAMETER)
 		return 0;
 	inner_len = (inner->version_ihl & 15) * 4;
 	if (inner->version_ihl >> 4 != 4 || inner_len < sizeof(*inner))
@@ -206,6 +233,7 @@ INLINE int steer_ipv4(struct xdp_md *ctx, void *at, void *end)
 	struct ipv4 *ip = at;
 	struct ports *ports;
 	struct address source, target;
+	struct nat_fragment fragment;
 	u32 role, header_len;
 
 	if ((void *)(ip + 1) > end || ip->version_ihl >> 4 != 4)
@@ -224,9 +252,13 @@ INLINE int steer_ipv4(struct xdp_md *ctx, void *at, void *end)
 	header_len = (ip->version_ihl & 15) * 4;
 	if (header_len < sizeof(*ip))
 		return pass(COUNT_MALFORMED);
-	/* A later fragment has no ports: it cannot be told from the server's other traffic. */
-	if (ip->fragment & FRAGMENT_OFFSET)
+	source = mapped(ip->source);
+	fragment = (struct nat_fragment){ source, target, ip->id, ip->protocol, {} };
+	if (ip->fragment & FRAGMENT_OFFSET) {
+		if (is_nat_fragment(&fragment))
+			return take(ctx, COUNT_NAT_RETURN);
 		return pass(COUNT_PASS);
+	}
 	if (ip->protocol == PROTO_ICMP) {
 		if (is_nat_error_v4(at + header_len, end) &&
 		    !bpf_map_lookup_elem(&local_addresses, &target))
@@ -236,36 +268,51 @@ INLINE int steer_ipv4(struct xdp_md *ctx, void *at, void *end)
 	ports = at + header_len;
 	if (!has_ports(ip->protocol) || (void *)(ports + 1) > end)
 		return pass(COUNT_PASS);
-	source = mapped(ip->source);
 	if (is_nat_source(&source, ip->protocol, ports->source) &&
-	    !bpf_map_lookup_elem(&local_addresses, &target))
+	    !bpf_map_lookup_elem(&local_addresses, &target)) {
+		if (ip->fragment & FRAGMENT_MORE)
+			note_fragments(&fragment);
 		return take(ctx, COUNT_NAT_RETURN);
+	}
 	return pass(COUNT_PASS);
 }
 
-/* As is_nat_error_v4, without extension headers in the inner packet. */
+/* As is_nat_error_v4; of extension headers in the inner packet only that of a first fragment. */
 INLINE int is_nat_error_v6(void *at, void *end)
 {
 	struct icmp *icmp = at;
 	struct ipv6 *inner = at + sizeof(*icmp);
+	struct ipv6_fragment *part = (void *)(inner + 1);
 	struct ports *ports = (void *)(inner + 1);
 	struct address server;
+	u8 protocol;
 
 	if ((void *)(ports + 1) > end || icmp->type >= ICMPV6_INFORMATIONAL)
 		return 0;
-	if (!has_ports(inner->next_header))
+	protocol = inner->next_header;
+	if (protocol == PROTO_IPV6_FRAGMENT) {
+		ports = (void *)(part + 1);
+		if ((void *)(ports + 1) > end || (part->offset_more & IPV6_FRAGMENT_OFFSET))
+			return 0;
+		protocol = part->next_header;
+	}
+	if (!has_ports(protocol))
 		return 0;
 	server = inner->target;
-	return is_nat_source(&server, inner->next_header, ports->target);
+	return is_nat_source(&server, protocol, ports->target);
 }
 
 INLINE int steer_ipv6(struct xdp_md *ctx, void *at, void *end, int is_unicast)
 {
 	struct ipv6 *ip = at;
 	struct solicitation *solicitation = (void *)(ip + 1);
+	struct ipv6_fragment *part = (void *)(ip + 1);
 	struct ports *ports = (void *)(ip + 1);
 	struct address source, target;
+	struct nat_fragment fragment = {};
 	u32 role;
+	u8 protocol;
+	int has_more = 0;
 
 	if ((void *)(ip + 1) > end)
 		return pass(COUNT_MALFORMED);
@@ -292,12 +339,32 @@ INLINE int steer_ipv6(struct xdp_md *ctx, void *at, void *end, int is_unicast)
 			return take(ctx, COUNT_NAT_ICMP);
 		return pass(COUNT_PASS);
 	}
-	if (!has_ports(ip->next_header) || (void *)(ports + 1) > end)
-		return pass(COUNT_PASS);
 	source = ip->source;
-	if (is_nat_source(&source, ip->next_header, ports->source) &&
-	    !bpf_map_lookup_elem(&local_addresses, &target))
+	protocol = ip->next_header;
+	if (protocol == PROTO_IPV6_FRAGMENT) {
+		if ((void *)(part + 1) > end)
+			return pass(COUNT_PASS);
+		/* The protocol is no part of the key: RFC 8200 section 4.5. */
+		fragment.source = source;
+		fragment.target = target;
+		fragment.id = part->id;
+		if (part->offset_more & IPV6_FRAGMENT_OFFSET) {
+			if (is_nat_fragment(&fragment))
+				return take(ctx, COUNT_NAT_RETURN);
+			return pass(COUNT_PASS);
+		}
+		has_more = part->offset_more & IPV6_FRAGMENT_MORE;
+		protocol = part->next_header;
+		ports = (void *)(part + 1);
+	}
+	if (!has_ports(protocol) || (void *)(ports + 1) > end)
+		return pass(COUNT_PASS);
+	if (is_nat_source(&source, protocol, ports->source) &&
+	    !bpf_map_lookup_elem(&local_addresses, &target)) {
+		if (has_more)
+			note_fragments(&fragment);
 		return take(ctx, COUNT_NAT_RETURN);
+	}
 	return pass(COUNT_PASS);
 }
 

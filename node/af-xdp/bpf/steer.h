@@ -12,6 +12,10 @@
 #define NAT_SOURCES_MAX 65536
 #define LOCAL_ADDRESSES_MAX 1024
 #define QUEUES_MAX 64
+#define NAT_FRAGMENTS_MAX 8192
+
+/* How long after its first fragment the rest of an answer is taken. The data plane waits as long. */
+#define NAT_FRAGMENT_TIMEOUT_NS 5000000000ULL
 
 /* Values of `vips`. */
 #define ADDRESS_VIP 1
@@ -49,6 +53,16 @@ struct nat_source {
 	u8 zero;
 };
 
+/* An answer of such a server that comes in fragments. */
+struct nat_fragment {
+	struct address source;
+	struct address target;
+	be32 id;
+	u8 protocol;
+	u8 zero[3];
+};
+
+_Static_assert(sizeof(struct nat_fragment) == 40, "as in tables.rs");
 _Static_assert(sizeof(struct settings) == 16, "as in tables.rs");
 _Static_assert(sizeof(struct nat_source) == 20, "as in tables.rs");
 

@@ -38,7 +38,8 @@ use aya::{
 pub use error::SteeringError;
 use tables::{AddressKey, SHAPES, SettingsValue, Shape, SourceKey};
 pub use tables::{
-    AddressRole, Counters, LOCAL_ADDRESSES_MAX, NAT_SOURCES_MAX, NatSource, QUEUES_MAX, VIPS_MAX,
+    AddressRole, Counters, LOCAL_ADDRESSES_MAX, NAT_FRAGMENTS_MAX, NAT_SOURCES_MAX, NatSource,
+    QUEUES_MAX, VIPS_MAX,
 };
 
 use self::{

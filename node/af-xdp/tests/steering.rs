@@ -13,7 +13,7 @@ use std::{
 use af_xdp::{
     AddressRole, BindMode, Counters, Interface, NatSource, Socket, Steering, SteeringError, Umem,
     UmemConfig, boottime_ns,
-    steering::{BPFFS, LOCAL_ADDRESSES_MAX, VIPS_MAX},
+    steering::{BPFFS, LOCAL_ADDRESSES_MAX, NAT_FRAGMENTS_MAX, VIPS_MAX},
 };
 use etherparse::{IpNumber, Ipv4Header, PacketBuilder};
 use support::{CLIENT, CLIENT_MAC, Lab, arp, syn, udp};
@@ -158,8 +158,6 @@ fn nat_cases(own: [u8; 6]) -> Vec<Case> {
     let from =
         |source, target, protocol, port| ipv4(own, source, target, protocol, 0, &ports(port, 4000));
     let returned = Take("nat_return");
-    let mut later = from(SERVER, CLIENT, 6, 8080);
-    later[20..22].copy_from_slice(&[0x00, 0x10]);
     let with_options = ipv4(own, SERVER, CLIENT, 6, 5, &ports(8080, 4000));
     let client_server = Ipv4Addr::new(198, 18, 0, 81);
     vec![
@@ -170,9 +168,10 @@ fn nat_cases(own: [u8; 6]) -> Vec<Case> {
         ("a server's other traffic, other port", from(SERVER, CLIENT, 6, 22), PASS),
         ("a server's other traffic, other protocol", from(SERVER, CLIENT, 17, 8080), PASS),
         ("the same port of no server", from(client_server, CLIENT, 6, 8080), PASS),
-        ("a server's later fragment", later, PASS),
         ("a server's port cut off", from(SERVER, CLIENT, 6, 8080)[..36].to_vec(), PASS),
         ("ICMP error about a NAT server", icmp_error(own, CLIENT, 3, SERVER, 8080), NAT_ICMP),
+        ("ICMP source quench", icmp_error(own, CLIENT, 4, SERVER, 8080), NAT_ICMP),
+        ("ICMP redirect", icmp_error(own, CLIENT, 5, SERVER, 8080), PASS),
         ("ICMP time exceeded", icmp_error(own, CLIENT, 11, SERVER, 8080), NAT_ICMP),
         ("ICMP error about another port", icmp_error(own, CLIENT, 3, SERVER, 22), PASS),
         ("ICMP echo that looks like it", icmp_error(own, CLIENT, 8, SERVER, 8080), PASS),
@@ -206,9 +205,13 @@ fn ipv6_cases(own: [u8; 6]) -> Vec<Case> {
     let inner = ipv6(own, CLIENT6, SERVER6);
     let mut inner = inner[14..].to_vec();
     inner[40..44].copy_from_slice(&ports(4000, 8080)[..4]);
-    let mut error = icmpv6(own, CLIENT6, 1, CLIENT6);
-    error.truncate(62);
-    error.extend(inner);
+    let about = |inner: &[u8]| {
+        let mut error = icmpv6(own, CLIENT6, 1, CLIENT6);
+        error.truncate(62);
+        error.extend(inner);
+        error
+    };
+    let error = about(&inner);
     vec![
         ("IPv6 packet to a VIP", ipv6(own, CLIENT6, VIP6), VIP_TAKEN),
         ("IPv6 packet to the node", ipv6(own, CLIENT6, NODE6), PASS),
@@ -216,6 +219,8 @@ fn ipv6_cases(own: [u8; 6]) -> Vec<Case> {
         ("IPv6 answer of a server", ipv6(own, SERVER6, CLIENT6), Take("nat_return")),
         ("IPv6 answer of a server to the node", ipv6(own, SERVER6, NODE6), PASS),
         ("ICMPv6 error about a NAT server", error, NAT_ICMP),
+        ("ICMPv6 error about a first fragment", about(&in_part(&inner, 0, 1, 7)), NAT_ICMP),
+        ("ICMPv6 error about a later one", about(&in_part(&inner, 0, 9, 7)), PASS),
         ("NS for a VIP, solicited node", icmpv6(SOLICITED, group, 135, VIP6), solicited),
         ("NS for a VIP, unicast", icmpv6(own, VIP6, 135, VIP6), solicited),
         ("NS for another of the group", icmpv6(SOLICITED, group, 135, NODE6), PASS),
@@ -223,6 +228,61 @@ fn ipv6_cases(own: [u8; 6]) -> Vec<Case> {
         ("ping to a VIP", icmpv6(own, VIP6, 128, VIP6), VIP_TAKEN),
         ("IPv6 cut short", ipv6(own, CLIENT6, VIP6)[..53].to_vec(), Pass("malformed")),
     ]
+}
+
+/// The packet whose IPv6 header is at `at`, with a fragment header.
+fn in_part(packet: &[u8], at: usize, field: u16, id: u8) -> Vec<u8> {
+    let mut packet = packet.to_vec();
+    let protocol = std::mem::replace(&mut packet[at + 6], 44);
+    let [high, low] = field.to_be_bytes();
+    packet.splice(at + 40..at + 40, [protocol, 0, high, low, 0, 0, 0, id]);
+    packet
+}
+
+/// One after the other: the first fragment of an answer decides about those that follow.
+fn fragment_cases(own: [u8; 6]) -> Vec<Case> {
+    let from =
+        |source, target, protocol, port| ipv4(own, source, target, protocol, 0, &ports(port, 4000));
+    let part = |field: u16, id: u8, mut frame: Vec<u8>| {
+        frame[18..20].copy_from_slice(&[0, id]);
+        frame[20..22].copy_from_slice(&field.to_be_bytes());
+        frame
+    };
+    let returned = Take("nat_return");
+    let (answer, other) = (from(SERVER, CLIENT, 6, 8080), from(SERVER, CLIENT, 6, 22));
+    let udp_answer = from(SERVER, CLIENT, 17, 5353);
+    let to_node = from(SERVER, NODE, 6, 8080);
+    let later = part(0x0010, 1, answer.clone());
+    let mut cases = vec![
+        ("a server's later fragment, before the first", later.clone(), PASS),
+        ("the first fragment of its answer", part(0x2000, 1, answer.clone()), returned),
+        ("the later fragment, after it", later, returned),
+        ("the last one", part(0x0020, 1, answer.clone()), returned),
+        ("one of another packet", part(0x0010, 2, answer.clone()), PASS),
+        ("one of another protocol", part(0x0010, 1, udp_answer), PASS),
+        ("one to another client", part(0x0010, 1, to_node.clone()), PASS),
+        ("the first fragment of its other traffic", part(0x2000, 3, other.clone()), PASS),
+        ("the later one of that", part(0x0010, 3, other), PASS),
+        ("the first fragment to the node", part(0x2000, 4, to_node.clone()), PASS),
+        ("the later one to the node", part(0x0010, 4, to_node), PASS),
+        ("an answer that is whole", part(0x4000, 5, answer.clone()), returned),
+        ("a later fragment with its identification", part(0x0010, 5, answer), PASS),
+    ];
+    let answer = ipv6(own, SERVER6, CLIENT6);
+    let part = |field, id| in_part(&answer, 14, field, id);
+    let to_node = |field| in_part(&ipv6(own, SERVER6, NODE6), 14, field, 9);
+    cases.extend([
+        ("IPv6 later fragment before the first", part(64, 1), PASS),
+        ("IPv6 first fragment of an answer", part(1, 1), returned),
+        ("IPv6 later fragment of it", part(65, 1), returned),
+        ("IPv6 later fragment of another", part(65, 2), PASS),
+        ("IPv6 answer in one fragment (RFC 6946)", part(0, 3), returned),
+        ("IPv6 later fragment of that", part(65, 3), PASS),
+        ("IPv6 first fragment to the node", to_node(1), PASS),
+        ("IPv6 later fragment to the node", to_node(65), PASS),
+        ("IPv6 fragment cut short", part(1, 4)[..60].to_vec(), PASS),
+    ]);
+    cases
 }
 
 /// Runs a packet through the program: its action and the one counter that moved.
@@ -301,6 +361,32 @@ fn every_packet_goes_where_the_table_says() {
         check(&mut steering, &cases, false, true);
         drop(socket);
         check(&mut steering, &cases, false, false);
+    });
+}
+
+#[test]
+fn the_rest_of_an_answer_goes_where_its_first_fragment_went() {
+    let mut lab = Lab::new(1, 1);
+    let instance = lab.instance("a0");
+    lab.in_node(|| {
+        let mut steering = Steering::open(Path::new(BPFFS), &instance, "a0").unwrap();
+        prepare(&mut steering);
+        let own = steering.interface().mac;
+        check(&mut steering, &fragment_cases(own), false, false);
+        // More answers at once than the table has room for: the last ones are known.
+        let answer = ipv4(own, SERVER, CLIENT, 6, 0, &ports(8080, 4000));
+        let part = |field: u16, id: u32| {
+            let mut frame = answer.clone();
+            frame[18..20].copy_from_slice(&(id as u16).to_be_bytes());
+            frame[20..22].copy_from_slice(&field.to_be_bytes());
+            frame
+        };
+        let all = NAT_FRAGMENTS_MAX + NAT_FRAGMENTS_MAX / 2;
+        for id in 0..all {
+            assert_eq!(outcome(&mut steering, &part(0x2000, id)).1, "no_socket");
+        }
+        assert_eq!(outcome(&mut steering, &part(0x0010, all - 1)).1, "no_socket", "the last");
+        assert_eq!(outcome(&mut steering, &part(0x0010, 0)).1, "pass", "the oldest gave way");
     });
 }
 

@@ -1,13 +1,15 @@
 //! Packets of no known connection: who may open one, and what the others get.
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
-use steadfast_packet::{Ipv4Packet, Transport, port_unreachable, tcp_reset};
+use steadfast_packet::{Packet, Transport, port_unreachable, tcp_reset};
 
 use crate::{
     Asked, Connection, FlowKey, GroupId, InsertError, NewConnection, Origin, Protocol, Provenance,
     Reason, Record, Removal, Role, Service, State, SyncHook, Target, Unserved, Verdict,
-    worker::{Core, Frame, View, opens},
+    forward::opens,
+    frame::Frame,
+    worker::{Core, View},
 };
 
 /// After a take-over, packets of unknown connections are held back this long: what the former
@@ -26,11 +28,12 @@ where
     pub(crate) fn admit(
         &mut self,
         frame: &mut Frame<'_>,
-        packet: &Ipv4Packet,
+        packet: &Packet,
         key: FlowKey,
         old: Option<Connection>,
         view: View<'_>,
     ) -> Result<Connection, Verdict> {
+        let opening = key.protocol == Protocol::Udp || opens(packet);
         let address = view.config.address(key.vip).ok_or(Verdict::Drop(Reason::NotOurs))?;
         let role = self.shared.groups.role(address.group);
         let epoch = match &*role {
@@ -39,7 +42,7 @@ where
                 // The holder opens a new one for this SYN. What follows must not go to the server
                 // of the finished one while the copy of the new one is still on its way here. It
                 // stays in its place, or a late copy of it would take it again.
-                if let Some(old) = old {
+                if let Some(old) = old.filter(|_| opening) {
                     old.supersede();
                 }
                 return Err(self.relay(frame, relay, address.group, Some(key.vip), view));
@@ -49,7 +52,6 @@ where
         if !is_client(packet.src) {
             return Err(Verdict::Drop(Reason::Malformed));
         }
-        let opening = key.protocol == Protocol::Udp || opens(packet);
         if !opening && !is_settled(&role, frame.now_ns) {
             return Err(Verdict::Drop(Reason::HeldBack));
         }
@@ -59,7 +61,11 @@ where
                 Unserved::Reject => self.reject(frame, packet, view),
             });
         };
-        if !opening {
+        let policies = service.spec.policies;
+        if !opening && (resets(packet) || !policies.opens_in_the_middle(old.is_some())) {
+            if let Some(old) = old {
+                self.forget(&old, frame.now_ns, view);
+            }
             return Err(self.reject(frame, packet, view));
         }
         let (client, client_port, vip, now_ns) =
@@ -158,18 +164,28 @@ where
         Err(Reason::ReplyTaken)
     }
 
+    /// Takes a connection out whose server is gone: its client is about to hear that.
+    fn forget(&self, old: &Connection, now_ns: u64, view: View<'_>) {
+        if view.config.server(old.server()).is_some() {
+            return;
+        }
+        if let Some(gone) = self.shared.table.remove(&old.key(), old.incarnation()) {
+            self.hook.removed(&gone, Removal::ServerGone, now_ns);
+        }
+    }
+
     /// Says that nobody listens: RST for TCP, port unreachable for UDP, within the rate limit.
-    fn reject(&mut self, frame: &mut Frame<'_>, packet: &Ipv4Packet, view: View<'_>) -> Verdict {
+    fn reject(&mut self, frame: &mut Frame<'_>, packet: &Packet, view: View<'_>) -> Verdict {
         //= RFC 9293 section 3.10.7.1: a segment with RST is discarded
-        if matches!(packet.transport, Transport::Tcp { flags, .. } if flags.rst()) {
+        if resets(packet) {
             return Verdict::Drop(Reason::UnknownReset);
         }
         if !self.answers.take(frame.now_ns) {
             return Verdict::Drop(Reason::RateLimited);
         }
         let answer = match packet.transport {
-            Transport::Tcp { .. } => tcp_reset(frame.buffer, packet),
-            _ => port_unreachable(frame.buffer, packet),
+            Transport::Tcp { .. } => tcp_reset(frame.bytes(), packet),
+            _ => port_unreachable(frame.bytes(), packet),
         };
         match answer {
             Ok(len) => self.send_back(frame, packet.src, len, view),
@@ -178,14 +194,27 @@ where
     }
 }
 
+fn resets(packet: &Packet) -> bool {
+    matches!(packet.transport, Transport::Tcp { flags, .. } if flags.rst())
+}
+
 /// This node holds the group and knows all there was to know about its connections.
 fn is_settled(role: &Role, now_ns: u64) -> bool {
     matches!(role, Role::Holder { since_ns, copy_complete: true, .. }
         if now_ns >= since_ns.saturating_add(HOLD_BACK_NS))
 }
 
-/// An address that a client can have (RFC 1122 section 3.2.1.3).
-fn is_client(addr: Ipv4Addr) -> bool {
-    let class_e_and_broadcast = addr.octets()[0] >= 240;
-    !(addr.octets()[0] == 0 || addr.is_loopback() || addr.is_multicast() || class_e_and_broadcast)
+/// An address that a client can have (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5).
+fn is_client(addr: IpAddr) -> bool {
+    match addr {
+        IpAddr::V4(addr) => {
+            let first = addr.octets()[0];
+            // Class E and broadcast come after multicast.
+            !(first == 0 || first == 127 || first >= 224)
+        }
+        IpAddr::V6(addr) => {
+            let is_mapped = addr.to_ipv4_mapped().is_some();
+            !(addr.is_unspecified() || addr.is_loopback() || addr.is_multicast() || is_mapped)
+        }
+    }
 }

@@ -3,7 +3,7 @@
 //! Guarantees: fixed size; what they return was found under the configuration generation asked for.
 //! Two flows or servers of one place push each other out, which costs a look-up, no more.
 
-use std::{net::Ipv4Addr, sync::Arc};
+use std::{net::IpAddr, sync::Arc};
 
 use crate::{
     Config, FlowCounters, FlowKey, Hop, Protocol, ReplyKey, ServerId, Timeouts, slab::Place,
@@ -18,9 +18,9 @@ const SERVERS: usize = 1024;
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Tuple {
     pub(crate) protocol: Protocol,
-    pub(crate) src: Ipv4Addr,
+    pub(crate) src: IpAddr,
     pub(crate) src_port: u16,
-    pub(crate) dst: Ipv4Addr,
+    pub(crate) dst: IpAddr,
     pub(crate) dst_port: u16,
 }
 
@@ -71,9 +71,9 @@ impl Tuple {
     pub(crate) fn key(&self) -> FlowKey {
         FlowKey {
             protocol: self.protocol,
-            client: self.src.into(),
+            client: self.src,
             client_port: self.src_port,
-            vip: self.dst.into(),
+            vip: self.dst,
             vip_port: self.dst_port,
         }
     }
@@ -82,16 +82,21 @@ impl Tuple {
     pub(crate) fn reply_key(&self) -> ReplyKey {
         ReplyKey {
             protocol: self.protocol,
-            server: self.src.into(),
+            server: self.src,
             server_port: self.src_port,
-            client: self.dst.into(),
+            client: self.dst,
             client_port: self.dst_port,
         }
     }
 
     /// A cheap mix: whoever makes tuples collide only makes this node look them up.
     fn place(&self) -> usize {
-        let addrs = u64::from(self.src.to_bits()) << 32 | u64::from(self.dst.to_bits());
+        let addrs = match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                u64::from(src.to_bits()) << 32 | u64::from(dst.to_bits())
+            }
+            (src, dst) => fold(src) ^ fold(dst).rotate_left(32),
+        };
         let ports = u64::from(self.src_port) << 16 | u64::from(self.dst_port);
         let mixed = (addrs ^ ports.rotate_left(20) ^ self.protocol as u64)
             .wrapping_mul(0x9e37_79b9_7f4a_7c15);
@@ -107,7 +112,17 @@ pub(crate) struct HotServer {
     pub(crate) timeouts: Timeouts,
     pub(crate) counters: Option<Arc<FlowCounters>>,
     /// The next hop to an address, and the generation of the next hops it was found in.
-    pub(crate) hop: Option<(u64, std::net::IpAddr, Hop)>,
+    pub(crate) hop: Option<(u64, IpAddr, Hop)>,
+}
+
+impl HotServer {
+    /// The server of this id, if `config` has it.
+    pub(crate) fn of(server: ServerId, config: &Config) -> Option<Self> {
+        let (service, index) = config.server(server)?;
+        let (timeouts, counters) = (service.spec.timeouts, service.counters(index).cloned());
+        let config_generation = config.generation();
+        Some(Self { server, config_generation, timeouts, counters, hop: None })
+    }
 }
 
 #[derive(Debug)]
@@ -128,10 +143,15 @@ impl Servers {
             .as_ref()
             .is_some_and(|hot| hot.server == server && hot.config_generation == config_generation);
         if !known {
-            let (service, index) = config.server(server)?;
-            let (timeouts, counters) = (service.spec.timeouts, service.counters(index).cloned());
-            *place = Some(HotServer { server, config_generation, timeouts, counters, hop: None });
+            *place = Some(HotServer::of(server, config)?);
         }
         place.as_mut()
+    }
+}
+
+fn fold(addr: IpAddr) -> u64 {
+    match addr {
+        IpAddr::V4(addr) => addr.to_bits().into(),
+        IpAddr::V6(addr) => (addr.to_bits() >> 64) as u64 ^ addr.to_bits() as u64,
     }
 }

@@ -6,7 +6,9 @@
 //! more than one service (the control side does it before anything is committed).
 
 use std::{
+    collections::HashSet,
     net::IpAddr,
+    ops::Add,
     sync::{Arc, OnceLock},
 };
 
@@ -27,6 +29,7 @@ pub struct Config {
     services: Map<ServiceId, Arc<Service>>,
     servers: Map<ServerId, (Arc<Service>, usize)>,
     pools: Map<(Protocol, IpAddr, u16), GroupId>,
+    pool_addrs: Map<IpAddr, GroupId>,
 }
 
 /// An address of a VIP group.
@@ -56,6 +59,8 @@ pub struct Service {
     pub spec: ServiceSpec,
     scheduler: Scheduler,
     counters: Vec<Arc<FlowCounters>>,
+    /// What servers counted that are gone.
+    retired: FlowTotals,
     first_copies: Arc<SharedBucket>,
     loads: OnceLock<Box<[Arc<ServerLoad>]>>,
 }
@@ -128,7 +133,8 @@ impl Config {
                 }
             }
         }
-        for service in spec.services {
+        for mut service in spec.services {
+            set_up_since(&mut service, spec.now_ns, previous);
             config.add_service(service, spec.workers, previous)?;
         }
         Ok(config)
@@ -176,6 +182,12 @@ impl Config {
     #[must_use]
     pub fn pool_group(&self, protocol: Protocol, addr: IpAddr, port: u16) -> Option<GroupId> {
         self.pools.get(&(protocol, addr, port)).copied()
+    }
+
+    /// As [`Self::pool_group`], for a packet that shows no port.
+    #[must_use]
+    pub fn pool_group_of(&self, addr: IpAddr) -> Option<GroupId> {
+        self.pool_addrs.get(&addr).copied()
     }
 
     /// Where the server of this id is, for a record that names it.
@@ -237,6 +249,7 @@ impl Config {
             if service.spec.forwarding == Forwarding::Nat {
                 let source = (service.spec.protocol, server.addr, server.port);
                 self.pools.entry(source).or_insert(service.spec.group);
+                self.pool_addrs.entry(server.addr).or_insert(service.spec.group);
             }
         }
         self.listeners.insert(listen, Arc::clone(&service));
@@ -261,7 +274,14 @@ impl Service {
 
     /// Shows the scheduler what the servers carry; only the first call counts.
     pub(crate) fn attach_loads(&self, of: impl Fn(ServerId) -> Arc<ServerLoad>) {
-        self.loads.get_or_init(|| self.spec.servers.iter().map(|server| of(server.id)).collect());
+        self.loads.get_or_init(|| {
+            let attached = self.spec.servers.iter().map(|server| {
+                let load = of(server.id);
+                load.set_thresholds(server.upper, server.lower);
+                load
+            });
+            attached.collect()
+        });
     }
 
     /// Whether one more flow may be copied on its first datagram.
@@ -276,19 +296,10 @@ impl Service {
         self.counters.get(index)
     }
 
-    /// The sum over the servers it has now.
+    /// What it has counted, servers that are gone included.
     #[must_use]
     pub fn totals(&self) -> FlowTotals {
-        self.counters.iter().map(|counters| counters.totals()).fold(
-            FlowTotals::default(),
-            |sum, one| FlowTotals {
-                conns: sum.conns + one.conns,
-                in_pkts: sum.in_pkts + one.in_pkts,
-                in_bytes: sum.in_bytes + one.in_bytes,
-                out_pkts: sum.out_pkts + one.out_pkts,
-                out_bytes: sum.out_bytes + one.out_bytes,
-            },
-        )
+        self.counters.iter().map(|counters| counters.totals()).fold(self.retired, Add::add)
     }
 
     fn compile(spec: ServiceSpec, workers: usize, previous: Option<&Config>) -> Self {
@@ -297,8 +308,9 @@ impl Service {
             spec.scheduler,
             &spec.servers,
             old.map(|old| (&old.scheduler, old.spec.servers.as_slice())),
-        );
-        let counters = spec
+        )
+        .with_slow_start(spec.slow_start_ns);
+        let counters: Vec<_> = spec
             .servers
             .iter()
             .map(|server| {
@@ -313,7 +325,30 @@ impl Service {
             || Arc::new(SharedBucket::new(FIRST_COPIES_PER_SECOND, FIRST_COPIES_BURST)),
             |old| Arc::clone(&old.first_copies),
         );
-        Self { spec, scheduler, counters, first_copies, loads: OnceLock::new() }
+        // What workers still count under the configuration before goes on in counters that live on;
+        // of those that do not it is lost, which is what a few packets are.
+        let gone = old.map_or(&[][..], |old| &old.counters);
+        let kept: HashSet<_> = counters.iter().map(Arc::as_ptr).collect();
+        let gone = gone.iter().filter(|old| !kept.contains(&Arc::as_ptr(old)));
+        let retired = old.map_or_else(FlowTotals::default, |old| old.retired);
+        let retired = gone.map(|counters| counters.totals()).fold(retired, Add::add);
+        let loads = OnceLock::new();
+        Self { spec, scheduler, counters, retired, first_copies, loads }
+    }
+}
+
+/// Notes which servers take connections only from now on. Those of a service that nobody knew
+/// before come up together: none of them needs to be spared.
+fn set_up_since(service: &mut ServiceSpec, now_ns: u64, previous: Option<&Config>) {
+    let known = previous.filter(|config| config.service(service.id).is_some());
+    for server in &mut service.servers {
+        let before = known.and_then(|config| config.server(server.id));
+        let before = before.and_then(|(service, index)| service.spec.servers.get(index));
+        server.up_since_ns = match (known, before) {
+            (None, _) => 0,
+            (_, Some(before)) if before.is_available() => before.up_since_ns,
+            _ => now_ns,
+        };
     }
 }
 
@@ -340,7 +375,7 @@ fn check_servers(spec: &ServiceSpec) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{GroupSpec, HashOptions, SchedulerKind, SyncSettings};
+    use crate::{GroupSpec, HashOptions, Policies, SchedulerKind, SyncSettings};
 
     fn addr(last: u8) -> IpAddr {
         IpAddr::from([198, 18, 0, last])
@@ -348,7 +383,7 @@ mod tests {
 
     fn server(id: u32, last: u8) -> ServerSpec {
         let (id, addr) = (ServerId(id), addr(last));
-        ServerSpec { id, addr, port: 80, weight: 1, drained: false, up: true }
+        ServerSpec { id, addr, port: 80, ..ServerSpec::default() }
     }
 
     fn service(id: u32, port: u16, servers: Vec<ServerSpec>) -> ServiceSpec {
@@ -362,6 +397,8 @@ mod tests {
             order: ServerOrder::Canonical,
             forwarding: Forwarding::Nat,
             servers,
+            slow_start_ns: 0,
+            policies: Policies::default(),
             timeouts: Timeouts::default(),
             sync: SyncSettings::default(),
         }
@@ -377,6 +414,7 @@ mod tests {
                 service(1, 80, vec![server(3, 3), server(1, 1), server(2, 2)]),
                 service(2, 81, vec![server(4, 1)]),
             ],
+            now_ns: 0,
             workers: 2,
         }
     }
@@ -430,6 +468,34 @@ mod tests {
     }
 
     #[test]
+    fn a_server_warms_up_from_when_it_came_up() {
+        let up_since = |config: &Config| -> Vec<u64> {
+            (1..=3)
+                .map(|id| {
+                    let (service, index) = config.server(ServerId(id)).unwrap();
+                    service.spec.servers[index].up_since_ns
+                })
+                .collect()
+        };
+        let next = |previous: &Config, now_ns, change: fn(&mut Vec<ServerSpec>)| {
+            let mut spec = ConfigSpec { now_ns, ..spec() };
+            change(&mut spec.services[0].servers);
+            Config::compile(spec, Some(previous)).unwrap()
+        };
+        let first = Config::compile(ConfigSpec { now_ns: 5, ..spec() }, None).unwrap();
+        assert_eq!(up_since(&first), [0, 0, 0], "a daemon that starts spares nobody");
+        let down = next(&first, 6, |servers| servers[0].up = false);
+        let back = next(&down, 7, |_| ());
+        assert_eq!(up_since(&back), [0, 0, 7]);
+        let same = next(&back, 8, |_| ());
+        assert_eq!(up_since(&same), [0, 0, 7], "it has not come up again");
+        let gone = next(&same, 9, |servers| servers.retain(|s| s.id != ServerId(1)));
+        assert_eq!(up_since(&next(&gone, 10, |_| ())), [10, 0, 7], "an added one");
+        let drained = next(&same, 11, |servers| servers[1].weight = 0);
+        assert_eq!(up_since(&next(&drained, 12, |_| ())), [12, 0, 7], "one that was drained");
+    }
+
+    #[test]
     fn counters_live_on_and_lookups_answer() {
         let config = Config::compile(spec(), None).unwrap();
         let (service, index) = config.server(ServerId(2)).unwrap();
@@ -440,6 +506,17 @@ mod tests {
         next.services[0].servers.retain(|server| server.id != ServerId(1));
         let next = Config::compile(next, Some(&config)).unwrap();
         assert_eq!(next.service(ServiceId(1)).unwrap().totals().in_bytes, 60);
+        let mut fewer = spec();
+        fewer.services[0].servers.retain(|server| server.id == ServerId(3));
+        let fewer = Config::compile(fewer, Some(&next)).unwrap();
+        let service = fewer.service(ServiceId(1)).unwrap();
+        service.counters(0).unwrap().count_in(0, 40);
+        assert_eq!(service.totals().in_bytes, 100, "what a server counted that is gone stays");
+        let again = Config::compile(spec(), Some(&fewer)).unwrap();
+        assert_eq!(again.service(ServiceId(1)).unwrap().totals().in_bytes, 100, "once");
+        let more_workers = ConfigSpec { workers: 3, ..spec() };
+        let more = Config::compile(more_workers, Some(&again)).unwrap();
+        assert_eq!(more.service(ServiceId(1)).unwrap().totals().in_bytes, 100);
         assert_eq!(next.server(ServerId(1)).map(|(_, index)| index), None);
         let pool = |protocol| next.pool_group(protocol, addr(1), 80);
         assert_eq!(pool(Protocol::Tcp), Some(GroupId(1)), "still in service 2");

@@ -25,6 +25,20 @@ pub struct FlowTotals {
     pub out_bytes: u64,
 }
 
+impl std::ops::Add for FlowTotals {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self {
+            conns: self.conns.wrapping_add(other.conns),
+            in_pkts: self.in_pkts.wrapping_add(other.in_pkts),
+            in_bytes: self.in_bytes.wrapping_add(other.in_bytes),
+            out_pkts: self.out_pkts.wrapping_add(other.out_pkts),
+            out_bytes: self.out_bytes.wrapping_add(other.out_bytes),
+        }
+    }
+}
+
 /// Counters of one server, a line per worker.
 #[derive(Debug)]
 pub struct FlowCounters {

@@ -17,6 +17,8 @@ pub enum Removal {
     Evicted,
     /// A new opening packet took its place.
     Reused,
+    /// Its server left the configuration, and its client was told.
+    ServerGone,
 }
 
 /// Observer of connections. Called on the packet path: it must not block.

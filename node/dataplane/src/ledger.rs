@@ -111,9 +111,7 @@ impl Ledger {
             self.classes.push_back(entry.class as u32, slot);
         }
         if was & ACTIVE != is & ACTIVE {
-            let load = self.load_of(entry.server);
-            load.take(was & ACTIVE != 0);
-            load.add(entry.active);
+            self.load_of(entry.server).move_to(entry.active);
         }
         self.wheel.schedule(slot, entry.deadline_ns);
     }

@@ -15,14 +15,24 @@ mod cache;
 mod config;
 mod connection;
 mod counters;
+mod estimator;
 mod fast;
+mod follow;
+mod forward;
+mod fragments;
+mod frame;
 mod group;
 mod hook;
+mod icmp;
 mod ids;
 mod index;
 mod ledger;
 mod lists;
+mod lookup;
+mod neighbour;
 mod next_hop;
+mod other;
+mod policies;
 mod replica;
 mod scheduler;
 mod shared;
@@ -41,10 +51,13 @@ pub use connection::{
     Connection, FlowKey, Gone, NewConnection, Protocol, Provenance, Record, ReplyKey, Target,
 };
 pub use counters::{FlowCounters, FlowTotals, Sent, WORKERS_MAX, WorkerCounters};
+pub use estimator::{ESTIMATE_EVERY, Estimators, FlowRates};
+pub use fragments::{FRAGMENT_TIMEOUT_NS, FRAGMENTED_MAX};
 pub use group::{GroupState, Groups, Role};
 pub use hook::{NoHook, Removal, SyncHook};
 pub use ids::{GroupId, Origin, ServerId, ServiceId};
 pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route};
+pub use policies::{OnServerGone, Policies};
 pub use scheduler::{Asked, Scheduler, ServerLoad};
 pub use shared::Shared;
 pub use spec::{

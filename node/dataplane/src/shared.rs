@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     Advanced, Config, ConnectionTable, Cursor, Groups, NextHops, Removal, StaleSenders, SyncHook,
-    TableOptions,
+    TableOptions, fragments::Fragments,
 };
 
 /// Connections looked at per lock of the table when records are bound to their servers.
@@ -25,6 +25,8 @@ pub struct Shared {
     pub stale_senders: StaleSenders,
     /// Connections.
     pub table: ConnectionTable,
+    /// Packets whose fragments are under way.
+    pub(crate) fragments: Fragments,
     /// Where the search for records that can be bound stands.
     bind_cursor: Mutex<Cursor>,
 }
@@ -38,6 +40,7 @@ impl Shared {
             groups: Groups::new(),
             next_hops: ArcSwap::from_pointee(NextHops::default()),
             stale_senders: StaleSenders::default(),
+            fragments: Fragments::new(options.seed),
             table: ConnectionTable::new(options),
             bind_cursor: Mutex::default(),
         }

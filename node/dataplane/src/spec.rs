@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use steadfast_packet::Protocol;
 
-use crate::{GroupId, ServerId, ServiceId, Timeouts};
+use crate::{GroupId, Policies, ServerId, ServiceId, Timeouts};
 
 /// Input of [`Config::compile`](crate::Config::compile).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -16,6 +16,8 @@ pub struct ConfigSpec {
     pub groups: Vec<GroupSpec>,
     /// All services.
     pub services: Vec<ServiceSpec>,
+    /// When this is compiled: servers that came up since the last time begin to warm up now.
+    pub now_ns: u64,
     /// Workers that will count packets, at most [`crate::WORKERS_MAX`].
     pub workers: usize,
 }
@@ -54,6 +56,10 @@ pub struct ServiceSpec {
     pub forwarding: Forwarding,
     /// Real servers, in any order.
     pub servers: Vec<ServerSpec>,
+    /// How long a server that came up gets fewer connections than its weight says; 0: off.
+    pub slow_start_ns: u64,
+    /// What becomes of connections whose server is gone, and the like.
+    pub policies: Policies,
     /// Time-outs of its connections.
     pub timeouts: Timeouts,
     /// When its connections are replicated; carried for the replication policy, not used here.
@@ -69,12 +75,21 @@ pub struct ServerSpec {
     pub addr: IpAddr,
     /// Port; must be the service's port under DR.
     pub port: u16,
-    /// Weight; 0 takes no new connections and has no place in hash tables.
+    /// Weight; 0 takes no new connections.
     pub weight: u16,
-    /// Takes no new connections but keeps its place in hash tables (planned).
+    /// Its place in hash tables while its weight is 0: the weight it had before, or 0 for none.
+    pub last_weight: u16,
+    /// Takes no new connections but keeps weight and place (planned).
     pub drained: bool,
     /// Takes new connections as far as health checks know.
     pub up: bool,
+    /// With so many connections it takes no new ones; 0: no bound.
+    pub upper: u32,
+    /// Below so many it takes new ones again; 0: below three quarters of `upper`.
+    pub lower: u32,
+    /// Since when it takes new connections; [`Config::compile`](crate::Config::compile) fills it
+    /// in.
+    pub up_since_ns: u64,
 }
 
 /// How a service chooses a server for a new connection.
@@ -181,7 +196,32 @@ impl Default for SyncSettings {
     }
 }
 
+impl Default for ServerSpec {
+    /// No server: one that is up and has the weight 1, at no address.
+    fn default() -> Self {
+        Self {
+            id: ServerId::default(),
+            addr: IpAddr::V4(std::net::Ipv4Addr::UNSPECIFIED),
+            port: 0,
+            weight: 1,
+            last_weight: 0,
+            drained: false,
+            up: true,
+            upper: 0,
+            lower: 0,
+            up_since_ns: 0,
+        }
+    }
+}
+
 impl ServerSpec {
+    /// Weight in hash tables: going to 0 moves nobody but its own clients.
+    //= Linux net/netfilter/ipvs/ip_vs_mh.c: `last_weight`
+    #[must_use]
+    pub fn table_weight(&self) -> u16 {
+        if self.weight > 0 { self.weight } else { self.last_weight }
+    }
+
     /// May get new connections.
     #[must_use]
     pub fn is_available(&self) -> bool {

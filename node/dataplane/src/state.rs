@@ -3,8 +3,6 @@
 //! Guarantees: the tables are those of Linux `net/netfilter/ipvs/ip_vs_proto_tcp.c` (`tcp_states`),
 //! cell by cell. Not here: sequence numbers are never looked at, exactly as in IPVS.
 
-use std::time::Duration;
-
 use steadfast_packet::TcpFlags;
 
 /// State of a connection; numbers 0 to 10 are those of IPVS (`IP_VS_TCP_S_*`).
@@ -68,16 +66,9 @@ pub enum Direction {
     InputOnly,
 }
 
-/// Seconds without a packet after which a connection goes, per state.
+/// Seconds without a packet after which a connection goes, by the number of its state.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-pub struct Timeouts {
-    /// TCP ESTABLISHED.
-    pub established: Duration,
-    /// TCP FIN_WAIT.
-    pub fin_wait: Duration,
-    /// UDP.
-    pub udp: Duration,
-}
+pub struct Timeouts([u32; State::ALL.len()]);
 
 /// Number of states that are TCP's.
 pub const TCP_STATES: usize = 11;
@@ -199,29 +190,22 @@ impl Timeouts {
     /// Nanoseconds without a packet after which a connection in `state` goes.
     #[must_use]
     pub fn of_ns(&self, state: State) -> u64 {
-        //= Linux ip_vs_proto_tcp.c, tcp_timeouts[]; ip_vs_conn_new(): 3 s before the first state
-        let timeout = match state {
-            State::None => Duration::from_secs(3),
-            ES => self.established,
-            SS | TW | LI | SA => Duration::from_secs(120),
-            SR | CW => Duration::from_secs(60),
-            FW => self.fin_wait,
-            CL => Duration::from_secs(10),
-            LA => Duration::from_secs(30),
-            State::Udp => self.udp,
-        };
-        u64::try_from(timeout.as_nanos()).unwrap_or(u64::MAX)
+        u64::from(self.0[state as usize]) * 1_000_000_000
+    }
+
+    /// The same but for `state`.
+    #[must_use]
+    pub fn with(mut self, state: State, seconds: u32) -> Self {
+        self.0[state as usize] = seconds;
+        self
     }
 }
 
 impl Default for Timeouts {
     /// The defaults of IPVS.
     fn default() -> Self {
-        Self {
-            established: Duration::from_secs(900),
-            fin_wait: Duration::from_secs(120),
-            udp: Duration::from_secs(300),
-        }
+        //= Linux ip_vs_proto_tcp.c, tcp_timeouts[]; ip_vs_conn_new(): 3 s before the first state
+        Self([3, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120, 300])
     }
 }
 
@@ -294,6 +278,14 @@ mod tests {
             .map(|state| Timeouts::default().of_ns(*state) / 1_000_000_000)
             .collect();
         assert_eq!(seconds, [3, 900, 120, 60, 120, 120, 10, 60, 30, 120, 120, 300]);
+        for state in State::ALL {
+            let changed = Timeouts::default().with(state, 7);
+            for other in State::ALL {
+                let expected =
+                    if other == state { 7_000_000_000 } else { Timeouts::default().of_ns(other) };
+                assert_eq!(changed.of_ns(other), expected, "{state} changed, {other} read");
+            }
+        }
     }
 
     #[test]

@@ -6,11 +6,13 @@ use std::net::IpAddr;
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[must_use]
 pub enum Verdict {
-    /// Send the first `len` bytes of the buffer from interface `port`.
+    /// Send `len` bytes of the buffer, from `start` on, from interface `port`.
     Transmit {
         /// Index of the interface.
         port: u16,
-        /// Length of the frame now.
+        /// Where the frame starts now.
+        start: usize,
+        /// Its length now.
         len: usize,
     },
     /// Forget it.
@@ -46,19 +48,23 @@ reasons! {
     HeaderChecksum => "header_checksum",
     /// Neither IPv4, IPv6 nor ARP.
     EtherType => "ethertype",
-    /// IPv6, which is not forwarded yet.
-    Ipv6 => "ipv6",
-    /// An IPv4 fragment, which is not forwarded yet.
+    /// IPv6 extension headers that are not followed: too many, out of place, or a source route.
+    Extension => "extension",
+    /// A fragment of neither TCP nor UDP, or one that no honest sender makes.
     Fragment => "fragment",
-    /// To a VIP, but neither TCP, UDP nor echo.
+    /// A later fragment of a packet whose first one is not known (or not yet).
+    FragmentUnknown => "fragment_unknown",
+    /// A fragment of what has passed already, or with too many gaps before it.
+    FragmentOverlap => "fragment_overlap",
+    /// To a VIP, but neither TCP, UDP, echo nor an ICMP error.
     Protocol => "protocol",
     /// Neither to an address of a group nor from a NAT pool.
     NotOurs => "not_ours",
     /// For another MAC address.
     OtherMac => "other_mac",
-    /// An ARP packet that asks for nothing of ours, or not now.
+    /// ARP or a neighbour solicitation that asks for nothing of ours, or not now.
     ArpIgnored => "arp_ignored",
-    /// ARP that waited while this node was paused.
+    /// ARP, or a neighbour solicitation, that waited while this node was paused.
     ArpStale => "arp_stale",
     /// The TTL ran out.
     TtlExceeded => "ttl_exceeded",
@@ -88,6 +94,10 @@ reasons! {
     ConnectionGone => "connection_gone",
     /// From a NAT pool, but of no connection.
     UnknownReturn => "unknown_return",
+    /// An ICMP error whose quoted packet cannot be read, or that is not for who sent that packet.
+    Quote => "icmp_quote",
+    /// An ICMP error about a packet of no connection.
+    UnknownError => "icmp_unknown",
     /// The table is full of established connections.
     TableFull => "table_full",
     /// The server has a connection from this client port through another VIP.

@@ -43,7 +43,7 @@ fn arp_is_answered_by_the_holder_in_time() {
             ),
         ],
     );
-    lab.worker.discard_arp_until(lab.now + 10);
+    lab.worker.discard_questions_until(lab.now + 10);
     let (frame, answer) = (arp_request(vip, BROADCAST), arp_answer(vip, FRONT));
     assert_eq!(lab.handle(0, &frame), dropped(Reason::ArpStale), "waited during a pause");
     lab.now += 10;

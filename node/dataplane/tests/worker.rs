@@ -6,7 +6,7 @@ mod lab;
 use etherparse::PacketBuilder;
 use lab::*;
 use steadfast_dataplane::{
-    Action, ConfigSpec, NextHops, Protocol, Reason, Role, Sent, State, Unserved,
+    Action, ConfigSpec, NextHops, OnServerGone, Protocol, Reason, Role, Sent, State, Unserved,
 };
 
 #[test]
@@ -178,9 +178,16 @@ fn what_is_not_forwarded_is_counted_by_reason() {
         frame[at] = value;
         frame
     };
-    let mut ipv6 = vec![0; 60];
-    ipv6[..6].copy_from_slice(&FRONT);
-    ipv6[12..14].copy_from_slice(&[0x86, 0xdd]);
+    // A routing header that names one more stop than the VIP.
+    let routed = {
+        let mut frame = vec![0; 14 + 40 + 24 + 20];
+        frame[..6].copy_from_slice(&FRONT);
+        frame[12..21].copy_from_slice(&[0x86, 0xdd, 0x60, 0, 0, 0, 0, 44, 43]);
+        frame[54..58].copy_from_slice(&[6, 2, 0, 1]);
+        frame
+    };
+    let mut tagged = from_client(4000, 80, SYN);
+    tagged.splice(12..12, [0x81, 0x00, 0x00, 0x05]);
     let macs = (CLIENT, FRONT);
     let other = tcp((CLIENT, FRONT), "198.18.0.2:1", "198.18.0.9:80", 64, SYN);
     let to_gateway = tcp((CLIENT, FRONT), "198.18.0.2:1", "198.18.1.1:80", 64, SYN);
@@ -199,7 +206,8 @@ fn what_is_not_forwarded_is_counted_by_reason() {
             ("header checksum", 0, mangled(22, 9), dropped(Reason::HeaderChecksum)),
             ("EtherType", 0, mangled(12, 9), dropped(Reason::EtherType)),
             ("another MAC", 0, mangled(0, 4), dropped(Reason::OtherMac)),
-            ("IPv6", 0, ipv6, dropped(Reason::Ipv6)),
+            ("IPv6 source route", 0, routed, dropped(Reason::Extension)),
+            ("VLAN", 0, tagged, dropped(Reason::EtherType)),
             ("fragment", 0, fragment, dropped(Reason::Fragment)),
             ("another address", 0, other, dropped(Reason::NotOurs)),
             ("TCP to the gateway address", 0, to_gateway, dropped(Reason::NotOurs)),
@@ -214,7 +222,7 @@ fn what_is_not_forwarded_is_counted_by_reason() {
     let counters = lab.worker.counters();
     assert_eq!(counters.dropped(Reason::Malformed), 2);
     assert_eq!(counters.dropped(Reason::NotOurs), 2);
-    assert_eq!((counters.received(), counters.sent(Sent::Forwarded)), (14, 1));
+    assert_eq!((counters.received(), counters.sent(Sent::Forwarded)), (15, 1));
 }
 
 #[test]
@@ -279,6 +287,7 @@ fn nothing_goes_to_a_removed_server() {
     lab.handle(0, &from_client(4000, 80, ACK));
     let mut spec = config_spec(2);
     spec.services[0].servers.retain(|server| server.id.0 != 11);
+    spec.services[0].policies.on_server_gone = OnServerGone::Drop;
     lab.set_config(spec);
     let ack = from_client(4000, 80, ACK);
     assert_eq!(lab.handle(0, &ack), dropped(Reason::ServerRemoved), "cached or not");

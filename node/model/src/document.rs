@@ -4,6 +4,9 @@
 //! column; nothing is guessed. Does not check how the parts fit together: that is
 //! [`crate::validate`].
 
+mod connections;
+mod scheduling;
+
 use std::{
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
@@ -12,6 +15,9 @@ use std::{
 
 use serde::{Deserialize, Serialize};
 use thiserror::Error;
+
+pub use self::connections::{ConnReuse, OnServerGone, Timeouts};
+pub use self::scheduling::{HashSpec, Scheduler, SchedulerText, ServerOrder};
 
 /// The only `apiVersion` this build reads.
 pub const API_VERSION: &str = "steadfast/v1";
@@ -81,6 +87,16 @@ pub struct ServiceSpec {
     /// How a server is chosen for a new connection.
     #[serde(default)]
     pub scheduler: Scheduler,
+    /// Options of `sh` and `mh`; other schedulers have none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hash: Option<HashSpec>,
+    /// In which order the scheduler looks at the servers.
+    #[serde(default)]
+    pub server_order: ServerOrder,
+    /// For so long the weight of a server that came up grows from a tenth to the whole; none: at
+    /// once. Only for schedulers that share by weight.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub slow_start_s: Option<u32>,
     /// How packets reach the server.
     #[serde(default)]
     pub forwarding: Forwarding,
@@ -93,6 +109,15 @@ pub struct ServiceSpec {
     /// Which packets of a connection cause it to be replicated.
     #[serde(default)]
     pub sync: SyncSpec,
+    /// What becomes of a connection whose server is in the document no more.
+    #[serde(default)]
+    pub on_server_gone: OnServerGone,
+    /// What a SYN of a finished connection does.
+    #[serde(default)]
+    pub conn_reuse: ConnReuse,
+    /// Any TCP packet but a reset opens a connection.
+    #[serde(default)]
+    pub sloppy_tcp: bool,
     /// Idle timeouts of its connections.
     #[serde(default)]
     pub timeouts: Timeouts,
@@ -109,6 +134,15 @@ pub struct ServerSpec {
     /// Share of new connections; 0 drains.
     #[serde(default = "weight_default")]
     pub weight: u32,
+    /// Takes no new connections, but keeps its weight for later.
+    #[serde(default)]
+    pub drain: bool,
+    /// With so many connections at a node it gets no new ones there; none: no bound.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub upper: Option<u32>,
+    /// Below so many it gets new ones again; none: below three quarters of `upper`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lower: Option<u32>,
 }
 
 fn weight_default() -> u32 {
@@ -135,31 +169,6 @@ impl Protocol {
         match self {
             Self::Tcp => "tcp",
             Self::Udp => "udp",
-        }
-    }
-}
-
-/// Scheduler names are those of LVS.
-#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Scheduler {
-    /// Round robin.
-    Rr,
-    /// Weighted round robin.
-    Wrr,
-    /// Maglev hashing with port and fallback: the same on every node.
-    #[default]
-    Mh,
-}
-
-impl Scheduler {
-    /// The name as the document spells it.
-    #[must_use]
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Rr => "rr",
-            Self::Wrr => "wrr",
-            Self::Mh => "mh",
         }
     }
 }
@@ -265,24 +274,6 @@ impl Default for SyncSpec {
             on_established: true,
             every_packet: false,
         }
-    }
-}
-
-/// Idle timeouts in seconds; defaults of IPVS (ip_vs_proto_tcp.c, ip_vs_proto_udp.c).
-#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct Timeouts {
-    /// An established TCP connection.
-    pub tcp_s: u32,
-    /// A TCP connection that has seen a FIN.
-    pub tcp_fin_s: u32,
-    /// A UDP flow.
-    pub udp_s: u32,
-}
-
-impl Default for Timeouts {
-    fn default() -> Self {
-        Self { tcp_s: 900, tcp_fin_s: 120, udp_s: 300 }
     }
 }
 
@@ -526,6 +517,7 @@ settings: {replication: off, beacon: {interval_ms: 25}}
         let document = Document::parse(EXAMPLE).unwrap();
         let service = &document.services[0];
         assert_eq!(service.servers[0].weight, 1);
+        assert!(!service.servers[0].drain && service.servers[0].upper.is_none());
         assert_eq!(service.sync, SyncSpec::default());
         assert_eq!(service.check.as_ref().unwrap().fall, 3);
         assert_eq!(document.settings.replication, Switch::Off);

@@ -83,7 +83,17 @@ services:
         ("port: 80", "port: http", "not a whole number from 0 to 65535; write one (line 5,"),
         ("port: 80", "port: 80, port: 81", "`port` is given twice; take one of them out (line 5,"),
         (", port: 80", "", "`port` is missing; add it (line 5,"),
-        ("scheduler: rr", "scheduler: wlc", "expected one of rr, wrr, mh (line 5,"),
+        ("scheduler: rr", "scheduler: wlcc", "expected one of rr, wrr, lc, wlc, sed, nq, lblc,"),
+        (
+            "scheduler: rr",
+            "server_order: oldest",
+            "unknown variant `oldest`, expected one of canonical, newest_first (line 5,",
+        ),
+        ("scheduler: rr", "hash: {ports: true}", "expected one of port, fallback (line 5,"),
+        ("scheduler: rr", "on_server_gone: no", "expected one of drop, reset, reschedule (line 5,"),
+        ("scheduler: rr", "conn_reuse: 1", "expected one of always, never (line 5,"),
+        ("scheduler: rr", "timeouts: {tcp: 9}", "unknown field `tcp`, expected one of tcp_s,"),
+        ("scheduler: rr", "hash: {port: 1}", "not `true` or `false`; write one (line 5,"),
         ("scheduler: rr", "sceduler: rr", "unknown field `sceduler`, expected one of name,"),
         ("scheduler: rr", "sync: {on_established: 2}", "not `true` or `false`; write one (line 5,"),
         (

@@ -142,6 +142,10 @@ pub struct Service {
     pub spec: ServiceSpec,
     /// Ids of its servers, parallel to `spec.servers`.
     pub servers: Vec<ServerId>,
+    /// The last weight above 0 of each, parallel too; 0: it never had one. A hash table of a node
+    /// that starts must be that of a node which saw the weight go.
+    #[serde(default)]
+    pub last_weights: Vec<u32>,
 }
 
 #[derive(Clone, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
@@ -152,6 +156,9 @@ struct Counters {
     service: u32,
     server: u32,
 }
+
+/// Id and last weight of a service's servers.
+type KnownServers = BTreeMap<(IpAddr, u16), (ServerId, u32)>;
 
 impl ClusterState {
     /// Applies the entry at `index` of the log.
@@ -373,26 +380,34 @@ impl ClusterState {
             .collect();
         for spec in &document.services {
             let Some(group) = groups.get(&spec.group).copied() else { continue };
-            let (id, old): (ServiceId, BTreeMap<(IpAddr, u16), ServerId>) =
-                match before.remove(&spec.name) {
-                    Some(s) => {
-                        let servers = s.spec.servers.iter().zip(&s.servers);
-                        (s.id, servers.map(|(r, id)| ((r.address, r.port), *id)).collect())
-                    }
-                    None => {
-                        self.counters.service += 1;
-                        (ServiceId(self.counters.service), BTreeMap::new())
-                    }
-                };
+            let (id, old): (ServiceId, KnownServers) = match before.remove(&spec.name) {
+                Some(s) => {
+                    let known = s.spec.servers.iter().enumerate().zip(&s.servers);
+                    let known = known.map(|((i, server), id)| {
+                        // A state of an older version has none.
+                        let last = s.last_weights.get(i).copied().unwrap_or(server.weight);
+                        ((server.address, server.port), (*id, last))
+                    });
+                    (s.id, known.collect())
+                }
+                None => {
+                    self.counters.service += 1;
+                    (ServiceId(self.counters.service), BTreeMap::new())
+                }
+            };
             let mut servers = Vec::with_capacity(spec.servers.len());
+            let mut last_weights = Vec::with_capacity(spec.servers.len());
             for server in &spec.servers {
                 let known = old.get(&(server.address, server.port)).copied();
-                servers.push(known.unwrap_or_else(|| {
+                let (server_id, last_weight) = known.unwrap_or_else(|| {
                     self.counters.server += 1;
-                    ServerId(self.counters.server)
-                }));
+                    (ServerId(self.counters.server), 0)
+                });
+                servers.push(server_id);
+                last_weights.push(if server.weight > 0 { server.weight } else { last_weight });
             }
-            self.services.insert(id, Service { id, group, spec: spec.clone(), servers });
+            let spec = spec.clone();
+            self.services.insert(id, Service { id, group, spec, servers, last_weights });
         }
     }
 

@@ -12,7 +12,7 @@ use std::{
 };
 
 use crate::{
-    document::{Document, Forwarding, GroupSpec, Prefix, ServerSpec, ServiceSpec},
+    document::{Document, Forwarding, GroupSpec, Prefix, Protocol, ServerSpec, ServiceSpec},
     problem::{NAME_LENGTH_MAX, Problem, Problems, choose_or, in_names, shown},
 };
 
@@ -28,6 +28,7 @@ pub const WEIGHT_MAX: u32 = 65_535;
 const CONNECTIONS_MIN: u32 = 1_024;
 const CONNECTIONS_LIMIT: u32 = 64 << 20;
 const TIMEOUT_MAX_S: u32 = 2_678_400;
+const SLOW_START_MAX_S: u32 = 3_600;
 const RETRIES_MAX: u32 = 3;
 
 /// What to write for a port that must be given.
@@ -332,6 +333,24 @@ impl<'a> Check<'a> {
             self.problem(&port, what, format!("write {}, or forwarding: nat", service.port));
         }
         self.range(format!("{place}.weight"), server.weight, 0, WEIGHT_MAX);
+        if let Some(lower) = server.lower
+            && !(1..server.upper.unwrap_or(0)).contains(&lower)
+        {
+            let (what, fix) = match server.upper {
+                None | Some(0 | 1) => {
+                    ("there is no upper threshold".to_owned(), "take it out".to_owned())
+                }
+                Some(upper) => (
+                    format!("{lower} is not below the upper threshold {upper}"),
+                    format!("write 1 to {}", upper - 1),
+                ),
+            };
+            self.problem(format!("{place}.lower"), what, fix);
+        }
+        if server.upper == Some(0) {
+            let what = "a server that takes no connections has no use";
+            self.problem(format!("{place}.upper"), what, "take it out for no bound");
+        }
         let owner = self.document.groups.iter().find(|g| {
             g.addresses.contains(&server.address) || g.gateways.contains(&server.address)
         });
@@ -342,6 +361,26 @@ impl<'a> Check<'a> {
     }
 
     fn service_settings(&mut self, place: &str, service: &ServiceSpec) {
+        if service.hash.is_some() && !service.scheduler.hashes_source() {
+            let name = service.scheduler.name();
+            self.problem(
+                format!("{place}.hash"),
+                format!("scheduler {name} does not hash the source: it has no such options"),
+                "take `hash` out, or write scheduler: sh or mh",
+            );
+        }
+        if let Some(slow_start_s) = service.slow_start_s {
+            let place = format!("{place}.slow_start_s");
+            if !service.scheduler.shares_by_weight() {
+                let name = service.scheduler.name();
+                self.problem(
+                    &place,
+                    format!("scheduler {name} does not share by weight: no server can start slow"),
+                    "take it out, or write scheduler: wrr, wlc, sed, nq, lblc, lblcr or twos",
+                );
+            }
+            self.range(place, slow_start_s, 1, SLOW_START_MAX_S);
+        }
         let sync = &service.sync;
         if sync.period != 0 && sync.threshold >= sync.period {
             self.problem(
@@ -351,12 +390,11 @@ impl<'a> Check<'a> {
             );
         }
         self.range(format!("{place}.sync.retries"), sync.retries, 0, RETRIES_MAX);
-        let timeouts = &service.timeouts;
-        for (name, value) in [
-            ("tcp_s", timeouts.tcp_s),
-            ("tcp_fin_s", timeouts.tcp_fin_s),
-            ("udp_s", timeouts.udp_s),
-        ] {
+        if service.sloppy_tcp && service.protocol != Protocol::Tcp {
+            let what = format!("protocol {} has no TCP packets", service.protocol.name());
+            self.problem(format!("{place}.sloppy_tcp"), what, "take it out");
+        }
+        for (name, value) in service.timeouts.named() {
             self.range(format!("{place}.timeouts.{name}"), value, 1, TIMEOUT_MAX_S);
         }
         let Some(check) = &service.check else { return };

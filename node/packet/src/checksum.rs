@@ -1,5 +1,7 @@
 //! The internet checksum (RFC 1071) and its incremental update (RFC 1624).
 
+use std::net::IpAddr;
+
 /// The checksum of `bytes`, starting from the one's complement sum `start`.
 #[must_use]
 pub fn internet_checksum(start: u32, bytes: &[u8]) -> u16 {
@@ -30,6 +32,32 @@ pub fn update32(checksum: u16, old: u32, new: u32) -> u16 {
     !fold(u64::from(!checksum) + old_high + old_low + new_high + new_low)
 }
 
+/// `checksum` after bytes under it, at an even offset and of an even length, changed.
+#[must_use]
+pub fn update_bytes(checksum: u16, old: &[u8], new: &[u8]) -> u16 {
+    let add = |start: u64, bytes: &[u8], flip: u16| {
+        bytes
+            .chunks_exact(2)
+            .fold(start, |sum, pair| sum + u64::from(u16::from_be_bytes([pair[0], pair[1]]) ^ flip))
+    };
+    let sum = add(u64::from(!checksum), old, 0xffff);
+    !fold(add(sum, new, 0))
+}
+
+/// The sum over the pseudo header of TCP, UDP and ICMPv6 (RFC 9293 section 3.1, RFC 8200 section
+/// 8.1), to start [`internet_checksum`] with. `len` is that of the transport header and its data.
+#[must_use]
+pub fn pseudo_sum(src: IpAddr, dst: IpAddr, protocol: u8, len: u32) -> u32 {
+    let words = |addr: IpAddr| match addr {
+        IpAddr::V4(addr) => {
+            let bits = addr.to_bits();
+            (bits >> 16) + (bits & 0xffff)
+        }
+        IpAddr::V6(addr) => addr.segments().into_iter().map(u32::from).sum(),
+    };
+    words(src) + words(dst) + u32::from(protocol) + (len >> 16) + (len & 0xffff)
+}
+
 fn fold(mut sum: u64) -> u16 {
     while sum > 0xffff {
         sum = (sum >> 16) + (sum & 0xffff);
@@ -46,6 +74,13 @@ mod tests {
         let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
         assert_eq!(internet_checksum(0, &bytes), !0xddf2);
         assert_eq!(internet_checksum(0, &bytes[..7]), !fold(0x1 + 0xf203 + 0xf4f5 + 0xf600));
+    }
+
+    #[test]
+    fn updates_agree() {
+        let (old, new) = (0xc612_0064_u32, 0x0a00_0001_u32);
+        let by_bytes = update_bytes(0x1234, &old.to_be_bytes(), &new.to_be_bytes());
+        assert_eq!(by_bytes, update32(0x1234, old, new));
     }
 
     #[test]

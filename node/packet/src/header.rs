@@ -16,6 +16,18 @@ pub mod ether_type {
     pub const ARP: u16 = 0x0806;
     /// IPv6.
     pub const IPV6: u16 = 0x86dd;
+    /// A VLAN tag (IEEE 802.1Q).
+    pub const VLAN: u16 = 0x8100;
+}
+
+/// Protocol numbers that are no balanced protocol.
+pub(crate) mod ip_protocol {
+    pub(crate) const HOP_BY_HOP: u8 = 0;
+    pub(crate) const ICMP: u8 = 1;
+    pub(crate) const ROUTING: u8 = 43;
+    pub(crate) const FRAGMENT: u8 = 44;
+    pub(crate) const ICMPV6: u8 = 58;
+    pub(crate) const DESTINATION_OPTIONS: u8 = 60;
 }
 
 /// A transport protocol that is balanced.
@@ -26,6 +38,14 @@ pub enum Protocol {
     Tcp = 6,
     /// UDP.
     Udp = 17,
+}
+
+impl Protocol {
+    /// The protocol of this number, if it is a balanced one.
+    #[must_use]
+    pub fn from_number(number: u8) -> Option<Self> {
+        [Self::Tcp, Self::Udp].into_iter().find(|protocol| *protocol as u8 == number)
+    }
 }
 
 impl std::fmt::Display for Protocol {
@@ -103,6 +123,53 @@ pub struct Ipv4 {
     pub dst: [u8; 4],
 }
 
+/// The fixed header of IPv6 (RFC 8200).
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub struct Ipv6 {
+    /// Version, traffic class and flow label.
+    pub version_class_flow: U32,
+    /// Length after this header.
+    pub payload_len: U16,
+    /// What follows.
+    pub next_header: u8,
+    /// Hop limit.
+    pub hop_limit: u8,
+    /// Source.
+    pub src: [u8; 16],
+    /// Destination.
+    pub dst: [u8; 16],
+}
+
+/// The tag of a VLAN frame, after the addresses (IEEE 802.1Q).
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct VlanTag {
+    /// Priority, drop eligible, and the VLAN id in the lower twelve bits.
+    pub(crate) control: U16,
+    /// What follows.
+    pub(crate) ether_type: U16,
+}
+
+/// The fragment header of IPv6 (RFC 8200 section 4.5).
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct FragmentHeader {
+    pub(crate) next_header: u8,
+    pub(crate) reserved: u8,
+    /// Offset in units of eight octets in the upper 13 bits; more fragments in the lowest.
+    pub(crate) offset_more: U16,
+    pub(crate) id: U32,
+}
+
+/// A neighbour solicitation or advertisement without options (RFC 4861 sections 4.3 and 4.4).
+#[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
+#[repr(C)]
+pub(crate) struct Neighbour {
+    pub(crate) icmp: Icmp,
+    pub(crate) target: [u8; 16],
+}
+
 /// TCP without options (RFC 9293).
 #[derive(Clone, Copy, Debug, FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned)]
 #[repr(C)]
@@ -158,6 +225,8 @@ pub struct Icmp {
 const _: () = assert!(size_of::<Ethernet>() == 14 && size_of::<Arp>() == 28);
 const _: () = assert!(size_of::<Ipv4>() == 20 && size_of::<Tcp>() == 20);
 const _: () = assert!(size_of::<Udp>() == 8 && size_of::<Icmp>() == 8);
+const _: () = assert!(size_of::<Ipv6>() == 40 && size_of::<FragmentHeader>() == 8);
+const _: () = assert!(size_of::<Neighbour>() == 24 && size_of::<VlanTag>() == 4);
 
 impl TcpFlags {
     /// FIN.

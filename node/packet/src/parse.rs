@@ -1,14 +1,16 @@
 //! One checked pass over a frame.
 //!
-//! Guarantees: every offset in [`Ipv4Packet`] is inside the frame, and the header it points at is
+//! Guarantees: every offset in a [`Packet`] is inside the frame, and the header it points at is
 //! complete; lengths that contradict each other are refused. Not checked: TCP, UDP and ICMP
 //! checksums (who they are for checks them).
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use crate::{
-    Arp, Ethernet, Icmp, Ipv4, Mac, Protocol, Tcp, TcpFlags, Udp, checksum::internet_checksum,
-    ether_type, header::view,
+    Arp, Ethernet, Mac, Protocol, TcpFlags, ether_type,
+    header::{VlanTag, view},
+    ipv4::parse_ipv4,
+    ipv6::parse_ipv6,
 };
 
 /// A frame, understood.
@@ -18,6 +20,8 @@ pub struct Parsed {
     pub dst_mac: Mac,
     /// Source address.
     pub src_mac: Mac,
+    /// The VLAN id of a tagged frame.
+    pub vlan: Option<u16>,
     /// What is in it.
     pub content: Content,
 }
@@ -29,13 +33,10 @@ pub enum Content {
     ArpRequest(ArpRequest),
     /// Any other ARP.
     ArpOther,
-    /// IPv4.
-    Ipv4(Ipv4Packet),
-    /// IPv6.
-    Ipv6 {
-        /// Destination.
-        dst: Ipv6Addr,
-    },
+    /// A neighbour solicitation: ARP's counterpart of IPv6.
+    Solicitation(Solicitation),
+    /// IPv4 or IPv6.
+    Ip(Packet),
     /// Another EtherType.
     Other(u16),
 }
@@ -43,30 +44,67 @@ pub enum Content {
 /// An ARP request.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct ArpRequest {
+    /// Where the ARP header starts.
+    pub l3: usize,
     /// Who asks.
     pub sender: Ipv4Addr,
     /// For whom.
     pub target: Ipv4Addr,
 }
 
-/// An IPv4 packet; offsets count from the start of the frame.
+/// A neighbour solicitation that is valid by RFC 4861 section 7.1.1.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Ipv4Packet {
-    /// Where the IPv4 header starts.
+pub struct Solicitation {
+    /// Where the IPv6 header starts.
     pub l3: usize,
-    /// Where the transport header starts, after options.
+    /// Who asks; unspecified when it is not sure of its own address yet (RFC 4862 section 5.4).
+    pub sender: Ipv6Addr,
+    /// For whom.
+    pub target: Ipv6Addr,
+}
+
+/// An IPv4 or IPv6 packet; offsets count from the start of the frame.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Packet {
+    /// Where the IP header starts.
+    pub l3: usize,
+    /// Where the transport header starts, after options and extension headers.
     pub l4: usize,
     /// Where the packet ends; padding may follow.
     pub end: usize,
     /// Source.
-    pub src: Ipv4Addr,
-    /// Destination.
-    pub dst: Ipv4Addr,
-    /// Time to live.
+    pub src: IpAddr,
+    /// Destination, of the same family.
+    pub dst: IpAddr,
+    /// Time to live, or hop limit.
     pub ttl: u8,
+    /// DSCP and ECN: the TOS octet, or the traffic class.
+    pub tos: u8,
+    /// Which part of a larger packet this is, if it is one.
+    pub fragment: Option<Fragment>,
     /// The transport header.
     pub transport: Transport,
 }
+
+/// A part of a packet (RFC 791 section 3.2, RFC 8200 section 4.5).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Fragment {
+    /// Which packet it is of: with addresses and protocol, the same in all its fragments.
+    pub id: u32,
+    /// The protocol of the packet it is of.
+    pub protocol: u8,
+    /// Where in that packet, in octets; 0: the first, which carries the transport header.
+    pub offset: u32,
+    /// Octets of that packet's payload in this part.
+    pub len: u32,
+    /// More follow.
+    pub more: bool,
+}
+
+/// The longest payload that fragments may add up to (RFC 791 section 3.1).
+const PAYLOAD_MAX: u32 = 65_535;
+/// A TCP header without options.
+const TCP_LEN: u32 = size_of::<crate::Tcp>() as u32;
 
 /// A transport header.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -87,9 +125,9 @@ pub enum Transport {
         /// Destination port.
         dst_port: u16,
     },
-    /// An ICMP echo request.
+    /// An ICMP or ICMPv6 echo request.
     EchoRequest,
-    /// A fragment: there may be no transport header in it.
+    /// A fragment that is not the first: there is no transport header in it.
     Fragment,
     /// Another protocol, or another ICMP message.
     Other(u8),
@@ -104,35 +142,67 @@ pub enum ParseError {
     /// A length field contradicts the frame.
     #[error("the {0} header has an impossible length")]
     Length(&'static str),
-    /// Not version 4.
-    #[error("an IPv4 frame carries another version")]
+    /// Another version than the EtherType says.
+    #[error("the IP version is not the one that the EtherType says")]
     Version,
     /// The header checksum is wrong.
     #[error("the IPv4 header checksum is wrong")]
     HeaderChecksum,
+    /// Extension headers that are not to be followed: too many, out of place, or a source route.
+    #[error("the IPv6 extension headers are not acceptable")]
+    Extension,
+    /// A fragment that no honest sender makes.
+    #[error("the fragment is empty, not whole, too far out, or hides a TCP header")]
+    Fragment,
+    /// An ICMP error whose quoted packet does not show whom it is about.
+    #[error("the packet that the ICMP error quotes cannot be read")]
+    Quote,
+    /// A neighbour solicitation that RFC 4861 wants discarded.
+    #[error("the neighbour solicitation is not valid")]
+    Solicitation,
 }
 
-const L3: usize = size_of::<Ethernet>();
-const ICMP: u8 = 1;
-const ECHO_REQUEST: u8 = 8;
 const ARP_REQUEST: u16 = 1;
 const ETHERNET: u16 = 1;
-/// More fragments, or an offset.
-const FRAGMENT_MASK: u16 = 0x3fff;
+/// The VLAN id in a tag.
+const VLAN_ID: u16 = 0x0fff;
 
 /// Checks a frame and finds its headers.
 pub fn parse(frame: &[u8]) -> Result<Parsed, ParseError> {
     let ethernet = view::<Ethernet>(frame, 0).ok_or(ParseError::Truncated("Ethernet"))?;
-    let content = match ethernet.ether_type.get() {
-        ether_type::IPV4 => Content::Ipv4(parse_ipv4(frame)?),
-        ether_type::ARP => parse_arp(frame)?,
-        ether_type::IPV6 => parse_ipv6(frame)?,
+    let mut l3 = size_of::<Ethernet>();
+    let mut ether_type = ethernet.ether_type.get();
+    let mut vlan = None;
+    if ether_type == ether_type::VLAN {
+        let tag = view::<VlanTag>(frame, l3).ok_or(ParseError::Truncated("VLAN"))?;
+        vlan = Some(tag.control.get() & VLAN_ID);
+        ether_type = tag.ether_type.get();
+        l3 += size_of::<VlanTag>();
+    }
+    let content = match ether_type {
+        ether_type::IPV4 => Content::Ip(parse_ipv4(frame, l3)?),
+        ether_type::ARP => parse_arp(frame, l3)?,
+        ether_type::IPV6 => parse_ipv6(frame, l3)?,
         other => Content::Other(other),
     };
-    Ok(Parsed { dst_mac: ethernet.dst, src_mac: ethernet.src, content })
+    Ok(Parsed { dst_mac: ethernet.dst, src_mac: ethernet.src, vlan, content })
 }
 
-impl Ipv4Packet {
+impl Fragment {
+    /// Refuses what is only made to get past a filter or to break who puts it together again.
+    //= RFC 8200 section 4.5: all but the last are multiples of 8 octets long, and the whole is no
+    //= longer than a packet can be; RFC 791 section 3.2 says the same
+    //= RFC 1858 section 3.2.2, RFC 3128 section 3: no fragment of TCP starts inside its header
+    pub(crate) fn check(self) -> Result<Self, ParseError> {
+        const TCP: u8 = Protocol::Tcp as u8;
+        let whole = self.len > 0 && (!self.more || self.len.is_multiple_of(8));
+        let in_header = self.protocol == TCP && (1..TCP_LEN).contains(&self.offset);
+        let is_good = whole && !in_header && self.offset + self.len <= PAYLOAD_MAX;
+        if is_good { Ok(self) } else { Err(ParseError::Fragment) }
+    }
+}
+
+impl Packet {
     /// The 5-tuple as it stands in the packet, if it has one.
     #[must_use]
     pub fn tuple(&self) -> Option<(Protocol, u16, u16)> {
@@ -154,10 +224,16 @@ impl Ipv4Packet {
     pub fn is_empty(&self) -> bool {
         self.len() == 0
     }
+
+    /// IPv6.
+    #[must_use]
+    pub fn is_ipv6(&self) -> bool {
+        self.src.is_ipv6()
+    }
 }
 
-fn parse_arp(frame: &[u8]) -> Result<Content, ParseError> {
-    let arp = view::<Arp>(frame, L3).ok_or(ParseError::Truncated("ARP"))?;
+fn parse_arp(frame: &[u8], l3: usize) -> Result<Content, ParseError> {
+    let arp = view::<Arp>(frame, l3).ok_or(ParseError::Truncated("ARP"))?;
     let is_request = arp.hardware == ETHERNET
         && arp.protocol == ether_type::IPV4
         && (arp.hardware_len, arp.protocol_len) == (6, 4)
@@ -166,67 +242,5 @@ fn parse_arp(frame: &[u8]) -> Result<Content, ParseError> {
         return Ok(Content::ArpOther);
     }
     let (sender, target) = (arp.sender.into(), arp.target.into());
-    Ok(Content::ArpRequest(ArpRequest { sender, target }))
-}
-
-fn parse_ipv6(frame: &[u8]) -> Result<Content, ParseError> {
-    /// Where the destination lies in an IPv6 header (RFC 8200 section 3).
-    const DST: usize = L3 + 24;
-    let dst = view::<[u8; 16]>(frame, DST).ok_or(ParseError::Truncated("IPv6"))?;
-    Ok(Content::Ipv6 { dst: (*dst).into() })
-}
-
-fn parse_ipv4(frame: &[u8]) -> Result<Ipv4Packet, ParseError> {
-    let ip = view::<Ipv4>(frame, L3).ok_or(ParseError::Truncated("IPv4"))?;
-    if ip.version_ihl >> 4 != 4 {
-        return Err(ParseError::Version);
-    }
-    let header_len = usize::from(ip.version_ihl & 0x0f) * 4;
-    let total_len = usize::from(ip.total_len.get());
-    if header_len < size_of::<Ipv4>() || total_len < header_len {
-        return Err(ParseError::Length("IPv4"));
-    }
-    let (l4, end) = (L3 + header_len, L3 + total_len);
-    let header = frame.get(L3..l4).ok_or(ParseError::Truncated("IPv4"))?;
-    let payload = frame.get(l4..end).ok_or(ParseError::Length("IPv4"))?;
-    if internet_checksum(0, header) != 0 {
-        return Err(ParseError::HeaderChecksum);
-    }
-    let transport = if ip.fragment.get() & FRAGMENT_MASK != 0 {
-        Transport::Fragment
-    } else {
-        parse_transport(ip.protocol, payload)?
-    };
-    let (src, dst) = (ip.src.into(), ip.dst.into());
-    Ok(Ipv4Packet { l3: L3, l4, end, src, dst, ttl: ip.ttl, transport })
-}
-
-fn parse_transport(protocol: u8, payload: &[u8]) -> Result<Transport, ParseError> {
-    const TCP: u8 = Protocol::Tcp as u8;
-    const UDP: u8 = Protocol::Udp as u8;
-    match protocol {
-        TCP => {
-            let tcp = view::<Tcp>(payload, 0).ok_or(ParseError::Truncated("TCP"))?;
-            let header_len = usize::from(tcp.offset >> 4) * 4;
-            if header_len < size_of::<Tcp>() || header_len > payload.len() {
-                return Err(ParseError::Length("TCP"));
-            }
-            let (src_port, dst_port) = (tcp.src_port.get(), tcp.dst_port.get());
-            Ok(Transport::Tcp { src_port, dst_port, flags: TcpFlags(tcp.flags) })
-        }
-        UDP => {
-            let udp = view::<Udp>(payload, 0).ok_or(ParseError::Truncated("UDP"))?;
-            let len = usize::from(udp.len.get());
-            if len < size_of::<Udp>() || len > payload.len() {
-                return Err(ParseError::Length("UDP"));
-            }
-            Ok(Transport::Udp { src_port: udp.src_port.get(), dst_port: udp.dst_port.get() })
-        }
-        ICMP => {
-            let icmp = view::<Icmp>(payload, 0).ok_or(ParseError::Truncated("ICMP"))?;
-            let is_request = (icmp.kind, icmp.code) == (ECHO_REQUEST, 0);
-            Ok(if is_request { Transport::EchoRequest } else { Transport::Other(ICMP) })
-        }
-        other => Ok(Transport::Other(other)),
-    }
+    Ok(Content::ArpRequest(ArpRequest { l3, sender, target }))
 }

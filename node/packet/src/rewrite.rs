@@ -1,15 +1,16 @@
 //! In-place rewriting of what [`parse`](crate::parse) found.
 //!
 //! Guarantees: checksums that were right stay right and wrong ones stay wrong; a UDP checksum of 0
-//! ("none") stays 0. A packet that is not in `frame` changes nothing.
+//! ("none") stays 0. A packet that is not in `frame`, and an address of another family than the
+//! packet's, change nothing.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use zerocopy::byteorder::network_endian::U16;
 
 use crate::{
-    Ethernet, Ipv4, Ipv4Packet, Mac, Tcp, Transport, Udp,
-    checksum::{update16, update32},
+    Ethernet, Ipv4, Ipv6, Mac, Packet, Tcp, Transport, Udp,
+    checksum::{update_bytes, update16, update32},
     header::view_mut,
 };
 
@@ -21,9 +22,18 @@ pub fn set_macs(frame: &mut [u8], src: Mac, dst: Mac) {
     }
 }
 
-/// Takes one from the time to live; false, and nothing changed, when the packet may go no further.
+/// Takes one from the time to live, or hop limit; false, and nothing changed, when the packet may
+/// go no further.
 #[must_use]
-pub fn decrement_ttl(frame: &mut [u8], packet: &Ipv4Packet) -> bool {
+pub fn decrement_ttl(frame: &mut [u8], packet: &Packet) -> bool {
+    if packet.is_ipv6() {
+        let Some(ip) = view_mut::<Ipv6>(frame, packet.l3) else { return false };
+        if ip.hop_limit <= 1 {
+            return false;
+        }
+        ip.hop_limit -= 1;
+        return true;
+    }
     let Some(ip) = view_mut::<Ipv4>(frame, packet.l3) else { return false };
     if ip.ttl <= 1 {
         return false;
@@ -36,41 +46,81 @@ pub fn decrement_ttl(frame: &mut [u8], packet: &Ipv4Packet) -> bool {
 }
 
 /// Sets destination address and port.
-pub fn rewrite_destination(frame: &mut [u8], packet: &Ipv4Packet, addr: Ipv4Addr, port: u16) {
-    let Some(ip) = view_mut::<Ipv4>(frame, packet.l3) else { return };
-    let (old, new) = (u32::from_be_bytes(ip.dst), addr.to_bits());
-    ip.dst = addr.octets();
-    ip.checksum.set(update32(ip.checksum.get(), old, new));
-    rewrite_transport(frame, packet, (old, new), Side::Destination, port);
+pub fn rewrite_destination(frame: &mut [u8], packet: &Packet, addr: IpAddr, port: u16) {
+    rewrite(frame, packet, Side::Destination, addr, port);
 }
 
 /// Sets source address and port.
-pub fn rewrite_source(frame: &mut [u8], packet: &Ipv4Packet, addr: Ipv4Addr, port: u16) {
-    let Some(ip) = view_mut::<Ipv4>(frame, packet.l3) else { return };
-    let (old, new) = (u32::from_be_bytes(ip.src), addr.to_bits());
-    ip.src = addr.octets();
-    ip.checksum.set(update32(ip.checksum.get(), old, new));
-    rewrite_transport(frame, packet, (old, new), Side::Source, port);
+pub fn rewrite_source(frame: &mut [u8], packet: &Packet, addr: IpAddr, port: u16) {
+    rewrite(frame, packet, Side::Source, addr, port);
 }
 
 #[derive(Clone, Copy)]
-enum Side {
+pub(crate) enum Side {
     Source,
     Destination,
 }
 
+/// An address before and after: transport checksums cover both.
+#[derive(Clone, Copy)]
+pub(crate) enum Change {
+    V4(u32, u32),
+    V6([u8; 16], [u8; 16]),
+}
+
+impl Change {
+    pub(crate) fn update(self, checksum: u16) -> u16 {
+        match self {
+            Self::V4(old, new) => update32(checksum, old, new),
+            Self::V6(old, new) => update_bytes(checksum, &old, &new),
+        }
+    }
+}
+
+fn rewrite(frame: &mut [u8], packet: &Packet, side: Side, addr: IpAddr, port: u16) {
+    if packet.dst.is_ipv4() == addr.is_ipv4()
+        && let Some(change) = set_address(frame, packet.l3, side, addr)
+    {
+        rewrite_transport(frame, packet, change, side, port);
+    }
+}
+
+/// Sets an address of the IP header at `l3`, which is of the family of `addr`.
+pub(crate) fn set_address(frame: &mut [u8], l3: usize, side: Side, addr: IpAddr) -> Option<Change> {
+    match addr {
+        IpAddr::V4(addr) => set_v4(frame, l3, side, addr),
+        IpAddr::V6(addr) => set_v6(frame, l3, side, addr),
+    }
+}
+
+fn set_v4(frame: &mut [u8], l3: usize, side: Side, addr: Ipv4Addr) -> Option<Change> {
+    let ip = view_mut::<Ipv4>(frame, l3)?;
+    let field = match side {
+        Side::Source => &mut ip.src,
+        Side::Destination => &mut ip.dst,
+    };
+    let (old, new) = (u32::from_be_bytes(*field), addr.to_bits());
+    *field = addr.octets();
+    ip.checksum.set(update32(ip.checksum.get(), old, new));
+    Some(Change::V4(old, new))
+}
+
+fn set_v6(frame: &mut [u8], l3: usize, side: Side, addr: Ipv6Addr) -> Option<Change> {
+    let ip = view_mut::<Ipv6>(frame, l3)?;
+    let field = match side {
+        Side::Source => &mut ip.src,
+        Side::Destination => &mut ip.dst,
+    };
+    let old = std::mem::replace(field, addr.octets());
+    Some(Change::V6(old, addr.octets()))
+}
+
 /// Sets a port and brings the transport checksum up to date, which also covers the address.
-fn rewrite_transport(
-    frame: &mut [u8],
-    packet: &Ipv4Packet,
-    (old_addr, new_addr): (u32, u32),
-    side: Side,
-    port: u16,
-) {
+fn rewrite_transport(frame: &mut [u8], packet: &Packet, change: Change, side: Side, port: u16) {
     let update = |checksum: u16, field: &mut U16| {
         let checksum = update16(checksum, field.get(), port);
         field.set(port);
-        update32(checksum, old_addr, new_addr)
+        change.update(checksum)
     };
     match packet.transport {
         Transport::Tcp { .. } => {

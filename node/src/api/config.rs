@@ -69,8 +69,11 @@ pub(crate) fn get(member: &Member, request: &GetConfigRequest) -> Result<GetConf
 fn warnings(document: &Document) -> Vec<String> {
     let mut warnings = Vec::new();
     for service in &document.services {
-        if service.servers.iter().all(|s| s.weight == 0) {
-            warnings.push(format!("service {} has no server with a weight above 0", service.name));
+        if service.servers.iter().all(|s| s.weight == 0 || s.drain) {
+            warnings.push(format!(
+                "service {} has no server that may get connections: all drain",
+                service.name
+            ));
         }
         if service.check.is_none() && service.servers.len() > 1 {
             warnings.push(format!(

@@ -37,8 +37,12 @@ pub(super) fn diff(before: &Document, after: &Document) -> Vec<String> {
 }
 
 fn value(document: &Document) -> Value {
+    let mut document = document.clone();
+    for service in &mut document.services {
+        service.hash = service.hash_options();
+    }
     // A document holds nothing that JSON cannot: it came from YAML with text keys.
-    serde_json::to_value(document).unwrap_or_default()
+    serde_json::to_value(&document).unwrap_or_default()
 }
 
 /// A list of things by their names, without name and servers.
@@ -114,9 +118,10 @@ fn descend(path: &str, old: &Value, new: &Value, found: &mut Vec<(String, String
     }
 }
 
-/// The plain fields of a thing; what is nested has its defaults mostly.
+/// The plain fields of a thing but switches that are off; what is nested has its defaults mostly.
 fn summary(thing: &Value) -> String {
-    let fields = thing.as_object().into_iter().flatten().filter(|(_, value)| !value.is_object());
+    let plain = |value: &Value| !value.is_object() && *value != Value::Bool(false);
+    let fields = thing.as_object().into_iter().flatten().filter(|(_, value)| plain(value));
     let fields: Vec<String> = fields.map(|(key, value)| format!("{key} {}", text(value))).collect();
     fields.join(", ")
 }
@@ -159,8 +164,17 @@ services:
     #[test]
     fn each_value_that_changes_is_named_with_old_and_new() {
         assert_eq!(changed("port: 7", "port: 7"), Vec::<String>::new());
-        let cases: [(&str, &str, &[&str]); 6] = [
-            ("scheduler: rr", "scheduler: mh", &["~ service echo: scheduler rr -> mh"]),
+        let cases: [(&str, &str, &[&str]); 7] = [
+            ("scheduler: rr", "scheduler: wlc", &["~ service echo: scheduler rr -> wlc"]),
+            (
+                "scheduler: rr,",
+                "scheduler: sh, hash: {port: false}, server_order: newest_first,",
+                &[
+                    "~ service echo: hash none -> {fallback: true, port: false}",
+                    "~ service echo: scheduler rr -> sh",
+                    "~ service echo: server_order canonical -> newest_first",
+                ],
+            ),
             (
                 "scheduler: rr,",
                 "scheduler: rr, timeouts: {udp_s: 9}, sync: {period: 10, on_established: false},",
@@ -183,9 +197,11 @@ services:
             ),
             (
                 "{address: 198.18.0.11, port: 7}, {address: 198.18.0.12, port: 7}",
-                "{address: 198.18.0.12, port: 7, weight: 0}",
+                "{address: 198.18.0.12, port: 7, weight: 0, drain: true, upper: 9}",
                 &[
                     "- server echo 198.18.0.11:7: weight 1",
+                    "~ server echo 198.18.0.12:7: drain false -> true",
+                    "~ server echo 198.18.0.12:7: upper none -> 9",
                     "~ server echo 198.18.0.12:7: weight 1 -> 0",
                 ],
             ),
@@ -198,6 +214,17 @@ services:
         for (from, to, lines) in cases {
             assert_eq!(changed(from, to), lines);
         }
+    }
+
+    #[test]
+    fn hash_options_that_are_the_default_are_no_change() {
+        let with = |hash: &str| {
+            let text = TEXT.replace("scheduler: rr,", &format!("scheduler: mh, {hash}"));
+            Document::parse(&text).unwrap()
+        };
+        assert_eq!(diff(&with(""), &with("hash: {fallback: true},")), Vec::<String>::new());
+        let lines = diff(&with(""), &with("hash: {fallback: false},"));
+        assert_eq!(lines, ["~ service echo: hash.fallback true -> false"]);
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use steadfast_dataplane::{self as dp, Class, Cursor, Reason, Sent};
+use steadfast_dataplane::{self as dp, Reason, Sent};
 use steadfast_model::{ClusterState, NodeId};
 use steadfast_ownership::{Completeness, Path, PeerStatus, SegmentId, Status as View};
 use steadfast_proto::v1;
@@ -23,9 +23,6 @@ use crate::{
     daemon::Node,
     member::{Member, StartSettings},
 };
-
-/// Entries looked at per lock of the table.
-const WALK: usize = 1_024;
 
 /// A write that a majority acknowledged within so long shows a quorum.
 const QUORUM_AGE_MAX_MS: u64 = 1_000;
@@ -214,30 +211,15 @@ fn copy(
 
 fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
     let config = member.plane.shared.config.load();
-    let mut counts: BTreeMap<u32, (u64, u64)> = BTreeMap::new();
-    let mut cursor = Some(Cursor::default());
-    while let Some(at) = cursor {
-        let (connections, next) = member.plane.shared.table.walk(at, WALK);
-        cursor = next;
-        for connection in connections {
-            let entry = counts.entry(connection.server().0).or_default();
-            if connection.state().class() == Class::Established {
-                entry.0 += 1;
-            } else {
-                entry.1 += 1;
-            }
-        }
-    }
+    let estimators = member.plane.estimators();
     let services = state.services.values().map(|service| {
         let spec = &service.spec;
         let servers = spec.servers.iter().zip(&service.servers).enumerate();
         let servers = servers.map(|(i, (server, id))| {
-            let totals = config
-                .server(dp::ServerId(id.0))
-                .and_then(|(s, at)| s.counters(at))
-                .map(|c| c.totals())
-                .unwrap_or_default();
-            let (active_conns, inactive_conns) = counts.get(&id.0).copied().unwrap_or_default();
+            let compiled = config.server(dp::ServerId(id.0));
+            let totals = compiled.and_then(|(s, at)| s.counters(at)).map(|c| c.totals());
+            let totals = totals.unwrap_or_default();
+            let load = compiled.and_then(|(s, at)| s.load(at));
             let checks = member.health.checks(service, i).into_iter().map(|(node, check)| {
                 let check_state = match check.up {
                     Some(true) => v1::CheckState::Up,
@@ -257,14 +239,19 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
                 port: server.port.into(),
                 weight: server.weight,
                 up: member.health.is_up(service, i),
-                active_conns,
-                inactive_conns,
+                active_conns: load.map_or(0, |l| l.active().into()),
+                inactive_conns: load.map_or(0, |l| l.inactive().into()),
                 conns_total: totals.conns,
                 in_packets: totals.in_pkts,
                 in_bytes: totals.in_bytes,
                 out_packets: totals.out_pkts,
                 out_bytes: totals.out_bytes,
                 checks: checks.collect(),
+                drain: server.drain,
+                upper: server.upper,
+                lower: server.lower,
+                overloaded: load.is_some_and(|l| l.is_overloaded()),
+                rates: Some(rates(estimators.server(dp::ServerId(id.0)))),
             }
         });
         let protocol = match spec.protocol {
@@ -275,6 +262,12 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
             steadfast_model::document::Forwarding::Dr => v1::Forwarding::Dr,
             steadfast_model::document::Forwarding::Nat => v1::Forwarding::Nat,
         };
+        let server_order = match spec.server_order {
+            steadfast_model::document::ServerOrder::Canonical => v1::ServerOrder::Canonical,
+            steadfast_model::document::ServerOrder::NewestFirst => v1::ServerOrder::NewestFirst,
+        };
+        let id = dp::ServiceId(service.id.0);
+        let totals = config.service(id).map(|s| s.totals()).unwrap_or_default();
         v1::Service {
             id: service.id.0,
             name: spec.name.clone(),
@@ -283,12 +276,29 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
             vip: spec.address.to_string(),
             port: spec.port.into(),
             protocol: protocol.into(),
-            scheduler: spec.scheduler.name().to_owned(),
+            scheduler: spec.scheduler_text().to_string(),
+            server_order: server_order.into(),
+            conns_total: totals.conns,
+            in_packets: totals.in_pkts,
+            in_bytes: totals.in_bytes,
+            out_packets: totals.out_pkts,
+            out_bytes: totals.out_bytes,
+            rates: Some(rates(estimators.service(id))),
             forwarding: forwarding.into(),
             servers: servers.collect(),
         }
     });
     services.collect()
+}
+
+fn rates(rates: dp::FlowRates) -> v1::Rates {
+    v1::Rates {
+        conns: rates.conns,
+        in_packets: rates.in_pkts,
+        in_bytes: rates.in_bytes,
+        out_packets: rates.out_pkts,
+        out_bytes: rates.out_bytes,
+    }
 }
 
 fn local(node: &Node, member: &Member, state: &ClusterState, view: &View) -> v1::LocalStatus {

@@ -1,22 +1,25 @@
 //! The committed configuration and what health checks say, as the data plane wants it.
 
-use std::time::Duration;
-
 use steadfast_dataplane as dp;
 use steadfast_model::{
     ClusterState, Service,
-    document::{Forwarding, Protocol, Scheduler, Unserved},
+    document::{
+        ConnReuse, Forwarding, OnServerGone, Protocol, Scheduler, ServerOrder, ServiceSpec,
+        Timeouts, Unserved,
+    },
 };
 
 /// Whether a server of a service is up.
 pub(crate) type UpFn<'a> = dyn Fn(&Service, usize) -> bool + 'a;
 
-/// Compiles for `workers` workers; `generation` must grow with every call.
+/// Compiles for `workers` workers; `generation` must grow with every call, which is made
+/// at `now_ns`.
 pub(crate) fn config_spec(
     state: &ClusterState,
     up: &UpFn<'_>,
     workers: usize,
     generation: u64,
+    now_ns: u64,
 ) -> dp::ConfigSpec {
     let unserved = match state.settings().unserved {
         Unserved::Reject => dp::Unserved::Reject,
@@ -29,7 +32,8 @@ pub(crate) fn config_spec(
         unserved,
     });
     let services = state.services.values().map(|s| service_spec(s, up));
-    dp::ConfigSpec { generation, groups: groups.collect(), services: services.collect(), workers }
+    let (groups, services) = (groups.collect(), services.collect());
+    dp::ConfigSpec { generation, groups, services, now_ns, workers }
 }
 
 fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
@@ -41,28 +45,37 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
         port: server.port,
         // Validation bounds it: see WEIGHT_MAX.
         weight: u16::try_from(server.weight).unwrap_or(u16::MAX),
-        drained: false,
+        last_weight: last_weight(service, i),
+        drained: server.drain,
         up: up(service, i),
+        upper: server.upper.unwrap_or(0),
+        lower: server.lower.unwrap_or(0),
+        up_since_ns: 0,
     });
-    let seconds = |s: u32| Duration::from_secs(u64::from(s));
     dp::ServiceSpec {
         id: dp::ServiceId(service.id.0),
         group: dp::GroupId(service.group.0),
         vip: spec.address,
         port: spec.port,
         protocol: protocol(spec.protocol),
-        scheduler: match spec.scheduler {
-            Scheduler::Rr => dp::SchedulerKind::Rr,
-            Scheduler::Wrr => dp::SchedulerKind::Wrr,
-            Scheduler::Mh => dp::SchedulerKind::Mh,
+        scheduler: scheduler(spec),
+        order: match spec.server_order {
+            ServerOrder::Canonical => dp::ServerOrder::Canonical,
+            ServerOrder::NewestFirst => dp::ServerOrder::NewestFirst,
         },
         forwarding: forwarding(spec.forwarding),
         servers: servers.collect(),
-        timeouts: dp::Timeouts {
-            established: seconds(spec.timeouts.tcp_s),
-            fin_wait: seconds(spec.timeouts.tcp_fin_s),
-            udp: seconds(spec.timeouts.udp_s),
+        slow_start_ns: u64::from(spec.slow_start_s.unwrap_or(0)) * 1_000_000_000,
+        policies: dp::Policies {
+            on_server_gone: match spec.on_server_gone {
+                OnServerGone::Drop => dp::OnServerGone::Drop,
+                OnServerGone::Reset => dp::OnServerGone::Reset,
+                OnServerGone::Reschedule => dp::OnServerGone::Reschedule,
+            },
+            reuse: spec.conn_reuse == ConnReuse::Always,
+            sloppy_tcp: spec.sloppy_tcp,
         },
+        timeouts: timeouts(&spec.timeouts),
         sync: dp::SyncSettings {
             threshold: spec.sync.threshold,
             period: spec.sync.period,
@@ -72,6 +85,53 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
             every_packet: spec.sync.every_packet,
         },
     }
+}
+
+/// The weight that keeps a server's place in a hash table while its weight is 0. IPVS's `sh` has
+/// no such thing: it is left out where its tables are wanted exactly.
+fn last_weight(service: &Service, server: usize) -> u16 {
+    let spec = &service.spec;
+    if spec.scheduler == Scheduler::Sh && spec.server_order == ServerOrder::NewestFirst {
+        return 0;
+    }
+    let last = service.last_weights.get(server).copied().unwrap_or(0);
+    u16::try_from(last).unwrap_or(u16::MAX)
+}
+
+fn scheduler(spec: &ServiceSpec) -> dp::SchedulerKind {
+    let hash = spec.hash.unwrap_or_default();
+    let options = dp::HashOptions { port: hash.port, fallback: hash.fallback };
+    match spec.scheduler {
+        Scheduler::Rr => dp::SchedulerKind::Rr,
+        Scheduler::Wrr => dp::SchedulerKind::Wrr,
+        Scheduler::Lc => dp::SchedulerKind::Lc,
+        Scheduler::Wlc => dp::SchedulerKind::Wlc,
+        Scheduler::Sed => dp::SchedulerKind::Sed,
+        Scheduler::Nq => dp::SchedulerKind::Nq,
+        Scheduler::Lblc => dp::SchedulerKind::Lblc,
+        Scheduler::Lblcr => dp::SchedulerKind::Lblcr,
+        Scheduler::Dh => dp::SchedulerKind::Dh,
+        Scheduler::Sh => dp::SchedulerKind::Sh(options),
+        Scheduler::Mh => dp::SchedulerKind::Mh(options),
+        Scheduler::Fo => dp::SchedulerKind::Fo,
+        Scheduler::Ovf => dp::SchedulerKind::Ovf,
+        Scheduler::Twos => dp::SchedulerKind::Twos,
+    }
+}
+
+fn timeouts(timeouts: &Timeouts) -> dp::Timeouts {
+    dp::Timeouts::default()
+        .with(dp::State::Established, timeouts.tcp_s)
+        .with(dp::State::FinWait, timeouts.tcp_fin_s)
+        .with(dp::State::Udp, timeouts.udp_s)
+        .with(dp::State::SynSent, timeouts.syn_sent_s)
+        .with(dp::State::SynRecv, timeouts.syn_recv_s)
+        .with(dp::State::TimeWait, timeouts.time_wait_s)
+        .with(dp::State::Close, timeouts.close_s)
+        .with(dp::State::CloseWait, timeouts.close_wait_s)
+        .with(dp::State::LastAck, timeouts.last_ack_s)
+        .with(dp::State::Listen, timeouts.listen_s)
+        .with(dp::State::SynAck, timeouts.synack_s)
 }
 
 /// The protocol in the data plane's type.
@@ -117,3 +177,7 @@ pub(crate) fn epoch(origin: dp::Origin) -> steadfast_model::Epoch {
         node: steadfast_model::NodeId(origin.node),
     }
 }
+
+#[cfg(test)]
+#[path = "compile_test.rs"]
+mod tests;

@@ -13,7 +13,7 @@ use std::{
     collections::BTreeMap,
     path::PathBuf,
     sync::{
-        Arc, Mutex,
+        Arc, Mutex, MutexGuard,
         atomic::{AtomicBool, AtomicU64, Ordering},
     },
     time::Duration,
@@ -21,7 +21,7 @@ use std::{
 
 use af_xdp::Steering;
 use arc_swap::ArcSwap;
-use steadfast_dataplane::{Config, NextHops, Shared, TableOptions};
+use steadfast_dataplane::{Config, ESTIMATE_EVERY, Estimators, NextHops, Shared, TableOptions};
 use steadfast_model::{ClusterState, NodeId};
 use steadfast_ownership::SegmentId;
 use steadfast_replication::ReplicationHook;
@@ -81,6 +81,7 @@ pub(crate) struct DataPlane {
     beacon_ns: AtomicU64,
     generation: AtomicU64,
     troubles: Troubles,
+    estimators: Mutex<Estimators>,
 }
 
 impl DataPlane {
@@ -106,6 +107,7 @@ impl DataPlane {
             beacon_ns: AtomicU64::new(25_000_000),
             generation: AtomicU64::new(1),
             troubles: Troubles::default(),
+            estimators: Mutex::default(),
         }
     }
 
@@ -134,10 +136,26 @@ impl DataPlane {
         }
     }
 
+    /// Estimates rates until the data plane stops.
+    pub(crate) async fn estimate(&self) {
+        let mut ticks = tokio::time::interval(ESTIMATE_EVERY);
+        // After a pause the averages would take what one look gave for what several did.
+        ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        while !self.stop.load(Ordering::Acquire) {
+            ticks.tick().await;
+            self.estimators().tick(&self.shared.config.load());
+        }
+    }
+
+    /// The rates of services and servers.
+    pub(crate) fn estimators(&self) -> MutexGuard<'_, Estimators> {
+        lock(&self.estimators)
+    }
+
     /// Swaps in what the cluster has committed and what the checks say.
     pub(crate) fn configure(&self, state: &ClusterState, up: &UpFn<'_>) {
         let workers = self.statuses.load().len();
-        let spec = config_spec(state, up, workers, self.next_generation());
+        let spec = config_spec(state, up, workers, self.next_generation(), clock::now_ns());
         let current = self.shared.config.load_full();
         match Config::compile(spec, Some(&current)) {
             Ok(config) => {

@@ -201,7 +201,7 @@ impl Running {
         self.status.gap_max_ns.fetch_max(gap_ns, Ordering::Relaxed);
         if gap >= self.beacon * 3 {
             let mute = u64::try_from((self.beacon * 2).as_nanos()).unwrap_or(u64::MAX);
-            self.core.discard_arp_until(now.saturating_add(mute));
+            self.core.discard_questions_until(now.saturating_add(mute));
         }
     }
 
@@ -238,20 +238,21 @@ impl Running {
         mut frame: Frame,
         actions: &mut Actions,
     ) {
-        let len = frame.len();
-        let capacity = frame.capacity();
-        if frame.set_len(capacity).is_err() {
+        let (headroom, len) = (frame.headroom(), frame.len());
+        let whole = headroom + frame.capacity();
+        if frame.grow_front(headroom).and_then(|()| frame.set_len(whole)).is_err() {
             umem.free(frame);
             return;
         }
         let buffer = umem.bytes_mut(&mut frame);
-        let verdict = self.core.handle_frame(now, number as u16, buffer, len, actions);
-        let Verdict::Transmit { port, len } = verdict else {
+        let verdict = self.core.handle_frame(now, number as u16, buffer, (headroom, len), actions);
+        let Verdict::Transmit { port, start, len } = verdict else {
             umem.free(frame);
             return;
         };
         let port = self.ports.get_mut(usize::from(port)).and_then(Option::as_mut);
-        let sent = match (port, frame.set_len(len)) {
+        let cut = frame.shrink_front(start).and_then(|()| frame.set_len(len));
+        let sent = match (port, cut) {
             (Some(port), Ok(())) => port.socket.send(frame),
             _ => Err(frame),
         };

@@ -9,8 +9,9 @@ use std::{net::Ipv4Addr, sync::Arc};
 use anyhow::Context;
 use steadfast_dataplane::{
     Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, NextHops, NextHopsSpec,
-    PortSpec, Protocol, Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId,
-    ServiceSpec, Shared, SyncSettings, TableOptions, Timeouts, Unserved, Verdict, Worker,
+    Policies, PortSpec, Protocol, Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec,
+    ServiceId, ServiceSpec, Shared, SyncSettings, TableOptions, Timeouts, Unserved, Verdict,
+    Worker,
 };
 use steadfast_model::{BootId, Epoch, NodeId};
 use steadfast_packet::{Mac, internet_checksum};
@@ -18,6 +19,8 @@ use steadfast_replication::{
     DirtySet, GroupRole, Local, ReplicationHook, SHARDS, Sender, adapter::origin_of,
 };
 
+/// Bytes in front of a frame, as the kernel leaves them.
+const HEADROOM: usize = 256;
 /// Bytes of a frame of packet memory, as in the daemon.
 const FRAME: usize = 4096;
 /// Frames of a ring.
@@ -89,7 +92,18 @@ fn config(shape: &Shape) -> ConfigSpec {
     let server = |service: u32, index: u32| {
         let number = service * shape.servers + index;
         let (id, addr) = (ServerId(number + 1), server_addr(number).into());
-        ServerSpec { id, addr, port: PORT, weight: 1, drained: false, up: true }
+        ServerSpec {
+            id,
+            addr,
+            port: PORT,
+            weight: 1,
+            last_weight: 0,
+            drained: false,
+            up: true,
+            upper: 0,
+            lower: 0,
+            up_since_ns: 0,
+        }
     };
     let service = |service: u32| ServiceSpec {
         id: ServiceId(service + 1),
@@ -102,6 +116,8 @@ fn config(shape: &Shape) -> ConfigSpec {
         forwarding: shape.forwarding,
         servers: (0..shape.servers).map(|index| server(service, index)).collect(),
         timeouts: Timeouts::default(),
+        slow_start_ns: 0,
+        policies: Policies::default(),
         sync: SyncSettings::default(),
     };
     ConfigSpec {
@@ -113,6 +129,7 @@ fn config(shape: &Shape) -> ConfigSpec {
             unserved: Unserved::Reject,
         }],
         services: (0..shape.services).map(service).collect(),
+        now_ns: 0,
         workers: 2,
     }
 }
@@ -204,7 +221,7 @@ impl World {
                 (target, client, [PORT, key.client_port], BACK)
             }
         };
-        let frame = &mut self.memory[place * FRAME..][..LEN];
+        let frame = &mut self.memory[place * FRAME + HEADROOM..][..LEN];
         frame.fill(0);
         frame[..6].copy_from_slice(&mac);
         frame[6..12].copy_from_slice(&ROUTER);
@@ -223,7 +240,7 @@ impl World {
 
     /// The frame in place `place`.
     pub(crate) fn frame(&self, place: usize) -> &[u8] {
-        &self.memory[place * FRAME..][..LEN]
+        &self.memory[place * FRAME + HEADROOM..][..LEN]
     }
 
     /// Hands the first `count` frames of the ring to the worker, as the driver does; returns how
@@ -233,10 +250,11 @@ impl World {
         let mut sent = 0;
         for burst in self.memory[..count * FRAME].chunks_mut(BURST * FRAME) {
             self.now_ns += 10_000;
-            self.worker.prepare(burst.chunks(FRAME).map(|buffer| &buffer[..LEN]));
+            self.worker.prepare(burst.chunks(FRAME).map(|buffer| &buffer[HEADROOM..][..LEN]));
             for buffer in burst.chunks_mut(FRAME) {
                 let actions = &mut self.actions;
-                let verdict = self.worker.handle_frame(self.now_ns, port, buffer, LEN, actions);
+                let verdict =
+                    self.worker.handle_frame(self.now_ns, port, buffer, (HEADROOM, LEN), actions);
                 sent += usize::from(matches!(verdict, Verdict::Transmit { .. }));
             }
         }

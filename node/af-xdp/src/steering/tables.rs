@@ -13,6 +13,9 @@ pub const LOCAL_ADDRESSES_MAX: u32 = 1024;
 /// Receive queues of an interface that can have a socket.
 pub const QUEUES_MAX: u32 = 64;
 
+/// Answers of NAT pools whose fragments are under way, per interface.
+pub const NAT_FRAGMENTS_MAX: u32 = 8192;
+
 /// A 16-byte address, IPv4 as IPv4-mapped IPv6.
 pub(crate) type AddressKey = [u8; 16];
 /// `struct nat_source`: address, port in network order, protocol, zero.
@@ -81,9 +84,10 @@ pub(crate) struct Shape {
 }
 
 /// The tables by name.
-pub(crate) const SHAPES: [(&str, Shape); 7] = [
+pub(crate) const SHAPES: [(&str, Shape); 8] = [
     (VIPS, Shape { kind: 1, key_size: 16, value_size: 4, max_entries: VIPS_MAX }),
     (NAT_SOURCES, Shape { kind: 1, key_size: 20, value_size: 4, max_entries: NAT_SOURCES_MAX }),
+    (NAT_FRAGMENTS, Shape { kind: 9, key_size: 40, value_size: 8, max_entries: NAT_FRAGMENTS_MAX }),
     (LOCAL, Shape { kind: 1, key_size: 16, value_size: 4, max_entries: LOCAL_ADDRESSES_MAX }),
     (SETTINGS, Shape { kind: 2, key_size: 4, value_size: 16, max_entries: 1 }),
     (ANNOUNCE, Shape { kind: 2, key_size: 4, value_size: 8, max_entries: 1 }),
@@ -93,6 +97,8 @@ pub(crate) const SHAPES: [(&str, Shape); 7] = [
 
 pub(crate) const VIPS: &str = "vips";
 pub(crate) const NAT_SOURCES: &str = "nat_sources";
+/// Written by the program alone.
+pub(crate) const NAT_FRAGMENTS: &str = "nat_fragments";
 pub(crate) const LOCAL: &str = "local_addresses";
 pub(crate) const SETTINGS: &str = "settings";
 pub(crate) const ANNOUNCE: &str = "announce";

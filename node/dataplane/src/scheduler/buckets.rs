@@ -1,7 +1,8 @@
 //! Hashing into buckets as IPVS does it: by destination (`dh`) and by source (`sh`).
 //!
 //! Guarantees: the same servers in the same order give the same table on every node. A drained
-//! server keeps its buckets, so that nobody else moves; one of weight 0 keeps one, as in IPVS.
+//! server keeps its buckets, so that nobody else moves; one that never had a weight has one bucket,
+//! as in IPVS.
 
 use std::net::IpAddr;
 
@@ -30,7 +31,7 @@ impl Buckets {
     //= Linux net/netfilter/ipvs/ip_vs_sh.c, ip_vs_sh_reassign()
     pub(super) fn by_weight(servers: &[ServerSpec]) -> Self {
         let runs = |(server, spec): (usize, &ServerSpec)| {
-            std::iter::repeat_n(server as u16, usize::from(spec.weight.max(1)))
+            std::iter::repeat_n(server as u16, usize::from(spec.table_weight().max(1)))
         };
         Self(servers.iter().enumerate().cycle().flat_map(runs).take(BUCKETS).collect())
     }

@@ -2,7 +2,7 @@
 //!
 //! Guarantees: a tie goes to the server that stands first. All walk the list once, as IPVS does.
 
-use super::{Pool, load::Loads};
+use super::{Pool, load::Loads, warmup::FULL};
 
 /// The rule of a scheduler that looks at every server.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -35,7 +35,9 @@ impl Least {
             }
             Self::Fo => heaviest(pool, |_| true),
             //= ip_vs_ovf.c, ip_vs_ovf_schedule(): a server at its weight still takes one
-            Self::Ovf => heaviest(pool, |index| pool.loads.active(index) <= pool.weight(index)),
+            Self::Ovf => {
+                heaviest(pool, |index| pool.loads.active(index) * FULL <= pool.weight(index))
+            }
         }
     }
 }

@@ -10,7 +10,7 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{Pool, least::least_overhead};
+use super::{Pool, least::least_overhead, warmup::FULL};
 use crate::ServerId;
 
 /// Destinations remembered; the one that was used longest ago gives way.
@@ -110,6 +110,6 @@ fn remember(
 /// More active connections than its weight, while another has less than half of that.
 //= ip_vs_lblc.c, is_overloaded()
 fn is_overloaded(index: usize, pool: &Pool<'_>) -> bool {
-    pool.loads.active(index) > pool.weight(index)
-        && (0..pool.servers.len()).any(|i| pool.loads.active(i) * 2 < pool.weight(i))
+    pool.loads.active(index) * FULL > pool.weight(index)
+        && (0..pool.servers.len()).any(|i| pool.loads.active(i) * 2 * FULL < pool.weight(i))
 }

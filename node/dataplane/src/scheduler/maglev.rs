@@ -129,7 +129,7 @@ fn hash(addr: IpAddr, port: u16, offset: u32, key: [u64; 2]) -> u32 {
 }
 
 fn source(server: &ServerSpec) -> (IpAddr, u16, u16) {
-    (server.addr, server.port, server.weight)
+    (server.addr, server.port, server.table_weight())
 }
 
 #[cfg(test)]
@@ -146,8 +146,7 @@ mod tests {
             addr: IpAddr::from([198, 18, 1, index as u8 + 1]),
             port: 80,
             weight: *weight,
-            drained: false,
-            up: true,
+            ..ServerSpec::default()
         };
         weights.iter().enumerate().map(server).collect()
     }

@@ -13,6 +13,7 @@ mod round;
 #[cfg(test)]
 mod tests;
 mod twos;
+mod warmup;
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -25,6 +26,7 @@ use self::{
     maglev::Maglev,
     round::{Rr, Wrr},
     twos::Twos,
+    warmup::warmth,
 };
 use crate::{HashOptions, SchedulerKind, ServerId, ServerSpec};
 
@@ -32,6 +34,7 @@ use crate::{HashOptions, SchedulerKind, ServerId, ServerSpec};
 #[derive(Clone, Debug)]
 pub struct Scheduler {
     kind: Kind,
+    slow_start_ns: u64,
 }
 
 #[derive(Clone, Debug)]
@@ -69,19 +72,29 @@ pub(crate) struct Pool<'a> {
     servers: &'a [ServerSpec],
     loads: Loads<'a>,
     now_ns: u64,
+    slow_start_ns: u64,
 }
 
 impl Pool<'_> {
     fn is_available(&self, index: usize) -> bool {
         self.servers.get(index).is_some_and(ServerSpec::is_available)
+            && !self.loads.is_overloaded(index)
     }
 
     fn available(&self) -> impl Iterator<Item = usize> {
-        (0..self.servers.len()).filter(|index| self.servers[*index].is_available())
+        (0..self.servers.len()).filter(|index| self.is_available(*index))
     }
 
+    /// Weight in units of 1 / [`warmup::FULL`]: a server that warms up has less than it is given.
     fn weight(&self, index: usize) -> u64 {
-        self.servers.get(index).map_or(0, |server| u64::from(server.weight))
+        let weight = |server: &ServerSpec| u64::from(server.weight);
+        self.servers.get(index).map_or(0, weight) * self.warmth(index)
+    }
+
+    /// Up to [`warmup::FULL`].
+    fn warmth(&self, index: usize) -> u64 {
+        let since_ns = self.servers.get(index).map_or(0, |server| server.up_since_ns);
+        warmth(self.slow_start_ns, self.now_ns.saturating_sub(since_ns))
     }
 
     fn id(&self, index: usize) -> Option<ServerId> {
@@ -141,7 +154,13 @@ impl Scheduler {
                 _ => Kind::Mh(Arc::new(Maglev::new(servers)), options),
             },
         };
-        Self { kind }
+        Self { kind, slow_start_ns: 0 }
+    }
+
+    /// Servers that came up get fewer connections for so long, where weights are shares.
+    #[must_use]
+    pub fn with_slow_start(self, slow_start_ns: u64) -> Self {
+        Self { slow_start_ns, ..self }
     }
 
     /// The server for a new connection, as an index; none when no server is available, or the one
@@ -153,11 +172,12 @@ impl Scheduler {
         loads: &[Arc<ServerLoad>],
         asked: &Asked,
     ) -> Option<usize> {
-        let pool = Pool { servers, loads: Loads(loads), now_ns: asked.now_ns };
+        let (loads, slow_start_ns) = (Loads(loads), self.slow_start_ns);
+        let pool = Pool { servers, loads, now_ns: asked.now_ns, slow_start_ns };
         let client = (asked.client, asked.client_port);
         match &self.kind {
-            Kind::Rr(rr) => rr.pick(servers),
-            Kind::Wrr(wrr) => wrr.pick(servers),
+            Kind::Rr(rr) => rr.pick(&pool),
+            Kind::Wrr(wrr) => wrr.pick(&pool),
             Kind::Least(least) => least.pick(&pool),
             Kind::Twos(twos) => twos.pick(&pool),
             Kind::Locality { table, sets: false } => table.pick_one(asked.vip, &pool),

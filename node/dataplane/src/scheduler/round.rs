@@ -7,12 +7,16 @@ use std::sync::{
     atomic::{AtomicU64, Ordering},
 };
 
-use super::gcd;
+use super::{Pool, gcd, warmup::FULL};
 use crate::ServerSpec;
 
 /// Times a position is tried to be moved before a worker takes its choice without moving it:
 /// others did move it then.
 const MOVE_TRIES_MAX: usize = 16;
+
+/// Turns that servers which warm up may let pass before one of them takes a connection all the
+/// same.
+const TURNS_PASSED_MAX: usize = 32;
 
 /// Round robin: the index after the last server used.
 #[derive(Clone, Debug, Default)]
@@ -36,14 +40,14 @@ impl Rr {
         Self(Arc::new(AtomicU64::new(next as u64)))
     }
 
-    pub(super) fn pick(&self, servers: &[ServerSpec]) -> Option<usize> {
-        let count = servers.len();
+    pub(super) fn pick(&self, pool: &Pool<'_>) -> Option<usize> {
+        let count = pool.servers.len();
         let mut from = self.0.load(Ordering::Relaxed);
         let mut chosen = None;
         for _ in 0..MOVE_TRIES_MAX {
             chosen = (0..count)
                 .map(|step| (from as usize + step) % count)
-                .find(|index| servers[*index].is_available());
+                .find(|index| pool.is_available(*index));
             let next = chosen? as u64 + 1;
             match self.0.compare_exchange_weak(from, next, Ordering::Relaxed, Ordering::Relaxed) {
                 Ok(_) => break,
@@ -64,6 +68,8 @@ pub(super) struct Wrr {
     unit: u32,
     /// Weight of the heaviest server in units; 0 without servers.
     top: u32,
+    /// Turns of each server while it warms up, each counted as what its weight counts.
+    passed: Arc<[AtomicU64]>,
 }
 
 impl Wrr {
@@ -92,15 +98,34 @@ impl Wrr {
                 level = kept;
             }
         }
-        Self { position: Arc::new(AtomicU64::new(pack(level, 0))), unit, top }
+        let passed = servers.iter().map(|_| AtomicU64::new(0)).collect();
+        Self { position: Arc::new(AtomicU64::new(pack(level, 0))), unit, top, passed }
     }
 
-    pub(super) fn pick(&self, servers: &[ServerSpec]) -> Option<usize> {
+    pub(super) fn pick(&self, pool: &Pool<'_>) -> Option<usize> {
+        let mut chosen = None;
+        for _ in 0..TURNS_PASSED_MAX {
+            chosen = self.turn(pool);
+            if self.takes_turn(chosen?, pool) {
+                break;
+            }
+        }
+        chosen
+    }
+
+    /// A server that warms up takes as many of its turns as its weight counts.
+    fn takes_turn(&self, index: usize, pool: &Pool<'_>) -> bool {
+        let warmth = pool.warmth(index);
+        let Some(passed) = self.passed.get(index).filter(|_| warmth < FULL) else { return true };
+        passed.fetch_add(warmth, Ordering::Relaxed) % FULL + warmth >= FULL
+    }
+
+    fn turn(&self, pool: &Pool<'_>) -> Option<usize> {
+        let servers = pool.servers;
         let level_of = |server: &ServerSpec| u32::from(server.weight) / self.unit;
         // Rounds above the heaviest available server would find nobody: they are skipped, so the
         // work is bounded by two walks whatever the weights are.
-        let reachable =
-            servers.iter().filter(|server| server.is_available()).map(level_of).max()?;
+        let reachable = pool.available().map(|index| level_of(&servers[index])).max()?;
         let mut position = self.position.load(Ordering::Relaxed);
         let mut chosen = None;
         for _ in 0..MOVE_TRIES_MAX {
@@ -108,8 +133,7 @@ impl Wrr {
             let rest = (from as usize).min(servers.len())..servers.len();
             let fits = |level: u32| {
                 move |index: &usize| {
-                    let server = &servers[*index];
-                    server.is_available() && level_of(server) >= level
+                    pool.is_available(*index) && level_of(&servers[*index]) >= level
                 }
             };
             chosen = rest.clone().find(fits(level));

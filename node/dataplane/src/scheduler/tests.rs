@@ -1,3 +1,5 @@
+mod life;
+
 use std::{net::IpAddr, sync::Arc};
 
 use super::{Kind, ServerLoad};
@@ -11,8 +13,7 @@ fn servers(weights: &[u16]) -> Vec<ServerSpec> {
         addr: IpAddr::from([198, 18, 1, index as u8 + 1]),
         port: 80,
         weight: *weight,
-        drained: false,
-        up: true,
+        ..ServerSpec::default()
     };
     weights.iter().enumerate().map(server).collect()
 }

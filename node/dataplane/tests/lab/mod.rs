@@ -9,16 +9,21 @@ use std::{
 use etherparse::{PacketBuilder, TcpHeader};
 use steadfast_dataplane::{
     Action, Actions, Config, ConfigSpec, Connection, ConnectionTable, Cursor, FlowKey, Forwarding,
-    Gone, GroupId, GroupSpec, NextHops, NextHopsSpec, Origin, PortSpec, Protocol, Reason, Record,
-    Removal, Replica, Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId,
-    ServiceSpec, Shared, State, SyncHook, SyncSettings, TableOptions, Target, Timeouts, Unserved,
-    Verdict, Worker,
+    Gone, GroupId, GroupSpec, NextHops, NextHopsSpec, Origin, Policies, PortSpec, Protocol, Reason,
+    Record, Removal, Replica, Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec,
+    ServiceId, ServiceSpec, Shared, State, SyncHook, SyncSettings, TableOptions, Target, Timeouts,
+    Unserved, Verdict, Worker,
 };
-use steadfast_packet::gratuitous_arp;
+use steadfast_packet::{ANSWER_LEN_MAX, gratuitous_arp};
+
+/// Bytes in front of a frame, as in packet memory.
+const HEADROOM: usize = 256;
 
 pub const SECOND: u64 = 1_000_000_000;
 /// Some time after start, so that nothing passes only because it is early.
 pub const START: u64 = 5_000 * SECOND;
+
+pub type Mac = [u8; 6];
 
 pub const FRONT: [u8; 6] = [2, 0, 0, 0, 1, 0];
 pub const BACK: [u8; 6] = [2, 0, 0, 0, 2, 0];
@@ -93,14 +98,7 @@ pub fn holder() -> Role {
 }
 
 pub fn server(id: u32, addr: &str, port: u16) -> ServerSpec {
-    ServerSpec {
-        id: ServerId(id),
-        addr: addr.parse().unwrap(),
-        port,
-        weight: 1,
-        drained: false,
-        up: true,
-    }
+    ServerSpec { id: ServerId(id), addr: addr.parse().unwrap(), port, ..ServerSpec::default() }
 }
 
 pub fn service(id: u32, protocol: Protocol, port: u16, servers: Vec<ServerSpec>) -> ServiceSpec {
@@ -114,6 +112,8 @@ pub fn service(id: u32, protocol: Protocol, port: u16, servers: Vec<ServerSpec>)
         order: ServerOrder::Canonical,
         forwarding: Forwarding::Nat,
         servers,
+        slow_start_ns: 0,
+        policies: Policies::default(),
         timeouts: Timeouts::default(),
         sync: SyncSettings::default(),
     }
@@ -138,6 +138,7 @@ pub fn config_spec(generation: u64) -> ConfigSpec {
             service(4, Protocol::Tcp, 81, down.clone()),
             service(5, Protocol::Udp, 81, vec![ServerSpec { id: ServerId(51), ..down[0] }]),
         ],
+        now_ns: 0,
         workers: 2,
     }
 }
@@ -193,14 +194,18 @@ impl Lab {
     }
 
     pub fn handle(&mut self, port: u16, frame: &[u8]) -> Outcome {
-        let mut buffer = frame.to_vec();
-        buffer.resize(frame.len().max(256), 0);
+        let mut buffer = vec![0xee; HEADROOM];
+        buffer.extend_from_slice(frame);
+        buffer.resize(HEADROOM + frame.len().max(ANSWER_LEN_MAX), 0);
         let mut actions = Actions::new();
         let (now, worker) = (self.now, &mut self.worker);
-        let verdict = worker.handle_frame(now, port, &mut buffer, frame.len(), &mut actions);
+        let verdict =
+            worker.handle_frame(now, port, &mut buffer, (HEADROOM, frame.len()), &mut actions);
         self.actions = actions.drain().collect();
         match verdict {
-            Verdict::Transmit { port, len } => Outcome::Sent(port, buffer[..len].to_vec()),
+            Verdict::Transmit { port, start, len } => {
+                Outcome::Sent(port, buffer[start..start + len].to_vec())
+            }
             Verdict::Drop(reason) => Outcome::Dropped(reason),
         }
     }

@@ -110,6 +110,24 @@ fn server_ids_stay_with_their_server_and_are_never_reused() {
 }
 
 #[test]
+fn the_weight_before_0_is_known_to_all() {
+    let mut state = started();
+    let weights = |state: &ClusterState| state.services[&ServiceId(1)].last_weights.clone();
+    let first = |fields: &str| TEXT.replacen("port: 7}", &format!("port: 7, {fields}}}"), 1);
+    apply(&mut state, &first("weight: 0"), None);
+    assert_eq!(weights(&state), [0, 1], "it never had one");
+    apply(&mut state, &first("weight: 9"), None);
+    apply(&mut state, &first("weight: 0"), None);
+    assert_eq!(weights(&state), [9, 1]);
+    apply(&mut state, &first("weight: 0, drain: true"), None);
+    assert_eq!(weights(&state), [9, 1]);
+    // A state of a version that did not keep them.
+    state.services.get_mut(&ServiceId(1)).unwrap().last_weights.clear();
+    apply(&mut state, &first("weight: 4"), None);
+    assert_eq!(weights(&state), [4, 1]);
+}
+
+#[test]
 fn a_grant_replaces_only_the_grant_its_sender_saw() {
     let mut state = started();
     apply(&mut state, TEXT, None);

@@ -100,6 +100,49 @@ const CASES: &[(&str, &str, &str)] = &[
         "services[1].port: port 0 (all ports) is not served by this version; write 1 to 65535",
     ),
     (
+        "port: 81, forwarding: dr",
+        "port: 81, forwarding: dr, scheduler: dh, hash: {port: false}",
+        "services[1].hash: scheduler dh does not hash the source: it has no such options; take \
+         `hash` out, or write scheduler: sh or mh",
+    ),
+    (
+        "port: 81, forwarding: dr",
+        "port: 81, forwarding: dr, timeouts: {close_wait_s: 0}",
+        "services[1].timeouts.close_wait_s: 0 is out of range; write 1 to 2678400",
+    ),
+    (
+        "port: 81, forwarding: dr",
+        "port: 81, forwarding: dr, protocol: udp, sloppy_tcp: true",
+        "services[1].sloppy_tcp: protocol udp has no TCP packets; take it out",
+    ),
+    (
+        "port: 81, forwarding: dr",
+        "port: 81, forwarding: dr, slow_start_s: 60",
+        "services[1].slow_start_s: scheduler mh does not share by weight: no server can start \
+         slow; take it out, or write scheduler: wrr, wlc, sed, nq, lblc, lblcr or twos",
+    ),
+    (
+        "port: 81, forwarding: dr",
+        "port: 81, forwarding: dr, scheduler: wlc, slow_start_s: 0",
+        "services[1].slow_start_s: 0 is out of range; write 1 to 3600",
+    ),
+    (
+        B,
+        "{address: 198.18.0.11, port: 81, upper: 100, lower: 100}",
+        "services[1].servers[0].lower: 100 is not below the upper threshold 100; write 1 to 99",
+    ),
+    (
+        B,
+        "{address: 198.18.0.11, port: 81, lower: 1}",
+        "services[1].servers[0].lower: there is no upper threshold; take it out",
+    ),
+    (
+        B,
+        "{address: 198.18.0.11, port: 81, upper: 0}",
+        "services[1].servers[0].upper: a server that takes no connections has no use; take it out \
+         for no bound",
+    ),
+    (
         "group: web, address: 198.18.0.100, port: 81",
         "group: gone, address: 198.18.0.100, port: 81",
         "services[1].group: group `gone` does not exist; write `web`, or add it under `groups`",

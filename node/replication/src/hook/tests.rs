@@ -2,8 +2,8 @@ use std::sync::Arc;
 
 use steadfast_dataplane::{
     Config, ConfigSpec, FlowKey, Forwarding, GroupId as Group, GroupSpec, NewConnection, Origin,
-    Protocol, Provenance, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec,
-    SyncSettings, TableOptions, Timeouts, Unserved,
+    Policies, Protocol, Provenance, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId,
+    ServiceSpec, SyncSettings, TableOptions, Timeouts, Unserved,
 };
 use steadfast_model::NodeId;
 
@@ -16,7 +16,7 @@ const SECOND: u64 = 1_000_000_000;
 fn shared() -> Arc<Shared> {
     let vip = [198, 18, 0, 100].into();
     let (id, addr) = (ServerId(7), [198, 18, 0, 21].into());
-    let server = ServerSpec { id, addr, port: 53, weight: 1, drained: false, up: true };
+    let server = ServerSpec { id, addr, port: 53, ..ServerSpec::default() };
     let spec = ConfigSpec {
         generation: 1,
         groups: vec![GroupSpec {
@@ -35,9 +35,12 @@ fn shared() -> Arc<Shared> {
             order: ServerOrder::Canonical,
             forwarding: Forwarding::Dr,
             servers: vec![server],
+            slow_start_ns: 0,
+            policies: Policies::default(),
             timeouts: Timeouts::default(),
             sync: SyncSettings::default(),
         }],
+        now_ns: 0,
         workers: 1,
     };
     let shared = Shared::new(TableOptions { connections_max: 8_192, seed: [1, 2] });

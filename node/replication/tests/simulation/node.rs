@@ -3,7 +3,7 @@
 use std::{collections::BTreeMap, sync::Arc};
 
 use steadfast_dataplane::{
-    Class, Config, ConfigSpec, Connection, FlowKey, Forwarding, NewConnection, Protocol,
+    Class, Config, ConfigSpec, Connection, FlowKey, Forwarding, NewConnection, Policies, Protocol,
     Provenance, Record, Removal, SchedulerKind, ServerOrder, ServerSpec, ServiceSpec, Shared,
     State, SyncHook, SyncSettings, TableOptions, Timeouts,
 };
@@ -35,9 +35,7 @@ pub(crate) fn config(servers: u32) -> Config {
         id: id.into(),
         addr: [198, 18, 0, 10 + id as u8].into(),
         port: 80,
-        weight: 1,
-        drained: false,
-        up: true,
+        ..ServerSpec::default()
     };
     let service = |id: u32| ServiceSpec {
         id: id.into(),
@@ -49,6 +47,8 @@ pub(crate) fn config(servers: u32) -> Config {
         order: ServerOrder::Canonical,
         forwarding: Forwarding::Dr,
         servers: (1..=servers).map(|n| server(id * 10 + n)).collect(),
+        slow_start_ns: 0,
+        policies: Policies::default(),
         timeouts: Timeouts::default(),
         sync: SyncSettings::default(),
     };
@@ -61,6 +61,7 @@ pub(crate) fn config(servers: u32) -> Config {
         generation: 1,
         groups: vec![group(1), group(2)],
         services: vec![service(1), service(2)],
+        now_ns: 0,
         workers: 1,
     };
     Config::compile(spec, None).expect("the test's configuration compiles")

@@ -1,0 +1,135 @@
+//! One service on one screen.
+
+use std::collections::BTreeMap;
+
+use steadfast_proto::json::NamedEnum;
+use steadfast_proto::v1::{Forwarding, Rates, Server, ServerOrder, Service};
+
+use super::lists::{server_state, service_state, socket};
+use super::paint::{Paint, Tone, printable};
+use super::table::{Cell, Table};
+
+/// The service with its real servers: what is configured and what they carry.
+pub(crate) fn service(service: &Service, node: &str, paint: Paint) -> String {
+    // The names of ipvsadm.
+    let columns =
+        ["REAL SERVER", "STATE", ">WEIGHT", ">ActiveConn", ">InActConn", ">UPPER", ">LOWER"];
+    let mut table = Table::new(&columns);
+    for server in &service.servers {
+        table.row(vec![
+            server_name(server).into(),
+            server_state(server),
+            server.weight.to_string().into(),
+            server.active_conns.to_string().into(),
+            server.inactive_conns.to_string().into(),
+            threshold(server.upper).into(),
+            threshold(server.lower).into(),
+        ]);
+    }
+    head(service, node, paint) + &table.render(paint, 2)
+}
+
+/// What was counted of the service and each of its servers, and the drops of the node.
+pub(crate) fn service_stats(
+    service: &Service,
+    drops: &BTreeMap<String, u64>,
+    node: &str,
+    paint: Paint,
+) -> String {
+    let columns = [">CONNS", ">IN PKTS", ">OUT PKTS", ">IN BYTES", ">OUT BYTES"];
+    let all = Rates {
+        conns: service.conns_total,
+        in_packets: service.in_packets,
+        in_bytes: service.in_bytes,
+        out_packets: service.out_packets,
+        out_bytes: service.out_bytes,
+    };
+    let of = |server: &Server| Rates {
+        conns: server.conns_total,
+        in_packets: server.in_packets,
+        in_bytes: server.in_bytes,
+        out_packets: server.out_packets,
+        out_bytes: server.out_bytes,
+    };
+    head(service, node, paint) + &figures(service, columns, all, of, paint) + &dropped(drops, node)
+}
+
+/// What happens in a second, and the drops of the node.
+pub(crate) fn service_rate(
+    service: &Service,
+    drops: &BTreeMap<String, u64>,
+    node: &str,
+    paint: Paint,
+) -> String {
+    let columns = [">CONNS/s", ">IN PKTS/s", ">OUT PKTS/s", ">IN BYTES/s", ">OUT BYTES/s"];
+    let all = service.rates.unwrap_or_default();
+    let of = |server: &Server| server.rates.unwrap_or_default();
+    head(service, node, paint) + &figures(service, columns, all, of, paint) + &dropped(drops, node)
+}
+
+/// A line for the service and one for each of its servers.
+fn figures(
+    service: &Service,
+    columns: [&str; 5],
+    all: Rates,
+    of: impl Fn(&Server) -> Rates,
+    paint: Paint,
+) -> String {
+    let names = ["REAL SERVER", "STATE"];
+    let mut table = Table::new(&names.into_iter().chain(columns).collect::<Vec<_>>());
+    // Under dr nobody can count what the servers answer: a zero would be a claim.
+    let answers_pass = service.forwarding() != Forwarding::Dr;
+    let cells = |rates: Rates| {
+        let answers = |n: u64| if answers_pass { n.to_string() } else { "-".to_owned() };
+        let cells = [
+            rates.conns.to_string(),
+            rates.in_packets.to_string(),
+            answers(rates.out_packets),
+            rates.in_bytes.to_string(),
+            answers(rates.out_bytes),
+        ];
+        cells.map(Cell::from)
+    };
+    let service_row = [Cell::from("all"), Cell::default()];
+    table.row(service_row.into_iter().chain(cells(all)).collect());
+    for server in &service.servers {
+        let row = [Cell::from(server_name(server)), server_state(server)];
+        table.row(row.into_iter().chain(cells(of(server))).collect());
+    }
+    table.render(paint, 2)
+}
+
+/// One line; drops are not known by service.
+fn dropped(drops: &BTreeMap<String, u64>, node: &str) -> String {
+    let reasons: Vec<_> =
+        drops.iter().map(|(reason, count)| format!("{} {count}", printable(reason))).collect();
+    let reasons = if reasons.is_empty() { "nothing".to_owned() } else { reasons.join(", ") };
+    format!("\nDropped by {node} since its daemon started, for whichever service: {reasons}\n")
+}
+
+/// What the service is; the first lines of every screen about it.
+fn head(service: &Service, node: &str, paint: Paint) -> String {
+    let order = match service.server_order() {
+        ServerOrder::NewestFirst => ", the newest server first",
+        ServerOrder::Canonical | ServerOrder::Unspecified => "",
+    };
+    format!(
+        "{} {}: {} {}, group {}\nScheduler {}{order}   Forwarding {}   {}   counted by {node}\n\n",
+        paint.text(Tone::Title, "SERVICE"),
+        printable(&service.name),
+        service.protocol().json_name(),
+        printable(&socket(&service.vip, service.port)),
+        printable(&service.group),
+        printable(&service.scheduler),
+        service.forwarding().json_name(),
+        service_state(service).painted(paint),
+    )
+}
+
+fn threshold(connections: Option<u32>) -> String {
+    connections.map_or_else(|| "-".to_owned(), |connections| connections.to_string())
+}
+
+fn server_name(server: &Server) -> String {
+    socket(&server.address, server.port)
+}

@@ -1,0 +1,175 @@
+//! Packets of known connections: on their way, and noted.
+
+use std::net::IpAddr;
+
+use steadfast_packet::{
+    Packet, TcpFlags, Transport, decrement_ttl, rewrite_destination, rewrite_source, set_macs,
+};
+
+use crate::{
+    Action, Actions, Connection, Direction, Forwarding, Hop, Reason, Resolved, Sent, State,
+    SyncHook, Verdict,
+    cache::{HotServer, Way},
+    frame::Frame,
+    worker::{Core, View},
+};
+
+/// Times a state is moved when another worker moves it at the same time.
+const STATE_TRIES_MAX: usize = 8;
+
+/// A packet's connection and server.
+pub(crate) struct Hot<'a> {
+    pub(crate) way: Way,
+    pub(crate) connection: &'a Connection,
+    pub(crate) server: &'a mut HotServer,
+}
+
+impl<H> Core<H>
+where
+    H: SyncHook,
+{
+    /// Sends a packet of a known connection on its way.
+    pub(crate) fn forward(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        hot: Hot<'_>,
+        view: View<'_>,
+        actions: &mut Actions,
+    ) -> Verdict {
+        let connection = hot.connection;
+        let (target, key) = (connection.target(), connection.key());
+        // What was read is true if it lives now: one that another worker has ended since it was
+        // found leads nowhere.
+        if connection.is_dead() {
+            return Verdict::Drop(Reason::ConnectionGone);
+        }
+        let Some(target) = target else { return Verdict::Drop(Reason::Unbound) };
+        let towards = if hot.way == Way::In { target.addr } else { key.client };
+        let hop = match hot.server.hop {
+            Some((generation, addr, hop))
+                if generation == view.hops.generation() && addr == towards =>
+            {
+                hop
+            }
+            _ => match self.next_hop(towards, view, actions) {
+                Ok(hop) => {
+                    hot.server.hop = Some((view.hops.generation(), towards, hop));
+                    hop
+                }
+                Err(reason) => return Verdict::Drop(reason),
+            },
+        };
+        if self.lookout.is_due(frame.now_ns) {
+            let vip = (hot.way == Way::In).then_some(key.vip);
+            self.look(frame, connection.group(), vip, view);
+        }
+        //= Linux ip_vs_xmit.c, decrement_ttl(): in every forwarding method, DR too
+        if !decrement_ttl(frame.bytes(), packet) {
+            return Verdict::Drop(Reason::TtlExceeded);
+        }
+        if target.forwarding == Forwarding::Nat {
+            let (addr, port) = match hot.way {
+                Way::In => (target.addr, target.port),
+                Way::Out => (key.vip, key.vip_port),
+            };
+            match hot.way {
+                Way::In => rewrite_destination(frame.bytes(), packet, addr, port),
+                Way::Out => rewrite_source(frame.bytes(), packet, addr, port),
+            }
+        }
+        set_macs(frame.bytes(), hop.src_mac, hop.dst_mac);
+        self.account(frame.now_ns, packet, &hot, target.forwarding == Forwarding::Nat);
+        let sent = if hot.way == Way::In { Sent::Forwarded } else { Sent::Returned };
+        self.transmit(sent, hop.port, frame.start(), frame.len())
+    }
+
+    /// Where a packet for `towards` goes next; what is not resolved yet is asked for.
+    pub(crate) fn next_hop(
+        &self,
+        towards: IpAddr,
+        view: View<'_>,
+        actions: &mut Actions,
+    ) -> Result<Hop, Reason> {
+        match view.hops.resolve(towards) {
+            Resolved::Hop(hop) => Ok(hop),
+            Resolved::Unresolved { port, probe } => {
+                actions.push(Action::Probe { port, addr: probe });
+                Err(Reason::NextHopUnresolved)
+            }
+            Resolved::NoRoute => Err(Reason::NoRoute),
+        }
+    }
+
+    /// Notes a forwarded packet: state, age, counters, hook.
+    fn account(&self, now_ns: u64, packet: &Packet, hot: &Hot<'_>, nat: bool) {
+        let connection = hot.connection;
+        connection.touch(now_ns);
+        // The rest of a packet that was noted with its first fragment.
+        if packet.transport == Transport::Fragment {
+            return self.count(packet, hot);
+        }
+        let (old, new) = match packet.transport {
+            Transport::Tcp { flags, .. } => {
+                let direction = match (hot.way, nat) {
+                    (Way::Out, _) => Direction::Output,
+                    (Way::In, true) => Direction::Input,
+                    (Way::In, false) => Direction::InputOnly,
+                };
+                move_state(connection, direction, flags)
+            }
+            _ => (State::Udp, State::Udp),
+        };
+        let in_pkts = match hot.way {
+            Way::In => connection.count_in(self.index),
+            Way::Out => {
+                connection.count_out(self.index);
+                connection.in_pkts()
+            }
+        };
+        // A datagram is only a conversation once a second one, or a reply, was seen.
+        let assured =
+            (in_pkts > 1 || hot.way == Way::Out) && !connection.is_assured() && connection.assure();
+        if old != new || (assured && new == State::Udp) {
+            self.shared.table.changed(connection, &hot.server.timeouts);
+        }
+        self.count(packet, hot);
+        match hot.way {
+            Way::In => self.hook.forwarded(connection, old, new, in_pkts, now_ns),
+            Way::Out => self.hook.replied(connection, old, new, now_ns),
+        }
+    }
+
+    /// Counts a packet for its server.
+    fn count(&self, packet: &Packet, hot: &Hot<'_>) {
+        if let Some(counters) = &hot.server.counters {
+            match hot.way {
+                Way::In => counters.count_in(self.index, packet.len()),
+                Way::Out => counters.count_out(self.index, packet.len()),
+            }
+        }
+    }
+}
+
+/// An opening TCP packet, as IPVS sees it: SYN and no RST.
+pub(crate) fn opens(packet: &Packet) -> bool {
+    matches!(packet.transport, Transport::Tcp { flags, .. } if flags.syn() && !flags.rst())
+}
+
+/// A packet of a cached flow that may need a new connection: looking it up tells.
+pub(crate) fn reopens(way: Way, packet: &Packet) -> bool {
+    way == Way::In && opens(packet)
+}
+
+/// Moves the TCP state; returns the old and the new one.
+fn move_state(connection: &Connection, direction: Direction, flags: TcpFlags) -> (State, State) {
+    let mut old = connection.state();
+    for _ in 0..STATE_TRIES_MAX {
+        let new = old.next(direction, flags);
+        if new == old || connection.swap_state(old, new) {
+            return (old, new);
+        }
+        old = connection.state();
+    }
+    (old, old)
+}

@@ -1,0 +1,111 @@
+//! Which connection a packet belongs to.
+
+use std::sync::Arc;
+
+use steadfast_packet::Packet;
+
+use crate::{
+    AddressKind, Connection, FlowKey, GroupId, Protocol, Reason, Service, SyncHook, Verdict,
+    cache::{Tuple, Way},
+    forward::opens,
+    frame::Frame,
+    policies::{Fate, Part, Standing},
+    worker::{Core, View},
+};
+
+impl<H> Core<H>
+where
+    H: SyncHook,
+{
+    /// Finds or makes the connection of a packet, and points `found` at it.
+    pub(crate) fn look_up(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        tuple: Tuple,
+        view: View<'_>,
+        found: &mut Connection,
+    ) -> Result<Way, Verdict> {
+        let Tuple { protocol, src, src_port, dst, .. } = tuple;
+        let pool = || view.config.pool_group(protocol, src, src_port);
+        match view.config.address(dst).map(|found| found.kind) {
+            Some(AddressKind::Vip) => {
+                self.find_inbound(frame, packet, tuple.key(), view, found)?;
+                Ok(Way::In)
+            }
+            Some(AddressKind::Gateway) => Err(Verdict::Drop(Reason::NotOurs)),
+            None => {
+                let group = pool().ok_or(Verdict::Drop(Reason::NotOurs))?;
+                self.find_return(frame, &tuple, group, view, found)?;
+                Ok(Way::Out)
+            }
+        }
+    }
+
+    fn find_inbound(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        key: FlowKey,
+        view: View<'_>,
+        found: &mut Connection,
+    ) -> Result<(), Verdict> {
+        let Some(place) = self.shared.table.locate(&key) else {
+            *found = self.admit(frame, packet, key, None, view)?;
+            return Ok(());
+        };
+        found.point_at(place);
+        if found.target().is_none() {
+            let bound = self.shared.table.bind_one(found, view.config);
+            *found = bound.ok_or(Verdict::Drop(Reason::Unbound))?;
+            return Ok(());
+        }
+        let part = match key.protocol {
+            Protocol::Udp => Part::Datagram,
+            _ if opens(packet) => Part::Opening,
+            _ => Part::Middle,
+        };
+        let server = view.config.server(found.server());
+        let service = match server {
+            Some((service, _)) => Some(service),
+            None => view.config.service(found.service()),
+        };
+        let policies = service.map(|service| service.spec.policies).unwrap_or_default();
+        let finished = found.state().is_reusable();
+        let fate = policies.fate(part, finished, standing(server));
+        if found.is_superseded() || fate == Fate::Replace {
+            *found = self.admit(frame, packet, key, Some(found.clone()), view)?;
+            return Ok(());
+        }
+        match fate {
+            Fate::Drop => Err(Verdict::Drop(Reason::ServerRemoved)),
+            Fate::Follow | Fate::Replace => Ok(()),
+        }
+    }
+
+    fn find_return(
+        &mut self,
+        frame: &mut Frame<'_>,
+        tuple: &Tuple,
+        group: GroupId,
+        view: View<'_>,
+        found: &mut Connection,
+    ) -> Result<(), Verdict> {
+        let Some(place) = self.shared.table.locate_reply(&tuple.reply_key()) else {
+            return Err(self.refuse_return(frame, group, view));
+        };
+        found.point_at(place);
+        if view.config.server(found.server()).is_none() {
+            return Err(Verdict::Drop(Reason::ServerRemoved));
+        }
+        Ok(())
+    }
+}
+
+fn standing(server: Option<(&Arc<Service>, usize)>) -> Standing {
+    match server.and_then(|(service, index)| service.spec.servers.get(index)) {
+        None => Standing::Gone,
+        Some(server) if server.weight == 0 || server.drained => Standing::Drained,
+        Some(_) => Standing::Serving,
+    }
+}

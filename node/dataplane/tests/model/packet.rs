@@ -1,0 +1,185 @@
+//! Packets as plain values, and their frames written from scratch: every checksum in full.
+
+use std::net::IpAddr;
+
+pub(crate) type Mac = [u8; 6];
+
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Proto {
+    Tcp,
+    Udp,
+}
+
+/// Which row of the state tables a segment is.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Row {
+    Syn,
+    Fin,
+    Ack,
+    Rst,
+    Nothing,
+}
+
+/// A packet, in fields.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) struct Pkt {
+    /// Interface it comes in on, or goes out from.
+    pub(crate) port: u16,
+    pub(crate) src_mac: Mac,
+    pub(crate) dst_mac: Mac,
+    pub(crate) src: IpAddr,
+    pub(crate) dst: IpAddr,
+    pub(crate) ttl: u8,
+    pub(crate) tos: u8,
+    pub(crate) body: Body,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub(crate) enum Body {
+    Tcp {
+        sport: u16,
+        dport: u16,
+        seq: u32,
+        ack: u32,
+        flags: u8,
+        window: u16,
+        data: Vec<u8>,
+    },
+    Udp {
+        sport: u16,
+        dport: u16,
+        data: Vec<u8>,
+    },
+    /// Type, code, and all that follows the checksum.
+    Icmp {
+        kind: u8,
+        code: u8,
+        rest: Vec<u8>,
+    },
+}
+
+pub(crate) const FIN: u8 = 1;
+pub(crate) const SYN: u8 = 2;
+pub(crate) const RST: u8 = 4;
+pub(crate) const ACK: u8 = 16;
+
+impl Pkt {
+    pub(crate) fn proto(&self) -> Option<Proto> {
+        match self.body {
+            Body::Tcp { .. } => Some(Proto::Tcp),
+            Body::Udp { .. } => Some(Proto::Udp),
+            Body::Icmp { .. } => None,
+        }
+    }
+
+    pub(crate) fn ports(&self) -> (u16, u16) {
+        match self.body {
+            Body::Tcp { sport, dport, .. } | Body::Udp { sport, dport, .. } => (sport, dport),
+            Body::Icmp { .. } => (0, 0),
+        }
+    }
+
+    pub(crate) fn row(&self) -> Row {
+        match self.body {
+            Body::Tcp { flags, .. } if flags & RST != 0 => Row::Rst,
+            Body::Tcp { flags, .. } if flags & SYN != 0 => Row::Syn,
+            Body::Tcp { flags, .. } if flags & FIN != 0 => Row::Fin,
+            Body::Tcp { flags, .. } if flags & ACK != 0 => Row::Ack,
+            _ => Row::Nothing,
+        }
+    }
+
+    pub(crate) fn set_ports(&mut self, source: u16, destination: u16) {
+        if let Body::Tcp { sport, dport, .. } | Body::Udp { sport, dport, .. } = &mut self.body {
+            (*sport, *dport) = (source, destination);
+        }
+    }
+
+    /// The frame, not padded.
+    pub(crate) fn frame(&self) -> Vec<u8> {
+        let mut frame = [&self.dst_mac[..], &self.src_mac[..]].concat();
+        frame.extend(if self.src.is_ipv6() { [0x86, 0xdd] } else { [0x08, 0x00] });
+        frame.extend(self.packet());
+        frame
+    }
+
+    /// The IP packet.
+    pub(crate) fn packet(&self) -> Vec<u8> {
+        let (protocol, mut l4, at) = match &self.body {
+            Body::Tcp { sport, dport, seq, ack, flags, window, data } => {
+                let mut bytes = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
+                bytes.extend(seq.to_be_bytes());
+                bytes.extend(ack.to_be_bytes());
+                bytes.extend([0x50, *flags]);
+                bytes.extend(window.to_be_bytes());
+                bytes.extend([0, 0, 0, 0]);
+                bytes.extend(data);
+                (6, bytes, 16)
+            }
+            Body::Udp { sport, dport, data } => {
+                let mut bytes = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
+                bytes.extend((data.len() as u16 + 8).to_be_bytes());
+                bytes.extend([0, 0]);
+                bytes.extend(data);
+                (17, bytes, 6)
+            }
+            Body::Icmp { kind, code, rest } => {
+                let mut bytes = vec![*kind, *code, 0, 0];
+                bytes.extend(rest);
+                (if self.src.is_ipv6() { 58 } else { 1 }, bytes, 2)
+            }
+        };
+        let mut pseudo = Vec::new();
+        if protocol != 1 {
+            for addr in [self.src, self.dst] {
+                match addr {
+                    IpAddr::V4(addr) => pseudo.extend(addr.octets()),
+                    IpAddr::V6(addr) => pseudo.extend(addr.octets()),
+                }
+            }
+            pseudo.extend([0, protocol]);
+            pseudo.extend((l4.len() as u16).to_be_bytes());
+        }
+        let sum = match ones_complement(&[&pseudo[..], &l4[..]]) {
+            0 if protocol == 17 => 0xffff,
+            sum => sum,
+        };
+        l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        let mut packet = match (self.src, self.dst) {
+            (IpAddr::V4(src), IpAddr::V4(dst)) => {
+                let mut ip = vec![0x45, self.tos];
+                ip.extend((l4.len() as u16 + 20).to_be_bytes());
+                ip.extend([0, 0, 0x40, 0, self.ttl, protocol, 0, 0]);
+                ip.extend(src.octets());
+                ip.extend(dst.octets());
+                let sum = ones_complement(&[&ip]);
+                ip[10..12].copy_from_slice(&sum.to_be_bytes());
+                ip
+            }
+            (IpAddr::V6(src), IpAddr::V6(dst)) => {
+                let mut ip = vec![0x60 | self.tos >> 4, self.tos << 4, 0, 0];
+                ip.extend((l4.len() as u16).to_be_bytes());
+                ip.extend([protocol, self.ttl]);
+                ip.extend(src.octets());
+                ip.extend(dst.octets());
+                ip
+            }
+            _ => panic!("two families"),
+        };
+        packet.extend(l4);
+        packet
+    }
+}
+
+/// RFC 1071 the slow way: 32-bit sum of big-endian words, carries folded at the end.
+fn ones_complement(parts: &[&[u8]]) -> u16 {
+    let bytes: Vec<u8> = parts.concat();
+    let mut sum = 0u32;
+    for (at, byte) in bytes.iter().enumerate() {
+        sum += if at % 2 == 0 { u32::from(*byte) << 8 } else { u32::from(*byte) };
+    }
+    while sum >> 16 != 0 {
+        sum = (sum & 0xffff) + (sum >> 16);
+    }
+    !(sum as u16)
+}

@@ -1,0 +1,392 @@
+//! A small network and what happens in it, at random from a seed.
+
+use std::net::IpAddr;
+
+use crate::{
+    naive::{Mode, Naive, Role, SECOND, Sched, Server, Service, Way},
+    packet::{ACK, Body, FIN, Mac, Pkt, Proto, RST, SYN},
+};
+
+/// All times are multiples of this, the resolution of the timers.
+pub(crate) const STEP: u64 = SECOND / 4;
+
+pub(crate) const FRONT: Mac = [2, 0, 0, 0, 1, 0];
+pub(crate) const BACK: Mac = [2, 0, 0, 0, 2, 0];
+pub(crate) const PEER: Mac = [2, 0, 0, 0, 1, 12];
+
+/// SplitMix64.
+pub(crate) struct Random(pub(crate) u64);
+
+impl Random {
+    pub(crate) fn next(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut z = self.0;
+        z = (z ^ (z >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        z = (z ^ (z >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        z ^ (z >> 31)
+    }
+
+    pub(crate) fn below(&mut self, bound: usize) -> usize {
+        (self.next() % bound as u64) as usize
+    }
+
+    pub(crate) fn percent(&mut self, chance: usize) -> bool {
+        self.below(100) < chance
+    }
+
+    pub(crate) fn of<T: Copy>(&mut self, choices: &[T]) -> T {
+        choices[self.below(choices.len())]
+    }
+}
+
+fn ip(text: &str) -> IpAddr {
+    text.parse().unwrap()
+}
+
+/// An address of the same number in both families.
+fn addr(ipv6: bool, net: u8, host: u8) -> IpAddr {
+    if ipv6 {
+        ip(&format!("2001:db8:{net:x}::{host:x}"))
+    } else {
+        ip(&format!("198.18.{net}.{host}"))
+    }
+}
+
+/// The servers that a service may have; each has its own port on NAT, or shares it with another
+/// service's.
+fn server(
+    ipv6: bool,
+    mode: Mode,
+    service: u32,
+    slot: u8,
+    id: u32,
+    weight: u16,
+    port: u16,
+) -> Server {
+    let (net, host) = match mode {
+        Mode::Dr => (0, 20 + slot),
+        Mode::Nat => (1, 20 + slot),
+    };
+    let port = match mode {
+        Mode::Dr => port,
+        // Services 100 and 101 of each family share their servers.
+        Mode::Nat if service % 200 / 2 == 50 => 7000,
+        Mode::Nat => 8000 + service as u16,
+    };
+    Server { id, addr: addr(ipv6, net, host), port, weight, up: true }
+}
+
+const SCHEDULERS: [Sched; 15] = [
+    Sched::Rr,
+    Sched::Wrr,
+    Sched::Lc,
+    Sched::Wlc,
+    Sched::Sed,
+    Sched::Nq,
+    Sched::Fo,
+    Sched::Ovf,
+    Sched::Dh,
+    Sched::Sh { port: true, fallback: true },
+    Sched::Sh { port: false, fallback: false },
+    Sched::Mh { port: true, fallback: true },
+    Sched::Mh { port: false, fallback: true },
+    Sched::Mh { port: true, fallback: false },
+    Sched::Rr,
+];
+
+pub(crate) struct World {
+    pub(crate) random: Random,
+    pub(crate) naive: Naive,
+    next_server: u32,
+    /// Packets to come that nobody serves: more at once than are answered.
+    burst: usize,
+    /// The configuration changed: the crate must be told.
+    pub(crate) is_reconfigured: bool,
+    pub(crate) is_new_role: bool,
+}
+
+impl World {
+    pub(crate) fn new(seed: u64) -> Self {
+        let mut naive = Naive::new(vec![FRONT, BACK], PEER);
+        naive.now = 20_000 * STEP;
+        naive.role = Role::Holder { since: 0, complete: true };
+        let mut world = Self {
+            random: Random(seed),
+            naive,
+            next_server: 1,
+            burst: 0,
+            is_reconfigured: true,
+            is_new_role: true,
+        };
+        for ipv6 in [false, true] {
+            world.add_family(ipv6);
+        }
+        world
+    }
+
+    fn add_family(&mut self, ipv6: bool) {
+        let (vip, family) = (addr(ipv6, 0, 100), if ipv6 { 200 } else { 0 });
+        self.naive.vips.push(vip);
+        for (number, sched) in SCHEDULERS.into_iter().enumerate() {
+            for (mode, more) in [(Mode::Dr, 0), (Mode::Nat, 20)] {
+                let proto = if number % 3 == 2 { Proto::Udp } else { Proto::Tcp };
+                self.add_service(family + more + number as u32, proto, vip, mode, sched);
+            }
+        }
+        for number in [100, 101] {
+            self.add_service(family + number, Proto::Tcp, vip, Mode::Nat, Sched::Rr);
+        }
+        for client in 0..24 {
+            let mac = [2, 0, 0, 0, 3, client];
+            let way = match client {
+                0 => Way::Silent,
+                1 => continue,
+                _ => Way::Known(0, mac),
+            };
+            self.naive.neighbours.push((addr(ipv6, 0, 200 + client), way));
+        }
+        for slot in 0..6 {
+            let way = |port, net| match slot {
+                5 => Way::Silent,
+                _ => Way::Known(port, [2, 0, 0, 0, net, 20 + slot]),
+            };
+            self.naive.neighbours.push((addr(ipv6, 0, 20 + slot), way(0, 1)));
+            self.naive.neighbours.push((addr(ipv6, 1, 20 + slot), way(1, 2)));
+        }
+    }
+
+    fn add_service(&mut self, id: u32, proto: Proto, vip: IpAddr, mode: Mode, sched: Sched) {
+        let port = 1000 + (id % 200) as u16;
+        let servers = (0..4)
+            .map(|slot| {
+                self.next_server += 1;
+                let weight = 1 + u16::from(slot) * u16::from(slot);
+                server(vip.is_ipv6(), mode, id, slot, self.next_server, weight, port)
+            })
+            .collect();
+        self.naive.services.push(Service::new(id, (proto, vip, port), mode, sched, servers));
+    }
+
+    /// Time passes, and now and then something changes. True when time has passed.
+    pub(crate) fn happen(&mut self) -> bool {
+        if self.random.below(250) == 0 {
+            self.reconfigure();
+        }
+        if self.random.below(2500) == 0 {
+            self.is_new_role = true;
+            let now = self.naive.now;
+            self.naive.role = match self.random.below(8) {
+                0 => Role::Other,
+                1 => Role::Nobody,
+                2 => Role::Holder { since: now, complete: false },
+                3 => Role::Holder { since: now, complete: true },
+                _ => Role::Holder { since: now - 10 * SECOND, complete: true },
+            };
+        } else if !matches!(self.naive.role, Role::Holder { complete: true, .. })
+            && self.random.below(400) == 0
+        {
+            self.is_new_role = true;
+            self.naive.role = Role::Holder { since: self.naive.now, complete: true };
+        }
+        if self.random.below(20) != 0 {
+            return false;
+        }
+        let steps = match self.random.below(400) {
+            0 => 40 + self.random.below(4000),
+            _ => self.random.below(4),
+        };
+        self.naive.now += steps as u64 * STEP;
+        true
+    }
+
+    fn reconfigure(&mut self) {
+        self.is_reconfigured = true;
+        let at = self.random.below(self.naive.services.len());
+        let service = &mut self.naive.services[at];
+        let (ipv6, count) = (service.vip.is_ipv6(), service.servers.len());
+        let place = self.random.below(count.max(1));
+        // What a weighted round does when weights change is not told by its rule alone.
+        let rounds = service.sched == Sched::Wrr;
+        match self.random.below(4) {
+            0 if count > 0 => service.servers[place].up ^= true,
+            1 if count > 0 && !rounds => {
+                service.servers[place].weight = self.random.of(&[0, 1, 1, 2, 5, 300]);
+            }
+            2 if count > 1 && !rounds => service.remove(place),
+            3 if !rounds => {
+                let slot = self.random.below(6) as u8;
+                self.next_server += 1;
+                let weight = self.random.of(&[1, 2, 7]);
+                let (id, mode, port) = (service.id, service.mode, service.port);
+                let new = server(ipv6, mode, id, slot, self.next_server, weight, port);
+                let held = |s: &Server| (s.addr, s.port) == (new.addr, new.port);
+                if !service.servers.iter().any(held) {
+                    service.add(new);
+                }
+            }
+            _ => {}
+        }
+    }
+
+    /// The next packet.
+    pub(crate) fn packet(&mut self) -> Pkt {
+        if self.random.below(5000) == 0 {
+            self.burst = 250;
+        }
+        self.burst = self.burst.saturating_sub(1);
+        let kind = self.random.below(100);
+        let mut pkt = match kind {
+            _ if self.burst > 0 => self.unserved(),
+            0..80 if !self.naive.conns.is_empty() => self.of_a_connection(),
+            0..95 => self.opening(),
+            _ => self.odd(),
+        };
+        if self.random.percent(2) {
+            pkt.ttl = 1;
+        }
+        let from_peer = if self.naive.role == Role::Other { 20 } else { 1 };
+        if self.random.percent(from_peer) {
+            pkt.src_mac = PEER;
+        }
+        pkt
+    }
+
+    fn of_a_connection(&mut self) -> Pkt {
+        // Twice as many of those that came last: they are in more states.
+        let conns = &self.naive.conns;
+        let recent = conns.len().min(40);
+        let at = if self.random.percent(50) {
+            conns.len() - 1 - self.random.below(recent)
+        } else {
+            self.random.below(conns.len())
+        };
+        let conn = self.naive.conns[at].clone();
+        let flags = self.flags();
+        if conn.mode == Mode::Nat && self.random.percent(45) {
+            let ports = (conn.port, conn.cport);
+            let mut pkt = self.pkt(conn.proto, (conn.addr, conn.client), ports, flags);
+            (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 99]);
+            return pkt;
+        }
+        self.pkt(conn.proto, (conn.client, conn.vip), (conn.cport, conn.vport), flags)
+    }
+
+    fn unserved(&mut self) -> Pkt {
+        let ipv6 = self.random.percent(50);
+        let ports = (1 + self.random.below(9) as u16, 9);
+        let proto = self.random.of(&[Proto::Tcp, Proto::Udp]);
+        self.pkt(proto, (addr(ipv6, 0, 210), addr(ipv6, 0, 100)), ports, SYN)
+    }
+
+    fn opening(&mut self) -> Pkt {
+        let mut at = self.random.below(self.naive.services.len());
+        // Two services on the same servers: a client port in both leads to the same tuple.
+        let of_shared = |service: &Service| service.id % 200 / 2 == 50;
+        if self.random.percent(14) {
+            let shared: Vec<usize> = (0..self.naive.services.len())
+                .filter(|at| of_shared(&self.naive.services[*at]))
+                .collect();
+            at = self.random.of(&shared);
+        }
+        let service = &self.naive.services[at];
+        let (proto, vip, port) = (service.proto, service.vip, service.port);
+        let (clients, cports) = if of_shared(service) { (6, 12) } else { (24, 60) };
+        let client = addr(vip.is_ipv6(), 0, 200 + self.random.below(clients) as u8);
+        let cport = 30_000 + self.random.below(cports) as u16;
+        let flags = if self.random.percent(85) { SYN } else { self.flags() };
+        let mut pkt = self.pkt(proto, (client, vip), (cport, port), flags);
+        if self.random.percent(15) {
+            pkt.ttl = 1;
+        }
+        pkt
+    }
+
+    /// For nobody, from nobody, or not to be balanced.
+    fn odd(&mut self) -> Pkt {
+        let ipv6 = self.random.percent(50);
+        let (vip, client) = (addr(ipv6, 0, 100), addr(ipv6, 0, 210));
+        let flags = self.flags();
+        let proto = self.random.of(&[Proto::Tcp, Proto::Udp]);
+        match self.random.below(8) {
+            0 => self.pkt(proto, (client, vip), (1, 9), flags),
+            1 => self.pkt(proto, (client, addr(ipv6, 0, 101)), (1, 1000), flags),
+            2 => {
+                let mut pkt = self.pkt(proto, (client, vip), (1, 1000), flags);
+                pkt.dst_mac = [2, 9, 9, 9, 9, 9];
+                pkt
+            }
+            3 => {
+                let odd = if ipv6 {
+                    self.random.of(&["ff02::1", "::1", "::", "::ffff:198.18.0.1"])
+                } else {
+                    self.random.of(&["224.0.0.1", "127.0.0.1", "0.0.0.1", "255.255.255.255"])
+                };
+                self.pkt(Proto::Tcp, (ip(odd), vip), (1, 1000), SYN)
+            }
+            4 => {
+                // From a server of a NAT pool that never was asked.
+                let ports = (8000 + 20 + if ipv6 { 200 } else { 0 }, 5);
+                let mut pkt = self.pkt(Proto::Tcp, (addr(ipv6, 1, 20), client), ports, flags);
+                (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 20]);
+                pkt
+            }
+            5 => {
+                let mut pkt = self.pkt(proto, (addr(ipv6, 1, 30), client), (80, 5), flags);
+                (pkt.port, pkt.dst_mac) = (1, BACK);
+                pkt
+            }
+            _ => {
+                let request = if ipv6 { 128 } else { 8 };
+                let kind = if self.random.percent(80) { request } else { request + 5 };
+                let mut pkt = self.pkt(proto, (client, vip), (0, 0), 0);
+                let rest = (0..4 + self.random.below(60)).map(|_| self.random.next() as u8);
+                pkt.body = Body::Icmp { kind, code: 0, rest: rest.collect() };
+                pkt
+            }
+        }
+    }
+
+    fn flags(&mut self) -> u8 {
+        match self.random.below(100) {
+            0..47 => ACK,
+            47..57 => SYN,
+            57..62 => SYN | ACK,
+            62..76 => FIN | ACK,
+            76..84 => RST,
+            84..88 => RST | ACK,
+            _ => 0,
+        }
+    }
+
+    fn pkt(
+        &mut self,
+        proto: Proto,
+        (src, dst): (IpAddr, IpAddr),
+        (sport, dport): (u16, u16),
+        flags: u8,
+    ) -> Pkt {
+        let data: Vec<u8> = (0..self.random.below(48)).map(|_| self.random.next() as u8).collect();
+        let body = match proto {
+            Proto::Tcp => Body::Tcp {
+                sport,
+                dport,
+                seq: self.random.next() as u32,
+                ack: self.random.next() as u32,
+                flags,
+                window: self.random.next() as u16,
+                data,
+            },
+            Proto::Udp => Body::Udp { sport, dport, data },
+        };
+        Pkt {
+            port: 0,
+            src_mac: [2, 0, 0, 0, 3, 99],
+            dst_mac: FRONT,
+            src,
+            dst,
+            ttl: 2 + self.random.below(200) as u8,
+            tos: self.random.next() as u8,
+            body,
+        }
+    }
+}

@@ -1,0 +1,94 @@
+//! What a service does with its connections once they are there.
+
+use serde::{Deserialize, Serialize};
+
+/// What becomes of a connection whose server is in the document no more.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum OnServerGone {
+    /// Its packets are dropped until it times out, SYNs too; LVS's `expire_nodest_conn=0`.
+    Drop,
+    /// Its client gets a reset and may connect again at once; UDP gets another server.
+    #[default]
+    Reset,
+    /// It is forgotten, and its packets are those of an unknown connection; LVS's
+    /// `expire_nodest_conn=1`.
+    Reschedule,
+}
+
+/// What a SYN of a connection in TIME_WAIT or CLOSE does.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ConnReuse {
+    /// It opens a new connection, to whichever server; LVS's `conn_reuse_mode=1`.
+    #[default]
+    Always,
+    /// It follows the old one to its server; LVS's `conn_reuse_mode=0`.
+    Never,
+}
+
+/// Idle timeouts in seconds; defaults of IPVS (ip_vs_proto_tcp.c, ip_vs_proto_udp.c).
+#[derive(Clone, Debug, Deserialize, Eq, PartialEq, Serialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Timeouts {
+    /// An established TCP connection.
+    pub tcp_s: u32,
+    /// A TCP connection that has seen a FIN (FIN_WAIT).
+    pub tcp_fin_s: u32,
+    /// A UDP flow.
+    pub udp_s: u32,
+    /// SYN_SENT: the server opens.
+    pub syn_sent_s: u32,
+    /// SYN_RECV: the client has sent a SYN.
+    pub syn_recv_s: u32,
+    /// TIME_WAIT: both sides have closed.
+    pub time_wait_s: u32,
+    /// CLOSE: reset, or an impossible packet.
+    pub close_s: u32,
+    /// CLOSE_WAIT: the client has closed, the server has not.
+    pub close_wait_s: u32,
+    /// LAST_ACK.
+    pub last_ack_s: u32,
+    /// LISTEN: a data connection is waited for.
+    pub listen_s: u32,
+    /// SYNACK.
+    pub synack_s: u32,
+}
+
+impl Timeouts {
+    /// Each with its name in the document.
+    #[must_use]
+    pub fn named(&self) -> [(&'static str, u32); 11] {
+        [
+            ("tcp_s", self.tcp_s),
+            ("tcp_fin_s", self.tcp_fin_s),
+            ("udp_s", self.udp_s),
+            ("syn_sent_s", self.syn_sent_s),
+            ("syn_recv_s", self.syn_recv_s),
+            ("time_wait_s", self.time_wait_s),
+            ("close_s", self.close_s),
+            ("close_wait_s", self.close_wait_s),
+            ("last_ack_s", self.last_ack_s),
+            ("listen_s", self.listen_s),
+            ("synack_s", self.synack_s),
+        ]
+    }
+}
+
+impl Default for Timeouts {
+    fn default() -> Self {
+        Self {
+            tcp_s: 900,
+            tcp_fin_s: 120,
+            udp_s: 300,
+            syn_sent_s: 120,
+            syn_recv_s: 60,
+            time_wait_s: 120,
+            close_s: 10,
+            close_wait_s: 60,
+            last_ack_s: 30,
+            listen_s: 120,
+            synack_s: 120,
+        }
+    }
+}

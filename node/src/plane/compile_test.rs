@@ -1,0 +1,115 @@
+use std::net::SocketAddr;
+
+use steadfast_model::{Command, Initialise, NodeSpec, Response};
+
+use super::*;
+
+fn started() -> ClusterState {
+    let at = |port: u16| SocketAddr::from(([198, 18, 2, 1], port));
+    let node = NodeSpec { name: "n1".to_owned(), api: at(1), control: at(2), replication: at(3) };
+    let mut state = ClusterState::default();
+    let initialise = Initialise {
+        name: "test".to_owned(),
+        cluster: 7,
+        ca_cert_pem: String::new(),
+        ca_key_pem: String::new(),
+        beacon_key: vec![1; 32],
+        node,
+    };
+    state.apply(1, Command::Initialise(Box::new(initialise)));
+    state
+}
+
+/// The service of a document with these fields and the fields of its first server.
+fn compiled(state: &mut ClusterState, fields: &str, server: &str) -> dp::ServiceSpec {
+    let text = format!(
+        "apiVersion: steadfast/v1
+segments: [{{name: front, prefix: 198.18.0.0/24}}]
+groups: [{{name: web, addresses: [198.18.0.100]}}]
+services:
+  - {{name: a, group: web, address: 198.18.0.100, port: 80, {fields}
+     servers: [{{address: 198.18.0.11, port: 80{server}}}, {{address: 198.18.0.12, port: 80}}]}}
+"
+    );
+    let source = "test".to_owned();
+    let apply = Command::Apply { text, expected_revision: None, source, now_unix_s: 0 };
+    let response = state.apply(2, apply);
+    assert!(matches!(response, Response::Applied { .. }), "{fields} {server}: {response:?}");
+    let mut spec = config_spec(state, &|_, server| server == 0, 2, 9, 77);
+    assert_eq!((spec.generation, spec.now_ns, spec.workers), (9, 77, 2));
+    spec.services.remove(0)
+}
+
+#[test]
+fn every_scheduler_has_its_own() {
+    let ours = dp::HashOptions { port: true, fallback: true };
+    let port_only = dp::HashOptions { port: true, fallback: false };
+    let cases = [
+        ("rr", dp::SchedulerKind::Rr),
+        ("wrr", dp::SchedulerKind::Wrr),
+        ("lc", dp::SchedulerKind::Lc),
+        ("wlc", dp::SchedulerKind::Wlc),
+        ("sed", dp::SchedulerKind::Sed),
+        ("nq", dp::SchedulerKind::Nq),
+        ("lblc", dp::SchedulerKind::Lblc),
+        ("lblcr", dp::SchedulerKind::Lblcr),
+        ("dh", dp::SchedulerKind::Dh),
+        ("sh", dp::SchedulerKind::Sh(ours)),
+        ("mh", dp::SchedulerKind::Mh(ours)),
+        ("mh, hash: {fallback: false}", dp::SchedulerKind::Mh(port_only)),
+        ("fo", dp::SchedulerKind::Fo),
+        ("ovf", dp::SchedulerKind::Ovf),
+        ("twos", dp::SchedulerKind::Twos),
+    ];
+    let mut state = started();
+    for (name, expected) in cases {
+        let service = compiled(&mut state, &format!("scheduler: {name},"), "");
+        assert_eq!(service.scheduler, expected, "{name}");
+    }
+}
+
+#[test]
+fn settings_arrive_where_they_belong() {
+    let mut state = started();
+    let service = compiled(&mut state, "", "");
+    assert_eq!(service.policies, dp::Policies::default(), "the same defaults");
+    assert_eq!(service.timeouts, dp::Timeouts::default(), "the same defaults");
+    assert_eq!((service.order, service.slow_start_ns), (dp::ServerOrder::Canonical, 0));
+    let fields = "scheduler: wlc, server_order: newest_first, slow_start_s: 3, sloppy_tcp: true,
+        on_server_gone: reschedule, conn_reuse: never,
+        timeouts: {tcp_s: 1, syn_sent_s: 2, syn_recv_s: 3, tcp_fin_s: 4, time_wait_s: 5,
+          close_s: 6, close_wait_s: 7, last_ack_s: 8, listen_s: 9, synack_s: 10, udp_s: 11},";
+    let service = compiled(&mut state, fields, ", drain: true, upper: 5, lower: 4, weight: 3");
+    assert_eq!(service.order, dp::ServerOrder::NewestFirst);
+    assert_eq!(service.slow_start_ns, 3_000_000_000);
+    assert_eq!(
+        service.policies,
+        dp::Policies {
+            on_server_gone: dp::OnServerGone::Reschedule,
+            reuse: false,
+            sloppy_tcp: true
+        }
+    );
+    for (number, state) in (0..).zip(dp::State::ALL).skip(1) {
+        assert_eq!(service.timeouts.of_ns(state), number * 1_000_000_000, "{state}");
+    }
+    let server = service.servers[0];
+    assert_eq!((server.drained, server.up, server.upper, server.lower), (true, true, 5, 4));
+    assert_eq!((server.weight, service.servers[1].weight, service.servers[1].up), (3, 1, false));
+}
+
+#[test]
+fn a_place_is_kept_unless_the_tables_of_sh_are_wanted_exactly() {
+    let cases = [
+        ("scheduler: mh,", 3),
+        ("scheduler: sh,", 3),
+        ("scheduler: mh, server_order: newest_first,", 3),
+        ("scheduler: sh, server_order: newest_first,", 0),
+    ];
+    for (fields, expected) in cases {
+        let mut state = started();
+        compiled(&mut state, fields, ", weight: 3");
+        let server = compiled(&mut state, fields, ", weight: 0").servers[0];
+        assert_eq!((server.weight, server.last_weight), (0, expected), "{fields}");
+    }
+}
