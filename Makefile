@@ -18,6 +18,7 @@ SEED ?=
 ROUNDS ?=
 KEPT ?=
 ONLY ?=
+BENCH_ARGS ?=
 
 # The lab makes network namespaces: root, or sudo where one is somebody else.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -96,6 +97,11 @@ guest-test: setup ## The kernel's IPVS, in an emulated machine, against ours: SE
 .PHONY: test-full
 test-full: setup build ## The runs that the README's figures come from; goes on where it stopped
 	@$(LAB) suite --full --sessions $(SESSIONS) $(SEED_ARG)
+
+.PHONY: bench
+bench: ## Measures the packet path; BENCH_ARGS=--quick shows that it runs
+	@$(CARGO) build --locked --profile bench -p steadfast-bench
+	@$(abspath $(or $(CARGO_TARGET_DIR),target))/release/steadfast-bench $(BENCH_ARGS)
 
 .PHONY: fix
 fix: ## Formats

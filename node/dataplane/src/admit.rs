@@ -1,12 +1,12 @@
 //! Packets of no known connection: who may open one, and what the others get.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use steadfast_packet::{Packet, Transport, port_unreachable, sctp_abort, tcp_reset};
 
 use crate::{
-    Asked, Connection, FlowKey, GroupId, InsertError, Origin, Protocol, Provenance, Reason, Record,
-    Removal, Role, Service, State, SyncHook, Target, Unserved, Verdict,
+    Asked, Connection, FlowKey, GroupId, InsertError, NewConnection, Origin, Protocol, Provenance,
+    Reason, Record, Removal, Role, Service, State, SyncHook, Target, Unserved, Verdict,
     forward::{opens, resets},
     frame::Frame,
     worker::{Core, View},
@@ -30,9 +30,9 @@ where
         frame: &mut Frame<'_>,
         packet: &Packet,
         key: FlowKey,
-        old: Option<Arc<Connection>>,
+        old: Option<Connection>,
         view: View<'_>,
-    ) -> Result<Arc<Connection>, Verdict> {
+    ) -> Result<Connection, Verdict> {
         let opening = key.protocol == Protocol::Udp || opens(packet);
         let address = view.config.address(key.vip).ok_or(Verdict::Drop(Reason::NotOurs))?;
         let role = self.shared.groups.role(address.group);
@@ -115,8 +115,8 @@ where
         service: &Service,
         server: usize,
         epoch: Origin,
-        old: Option<Arc<Connection>>,
-    ) -> Result<Arc<Connection>, Reason> {
+        old: Option<Connection>,
+    ) -> Result<Connection, Reason> {
         let chosen = service.spec.servers.get(server).ok_or(Reason::TableFull)?;
         let forwarding = service.spec.forwarding;
         let before = old.as_ref().map_or(0, |old| old.incarnation().saturating_add(1));
@@ -134,18 +134,20 @@ where
         let (table, timeouts) = (&self.shared.table, &service.spec.timeouts);
         let mut evicted = Vec::new();
         for _ in 0..INSERT_TRIES_MAX {
-            let connection = Connection::new(record, state, Provenance::Local, now_ns);
+            let connection = NewConnection::new(record, state, Provenance::Local, now_ns);
             let inserted = match &old {
-                Some(old) => table.replace(old, connection, timeouts),
-                None => table.insert(connection, timeouts, &mut evicted),
+                Some(old) => {
+                    table.replace(old, connection, timeouts).map(|(new, gone)| (new, Some(gone)))
+                }
+                None => table.insert(connection, timeouts, &mut evicted).map(|new| (new, None)),
             };
             for gone in evicted.drain(..) {
                 self.hook.removed(&gone, Removal::Evicted, now_ns);
             }
             match inserted {
-                Ok(connection) => {
-                    if let Some(old) = &old {
-                        self.hook.removed(old, Removal::Reused, now_ns);
+                Ok((connection, gone)) => {
+                    if let Some(gone) = &gone {
+                        self.hook.removed(gone, Removal::Reused, now_ns);
                     }
                     if let Some(counters) = service.counters(server) {
                         counters.count_conn(self.index);

@@ -1,14 +1,18 @@
-//! A worker's private cache of hot flows.
+//! A worker's private caches: of hot flows, and of what its packets need to know of servers.
 //!
-//! Guarantees: fixed size; what it returns was found under the configuration generation asked for
-//! and is open to packets. Two flows of one place push each other out, which costs a look-up, no more.
+//! Guarantees: fixed size; what they return was found under the configuration generation asked for.
+//! Two flows or servers of one place push each other out, which costs a look-up, no more.
 
 use std::{net::IpAddr, sync::Arc};
 
-use crate::{Connection, FlowCounters, Hop, Protocol, Timeouts};
+use crate::{
+    Config, FlowCounters, FlowKey, Hop, Protocol, ReplyKey, ServerId, Timeouts, slab::Place,
+};
 
-/// Places; a power of two.
-const PLACES: usize = 8192;
+/// Places for flows; a power of two.
+const FLOWS: usize = 8192;
+/// Places for servers; a power of two.
+const SERVERS: usize = 1024;
 
 /// A packet's own 5-tuple, in whichever direction it goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,41 +33,36 @@ pub(crate) enum Way {
     Out,
 }
 
-/// All that forwarding one more packet of a flow needs.
-#[derive(Debug)]
-pub(crate) struct Hot {
-    pub(crate) tuple: Tuple,
-    pub(crate) way: Way,
-    pub(crate) connection: Arc<Connection>,
-    pub(crate) config_generation: u64,
-    pub(crate) timeouts: Timeouts,
-    pub(crate) counters: Option<Arc<FlowCounters>>,
-    /// The next hop, and the generation of the next hops it was found in.
-    pub(crate) hop: Option<(u64, Hop)>,
+/// A flow, and where its connection was.
+#[derive(Clone, Copy, Debug)]
+struct Flow {
+    tuple: Tuple,
+    way: Way,
+    place: Place,
+    config_generation: u64,
 }
 
 #[derive(Debug)]
 pub(crate) struct Cache {
-    places: Box<[Option<Hot>]>,
+    flows: Box<[Option<Flow>]>,
+    pub(crate) hits: u64,
 }
 
 impl Cache {
     pub(crate) fn new() -> Self {
-        Self { places: (0..PLACES).map(|_| None).collect() }
+        Self { flows: vec![None; FLOWS].into_boxed_slice(), hits: 0 }
     }
 
-    /// The flow of `tuple`, if it is as good as looked up now.
-    pub(crate) fn find(&mut self, tuple: &Tuple, config_generation: u64) -> Option<&mut Hot> {
-        self.places[tuple.place()].as_mut().filter(|hot| {
-            hot.tuple == *tuple
-                && hot.config_generation == config_generation
-                && hot.connection.is_open()
-        })
+    /// Where the connection of `tuple` was when it was looked up; whoever asks finds out whether it
+    /// is there still.
+    pub(crate) fn find(&self, tuple: &Tuple, config_generation: u64) -> Option<(Way, Place)> {
+        let flow = self.flows[tuple.place()].as_ref()?;
+        let same = flow.tuple == *tuple && flow.config_generation == config_generation;
+        same.then_some((flow.way, flow.place))
     }
 
-    pub(crate) fn insert(&mut self, hot: Hot) -> &mut Hot {
-        let place = hot.tuple.place();
-        self.places[place].insert(hot)
+    pub(crate) fn insert(&mut self, tuple: Tuple, way: Way, place: Place, config_generation: u64) {
+        self.flows[tuple.place()] = Some(Flow { tuple, way, place, config_generation });
     }
 }
 
@@ -76,9 +75,42 @@ impl Tuple {
         (mixed >> 32) as u32
     }
 
+    /// That of a packet from the client of this connection.
+    pub(crate) fn of(key: &FlowKey) -> Self {
+        Self {
+            protocol: key.protocol,
+            src: key.client,
+            src_port: key.client_port,
+            dst: key.vip,
+            dst_port: key.vip_port,
+        }
+    }
+
+    /// The key of its connection, if it comes from a client.
+    pub(crate) fn key(&self) -> FlowKey {
+        FlowKey {
+            protocol: self.protocol,
+            client: self.src,
+            client_port: self.src_port,
+            vip: self.dst,
+            vip_port: self.dst_port,
+        }
+    }
+
+    /// The key of its connection, if it comes from a server.
+    pub(crate) fn reply_key(&self) -> ReplyKey {
+        ReplyKey {
+            protocol: self.protocol,
+            server: self.src,
+            server_port: self.src_port,
+            client: self.dst,
+            client_port: self.dst_port,
+        }
+    }
+
     /// A cheap mix: whoever makes tuples collide only makes this node look them up.
     fn place(&self) -> usize {
-        (self.mix() >> 48) as usize % PLACES
+        (self.mix() >> 48) as usize % FLOWS
     }
 
     fn mix(&self) -> u64 {
@@ -90,6 +122,51 @@ impl Tuple {
         };
         let ports = u64::from(self.src_port) << 16 | u64::from(self.dst_port);
         (addrs ^ ports.rotate_left(20) ^ self.protocol as u64).wrapping_mul(0x9e37_79b9_7f4a_7c15)
+    }
+}
+
+/// All that forwarding one more packet to or from a server needs, but for the connection.
+#[derive(Debug)]
+pub(crate) struct HotServer {
+    server: ServerId,
+    config_generation: u64,
+    pub(crate) timeouts: Timeouts,
+    pub(crate) counters: Option<Arc<FlowCounters>>,
+    /// The next hop to an address, and the generation of the next hops it was found in.
+    pub(crate) hop: Option<(u64, IpAddr, Hop)>,
+}
+
+impl HotServer {
+    /// The server of this id, if `config` has it.
+    pub(crate) fn of(server: ServerId, config: &Config) -> Option<Self> {
+        let (service, index) = config.server(server)?;
+        let (timeouts, counters) = (service.spec.timeouts, service.counters(index).cloned());
+        let config_generation = config.generation();
+        Some(Self { server, config_generation, timeouts, counters, hop: None })
+    }
+}
+
+#[derive(Debug)]
+pub(crate) struct Servers {
+    places: Box<[Option<HotServer>]>,
+}
+
+impl Servers {
+    pub(crate) fn new() -> Self {
+        Self { places: (0..SERVERS).map(|_| None).collect() }
+    }
+
+    /// The server of this id, as long as `config` has it.
+    pub(crate) fn find(&mut self, server: ServerId, config: &Config) -> Option<&mut HotServer> {
+        let place = &mut self.places[server.0 as usize % SERVERS];
+        let config_generation = config.generation();
+        let known = place
+            .as_ref()
+            .is_some_and(|hot| hot.server == server && hot.config_generation == config_generation);
+        if !known {
+            *place = Some(HotServer::of(server, config)?);
+        }
+        place.as_mut()
     }
 }
 

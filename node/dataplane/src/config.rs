@@ -6,24 +6,19 @@
 //! more than one service (the control side does it before anything is committed).
 
 use std::{
-    collections::{HashMap, HashSet},
-    hash::BuildHasherDefault,
+    collections::HashSet,
     net::IpAddr,
     ops::Add,
     sync::{Arc, OnceLock},
 };
 
-use siphasher::sip::SipHasher13;
 use steadfast_packet::Protocol;
 
 use crate::{
     Asked, ConfigSpec, FlowCounters, FlowKey, FlowTotals, Forwarding, GroupId, Scheduler, ServerId,
     ServerLoad, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Target, Timeouts, Unserved,
-    WORKERS_MAX, bucket::SharedBucket,
+    WORKERS_MAX, bucket::SharedBucket, fast::Map,
 };
-
-/// Keys here come from the operator, so the hash needs no secret.
-type Map<K, V> = HashMap<K, V, BuildHasherDefault<SipHasher13>>;
 
 /// A compiled configuration.
 #[derive(Debug, Default)]

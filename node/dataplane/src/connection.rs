@@ -1,16 +1,25 @@
 //! A connection: who talks to which real server, and what is known about it now.
 //!
-//! Guarantees: the record never changes; a connection that moves to another server is another
-//! [`Connection`] and the old one is dead. Everything that changes is atomic, so any thread may
-//! read it at any time. Not guaranteed: that two atomics read one after the other belong together.
+//! Guarantees: the record never changes; a connection that moves to another server is another one
+//! and the old one is dead. Any thread may read at any time, and no change reaches a connection by
+//! way of a dead one's handle, but for its age, its counts and the peers it was sent to, none of
+//! which a decision about a packet depends on. Not guaranteed: that two values read one after the
+//! other belong together.
 
 use std::{
+    fmt,
     hash::{Hash, Hasher},
     net::IpAddr,
-    sync::atomic::{AtomicU8, AtomicU32, AtomicU64, Ordering},
+    sync::{
+        Arc,
+        atomic::{Ordering, fence},
+    },
 };
 
-use crate::{Class, Forwarding, GroupId, Origin, ServerId, ServiceId, State};
+use crate::{
+    Class, Forwarding, GroupId, Origin, ServerId, ServiceId, State,
+    slab::{self, Place, Slab},
+};
 pub use steadfast_packet::Protocol;
 
 /// What identifies a connection on the client's side.
@@ -72,50 +81,6 @@ pub struct Target {
     /// How packets reach it.
     pub forwarding: Forwarding,
 }
-
-/// A connection in the table. The changing part is relaxed: each value stands alone.
-#[derive(Debug)]
-pub struct Connection {
-    /// The unchanging part.
-    record: Record,
-    state: AtomicU8,
-    last_seen_ns: AtomicU64,
-    in_pkts: AtomicU64,
-    out_pkts: AtomicU64,
-    /// Bits that keep packets from following it: [`DEAD`], [`SUPERSEDED`].
-    gate: AtomicU8,
-    flags: AtomicU32,
-    /// Snapshot generation that last confirmed this replica.
-    snapshot: AtomicU64,
-    /// Its place in the ledger, or [`NO_SLOT`].
-    slot: AtomicU32,
-    /// Replication peers that were ever sent this record, one bit each. The data plane never reads
-    /// it; it lives here so that a delete needs no second look-up.
-    sent_to: AtomicU32,
-    /// For the replication policy alone: the state last sent (IPVS `old_state`).
-    synced_state: AtomicU8,
-    /// For the replication policy alone: a word of its own (IPVS `sync_endtime`).
-    sync_word: AtomicU64,
-    /// Workers that carried packets client to server, a bit each.
-    in_workers: AtomicU64,
-    /// Workers that carried packets server to client, a bit each.
-    out_workers: AtomicU64,
-}
-
-/// Not in the ledger.
-pub(crate) const NO_SLOT: u32 = u32::MAX;
-
-/// It left the table.
-const DEAD: u8 = 1;
-/// See [`Connection::is_superseded`].
-const SUPERSEDED: u8 = 2;
-
-/// Scheduled by this node.
-const LOCAL: u32 = 1;
-/// Given by a deposed holder: a sweep leaves it alone.
-const DONATED: u32 = 2;
-/// More than one packet was seen, or a reply: a conversation even without a handshake.
-const ASSURED: u32 = 4;
 
 /// Where a connection came from.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -182,31 +147,58 @@ impl Record {
     }
 }
 
-impl Connection {
+/// A connection that is to come into the table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct NewConnection {
+    /// The unchanging part.
+    pub record: Record,
+    /// Its state.
+    pub state: State,
+    /// Where it comes from.
+    pub provenance: Provenance,
+    /// When it was seen last.
+    pub now_ns: u64,
+    /// Inbound packets to start with.
+    pub in_pkts: u64,
+    /// It is a conversation.
+    pub assured: bool,
+    /// Snapshot generation that confirms it.
+    pub snapshot: u64,
+}
+
+/// What a connection was when it left the table.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Gone {
+    record: Record,
+    state: State,
+    sent_to: u32,
+}
+
+/// A connection in the table, or one that was: a handle.
+///
+/// It is cheap to keep and may outlive the connection. Then [`Self::is_dead`] says so, and what the
+/// other methods say is of whoever came after; what was read before `is_dead` said no is true.
+/// The changing part is relaxed: each value stands alone.
+#[derive(Clone)]
+pub struct Connection {
+    slab: Arc<Slab>,
+    place: Place,
+}
+
+/// Workers that are told apart in [`Connection::workers`]; the last bit stands for all from there.
+const WORKER_BITS: usize = 32;
+
+impl NewConnection {
     /// A connection in `state`, last seen now.
     #[must_use]
     pub fn new(record: Record, state: State, provenance: Provenance, now_ns: u64) -> Self {
-        let flags = match provenance {
-            Provenance::Local => LOCAL,
-            Provenance::Replica => 0,
-            Provenance::Donated => DONATED,
-        };
-        Self {
-            record,
-            state: AtomicU8::new(state as u8),
-            last_seen_ns: AtomicU64::new(now_ns),
-            in_pkts: AtomicU64::new(0),
-            out_pkts: AtomicU64::new(0),
-            gate: AtomicU8::new(0),
-            flags: AtomicU32::new(flags),
-            snapshot: AtomicU64::new(0),
-            slot: AtomicU32::new(NO_SLOT),
-            sent_to: AtomicU32::new(0),
-            synced_state: AtomicU8::new(State::None as u8),
-            sync_word: AtomicU64::new(0),
-            in_workers: AtomicU64::new(0),
-            out_workers: AtomicU64::new(0),
-        }
+        Self { record, state, provenance, now_ns, in_pkts: 0, assured: false, snapshot: 0 }
+    }
+}
+
+impl Gone {
+    pub(crate) fn new(record: Record, state: State, sent_to: u32) -> Self {
+        Self { record, state, sent_to }
     }
 
     /// Client, VIP and protocol.
@@ -215,25 +207,7 @@ impl Connection {
         self.record.key
     }
 
-    /// The real server, by its committed id.
-    #[must_use]
-    pub fn server(&self) -> ServerId {
-        self.record.server
-    }
-
-    /// Where that server is; absent while no configuration here knows the id.
-    #[must_use]
-    pub fn target(&self) -> Option<Target> {
-        self.record.target
-    }
-
-    /// The service it belongs to.
-    #[must_use]
-    pub fn service(&self) -> ServiceId {
-        self.record.service
-    }
-
-    /// The VIP group it belongs to.
+    /// The VIP group it belonged to.
     #[must_use]
     pub fn group(&self) -> GroupId {
         self.record.group
@@ -245,22 +219,137 @@ impl Connection {
         self.record.incarnation
     }
 
-    /// The epoch under which it was created.
+    /// All of the unchanging part.
+    #[must_use]
+    pub fn record(&self) -> Record {
+        self.record
+    }
+
+    /// Its last state.
+    #[must_use]
+    pub fn state(&self) -> State {
+        self.state
+    }
+
+    /// Replication peers that were ever sent its record, one bit each.
+    #[must_use]
+    pub fn sent_to(&self) -> u32 {
+        self.sent_to
+    }
+}
+
+/// The same connection: not just the same key.
+impl PartialEq for Connection {
+    fn eq(&self, other: &Self) -> bool {
+        self.place == other.place && Arc::ptr_eq(&self.slab, &other.slab)
+    }
+}
+
+impl fmt::Debug for Connection {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Connection")
+            .field("record", &self.record())
+            .field("state", &self.state())
+            .field("dead", &self.is_dead())
+            .finish()
+    }
+}
+
+impl Connection {
+    pub(crate) fn new(slab: Arc<Slab>, place: Place) -> Self {
+        Self { slab, place }
+    }
+
+    pub(crate) fn place(&self) -> Place {
+        self.place
+    }
+
+    /// Makes it the handle of another connection of the same table: cheaper than another handle.
+    pub(crate) fn point_at(&mut self, place: Place) {
+        self.place = place;
+    }
+
+    fn hot(&self, word: usize) -> &std::sync::atomic::AtomicU64 {
+        &self.slab.hot(self.place.slot)[word]
+    }
+
+    fn cold(&self, word: usize) -> &std::sync::atomic::AtomicU64 {
+        &self.slab.cold(self.place.slot)[word]
+    }
+
+    fn word(&self) -> u64 {
+        self.slab.word(self.place.slot)
+    }
+
+    /// State and flags while it lives.
+    fn live_word(&self) -> Option<u64> {
+        let word = self.word();
+        let same = slab::generation(word) == self.place.generation;
+        (same && word & slab::OPEN != 0).then_some(word)
+    }
+
+    /// Client, VIP and protocol.
+    #[must_use]
+    pub fn key(&self) -> FlowKey {
+        self.slab.key(self.place.slot)
+    }
+
+    /// The real server, by its committed id.
+    #[must_use]
+    pub fn server(&self) -> ServerId {
+        ServerId(self.slab.server(self.place.slot))
+    }
+
+    /// Where that server is; absent while no configuration here knows the id.
+    #[must_use]
+    pub fn target(&self) -> Option<Target> {
+        self.slab.target(self.place.slot)
+    }
+
+    /// The service it belongs to.
+    #[must_use]
+    pub fn service(&self) -> ServiceId {
+        ServiceId((self.cold(slab::IDS).load(Ordering::Relaxed) >> 32) as u32)
+    }
+
+    /// The VIP group it belongs to.
+    #[must_use]
+    pub fn group(&self) -> GroupId {
+        GroupId(self.cold(slab::IDS).load(Ordering::Relaxed) as u32)
+    }
+
+    /// Tells successive connections of one key apart.
+    #[must_use]
+    pub fn incarnation(&self) -> u64 {
+        self.cold(slab::INCARNATION).load(Ordering::Relaxed)
+    }
+
+    /// The epoch under which it was created. Takes a lock: not for packets.
     #[must_use]
     pub fn origin(&self) -> Origin {
-        self.record.origin
+        self.slab.origin(self.cold(slab::SNAPSHOT).load(Ordering::Relaxed) as u32)
     }
 
     /// The key of return packets, for NAT connections that know their server.
     #[must_use]
     pub fn reply_key(&self) -> Option<ReplyKey> {
-        self.record.reply_key()
+        let target = self.target()?;
+        let nat = target.forwarding == Forwarding::Nat;
+        nat.then(|| self.key().reply(target.addr, target.port))
     }
 
-    /// All of the unchanging part.
+    /// All of the unchanging part. Takes a lock: not for packets.
     #[must_use]
     pub fn record(&self) -> Record {
-        self.record
+        Record {
+            key: self.key(),
+            server: self.server(),
+            target: self.target(),
+            service: self.service(),
+            group: self.group(),
+            incarnation: self.incarnation(),
+            origin: self.origin(),
+        }
     }
 
     /// What it is worth when the table is full.
@@ -275,177 +364,169 @@ impl Connection {
         }
     }
 
-    /// The same connection with its server known; live values are copied.
-    pub(crate) fn bound(&self, target: Target) -> Self {
-        let relaxed = Ordering::Relaxed;
-        let old = self;
-        Self {
-            record: Record { target: Some(target), ..self.record },
-            state: AtomicU8::new(old.state.load(relaxed)),
-            last_seen_ns: AtomicU64::new(old.last_seen_ns.load(relaxed)),
-            in_pkts: AtomicU64::new(old.in_pkts.load(relaxed)),
-            out_pkts: AtomicU64::new(old.out_pkts.load(relaxed)),
-            gate: AtomicU8::new(0),
-            flags: AtomicU32::new(old.flags.load(relaxed)),
-            snapshot: AtomicU64::new(old.snapshot.load(relaxed)),
-            slot: AtomicU32::new(NO_SLOT),
-            sent_to: AtomicU32::new(old.sent_to.load(relaxed)),
-            synced_state: AtomicU8::new(old.synced_state.load(relaxed)),
-            sync_word: AtomicU64::new(old.sync_word.load(relaxed)),
-            in_workers: AtomicU64::new(old.in_workers.load(relaxed)),
-            out_workers: AtomicU64::new(old.out_workers.load(relaxed)),
-        }
-    }
-
-    /// Its place in the ledger, or [`NO_SLOT`].
-    pub(crate) fn slot(&self) -> u32 {
-        self.slot.load(Ordering::Relaxed)
-    }
-
-    pub(crate) fn set_slot(&self, slot: u32) {
-        self.slot.store(slot, Ordering::Relaxed);
-    }
-
     /// The snapshot generation that last confirmed this replica.
-    pub(crate) fn snapshot(&self) -> u64 {
-        self.snapshot.load(Ordering::Relaxed)
-    }
-
-    /// A snapshot of this generation has a record of it; never goes back.
-    pub(crate) fn confirm(&self, snapshot: u64) {
-        self.snapshot.fetch_max(snapshot, Ordering::Relaxed);
+    pub(crate) fn snapshot(&self) -> u32 {
+        (self.cold(slab::SNAPSHOT).load(Ordering::Relaxed) >> 32) as u32
     }
 
     /// Replication peers that were ever sent this record, one bit each.
     #[must_use]
     pub fn sent_to(&self) -> u32 {
-        self.sent_to.load(Ordering::SeqCst)
+        (self.hot(slab::PEERS).load(Ordering::SeqCst) >> 32) as u32
     }
 
     /// Notes that the peers of these bits are about to be sent this record.
     pub fn note_sent_to(&self, peers: u32) {
-        self.sent_to.fetch_or(peers, Ordering::SeqCst);
+        self.hot(slab::PEERS).fetch_or(u64::from(peers) << 32, Ordering::SeqCst);
     }
 
     /// The state that was copied to the peers last (IPVS `old_state`).
     #[must_use]
     pub fn synced_state(&self) -> State {
-        State::from_u8(self.synced_state.load(Ordering::Relaxed)).unwrap_or(State::None)
+        State::from_u8((self.word() >> slab::SYNCED_SHIFT) as u8).unwrap_or(State::None)
     }
 
     /// Notes the state that the peers know.
     pub fn set_synced_state(&self, state: State) {
-        self.synced_state.store(state as u8, Ordering::Relaxed);
+        let bits = (state as u64) << slab::SYNCED_SHIFT;
+        self.slab.update(self.place, |word| {
+            let new = word & !(0xff << slab::SYNCED_SHIFT) | bits;
+            (new != word).then_some(new)
+        });
     }
 
     /// The replication policy's own word (IPVS `sync_endtime`).
     #[must_use]
     pub fn sync_word(&self) -> u64 {
-        self.sync_word.load(Ordering::Relaxed)
+        self.hot(slab::SYNC).load(Ordering::Relaxed)
     }
 
     /// Replaces that word; false when another thread was first.
     pub fn swap_sync_word(&self, old: u64, new: u64) -> bool {
         let relaxed = Ordering::Relaxed;
-        self.sync_word.compare_exchange(old, new, relaxed, relaxed).is_ok()
+        self.hot(slab::SYNC).compare_exchange(old, new, relaxed, relaxed).is_ok()
     }
 
-    /// Moves the state from `old` to `new`; false when another thread was first.
+    /// Moves the state from `old` to `new`; false when another thread was first, or it is dead.
     pub fn swap_state(&self, old: State, new: State) -> bool {
-        self.state
-            .compare_exchange(old as u8, new as u8, Ordering::AcqRel, Ordering::Relaxed)
-            .is_ok()
+        let change = |word: u64| (word as u8 == old as u8).then_some(word & !0xff | new as u64);
+        self.slab.update(self.place, change).is_some()
     }
 
     /// Sets the state without looking at the old one (a holder's record for its replica).
     pub fn set_state(&self, state: State) {
-        self.state.store(state as u8, Ordering::Release);
+        self.slab.update(self.place, |word| Some(word & !0xff | state as u64));
     }
 
     /// Notes a packet at `now_ns`; never goes back.
     pub fn touch(&self, now_ns: u64) {
         // Two workers may race here; a plain store is enough unless it would lose seconds.
-        if self.last_seen_ns.load(Ordering::Relaxed) < now_ns {
-            self.last_seen_ns.store(now_ns, Ordering::Relaxed);
+        let seen = self.hot(slab::SEEN);
+        if seen.load(Ordering::Relaxed) < now_ns {
+            seen.store(now_ns, Ordering::Relaxed);
         }
     }
 
     /// Counts an inbound packet carried by `worker`; returns the new count.
     pub fn count_in(&self, worker: usize) -> u64 {
-        note_worker(&self.in_workers, worker);
-        self.in_pkts.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+        self.note_worker(worker, 0);
+        let pkts = self.hot(slab::PKTS);
+        let old = pkts.fetch_add(1, Ordering::Relaxed);
+        if old as u32 == u32::MAX {
+            // What it carried over is not a return packet.
+            pkts.fetch_sub(1 << 32, Ordering::Relaxed);
+        }
+        u64::from((old as u32).wrapping_add(1))
     }
 
     /// Counts a return packet carried by `worker`; returns the new count.
     pub fn count_out(&self, worker: usize) -> u64 {
-        note_worker(&self.out_workers, worker);
-        self.out_pkts.fetch_add(1, Ordering::Relaxed).wrapping_add(1)
+        self.note_worker(worker, 1);
+        let old = self.hot(slab::PKTS).fetch_add(1 << 32, Ordering::Relaxed);
+        (old >> 32).wrapping_add(1)
     }
 
-    /// Workers that carried packets client to server, and server to client, a bit each.
+    /// Workers that carried packets client to server, and server to client, a bit each; worker 31
+    /// and those above it share a bit.
     #[must_use]
     pub fn workers(&self) -> (u64, u64) {
-        let read = |workers: &AtomicU64| workers.load(Ordering::Relaxed);
-        (read(&self.in_workers), read(&self.out_workers))
+        let workers = self.cold(slab::WORKERS).load(Ordering::Relaxed);
+        (workers & u64::from(u32::MAX), workers >> 32)
+    }
+
+    /// The hot word knows who was last, so that the cold one is written once per worker.
+    fn note_worker(&self, worker: usize, way: u32) {
+        let bit = worker.min(WORKER_BITS - 1) as u32;
+        let (last, shift) = (self.hot(slab::PEERS), way * 8);
+        let mine = u64::from(bit + 1);
+        let before = last.load(Ordering::Relaxed);
+        if before >> shift & 0xff != mine {
+            let new = |word: u64| Some(word & !(0xff << shift) | mine << shift);
+            let _ = last.fetch_update(Ordering::SeqCst, Ordering::Relaxed, new);
+            self.cold(slab::WORKERS).fetch_or(1 << (way * 32 + bit), Ordering::Relaxed);
+        }
     }
 
     /// Sets the inbound count (a replica starts at the `sync_threshold`, as in IPVS).
     pub fn set_in_pkts(&self, count: u64) {
-        self.in_pkts.store(count, Ordering::Relaxed);
+        let low = u64::from(u32::MAX);
+        let new = |pkts: u64| Some(pkts & !low | count & low);
+        let _ = self.hot(slab::PKTS).fetch_update(Ordering::Relaxed, Ordering::Relaxed, new);
     }
 
     /// The state now.
     #[must_use]
     pub fn state(&self) -> State {
-        State::from_u8(self.state.load(Ordering::Acquire)).unwrap_or(State::Close)
+        State::from_u8(self.word() as u8).unwrap_or(State::Close)
     }
 
     /// When a packet was last seen here, or the replica last applied.
     #[must_use]
     pub fn last_seen_ns(&self) -> u64 {
-        self.last_seen_ns.load(Ordering::Relaxed)
+        self.hot(slab::SEEN).load(Ordering::Relaxed)
     }
 
-    /// Inbound packets.
+    /// Inbound packets, modulo 2^32.
     #[must_use]
     pub fn in_pkts(&self) -> u64 {
-        self.in_pkts.load(Ordering::Relaxed)
+        self.hot(slab::PKTS).load(Ordering::Relaxed) & u64::from(u32::MAX)
     }
 
-    /// Return packets.
+    /// Return packets, modulo 2^32.
     #[must_use]
     pub fn out_pkts(&self) -> u64 {
-        self.out_pkts.load(Ordering::Relaxed)
+        self.hot(slab::PKTS).load(Ordering::Relaxed) >> 32
     }
 
-    /// No packet may follow this connection any more.
+    /// No packet may follow this connection any more. What was read from it before is true if not.
     #[must_use]
     pub fn is_dead(&self) -> bool {
-        self.gate.load(Ordering::Acquire) & DEAD != 0
+        fence(Ordering::Acquire);
+        self.live_word().is_none()
     }
 
     /// The holder was handed a SYN that opens another connection in its place; this node waits to
     /// hear of that one.
     #[must_use]
     pub fn is_superseded(&self) -> bool {
-        self.gate.load(Ordering::Acquire) & SUPERSEDED != 0
+        self.live_word().is_some_and(|word| word & slab::SUPERSEDED != 0)
     }
 
     /// Packets may follow it.
     pub(crate) fn is_open(&self) -> bool {
-        self.gate.load(Ordering::Acquire) == 0
+        self.live_word().is_some_and(|word| word & slab::SUPERSEDED == 0)
     }
 
     pub(crate) fn supersede(&self) {
-        self.gate.fetch_or(SUPERSEDED, Ordering::AcqRel);
+        self.slab.update(self.place, |word| Some(word | slab::SUPERSEDED));
     }
 
     /// Where it came from. A local connection that the new holder confirms becomes a replica.
     #[must_use]
     pub fn provenance(&self) -> Provenance {
-        match self.flags.load(Ordering::Relaxed) {
-            flags if flags & DONATED != 0 => Provenance::Donated,
-            flags if flags & LOCAL != 0 => Provenance::Local,
+        match self.word() {
+            word if word & slab::DONATED != 0 => Provenance::Donated,
+            word if word & slab::LOCAL != 0 => Provenance::Local,
             _ => Provenance::Replica,
         }
     }
@@ -453,28 +534,17 @@ impl Connection {
     /// More than one packet was seen, or a reply, or a peer vouches for it.
     #[must_use]
     pub fn is_assured(&self) -> bool {
-        self.flags.load(Ordering::Relaxed) & ASSURED != 0
+        self.word() & slab::ASSURED != 0
     }
 
     /// Marks it a conversation; true for the call that did.
     pub(crate) fn assure(&self) -> bool {
-        self.flags.fetch_or(ASSURED, Ordering::Relaxed) & ASSURED == 0
+        let old = self.slab.update(self.place, |word| Some(word | slab::ASSURED));
+        old.is_some_and(|word| word & slab::ASSURED == 0)
     }
 
     /// The holder vouches for it: from now on it is a replica.
     pub(crate) fn become_replica(&self) {
-        self.flags.fetch_and(!(LOCAL | DONATED), Ordering::Relaxed);
-    }
-
-    pub(crate) fn kill(&self) {
-        self.gate.fetch_or(DEAD, Ordering::AcqRel);
-    }
-}
-
-/// Written once per worker and connection, then only read.
-fn note_worker(workers: &AtomicU64, worker: usize) {
-    let bit = 1_u64.checked_shl(worker as u32).unwrap_or(0);
-    if workers.load(Ordering::Relaxed) & bit != bit {
-        workers.fetch_or(bit, Ordering::Relaxed);
+        self.slab.update(self.place, |word| Some(word & !(slab::LOCAL | slab::DONATED)));
     }
 }

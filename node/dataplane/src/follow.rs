@@ -1,15 +1,15 @@
 //! Fragments: the first is a packet like any other, the others follow it.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use steadfast_packet::{Fragment, Packet};
 
 use crate::{
     Actions, AddressKind, Connection, Forwarding, GroupId, Protocol, Reason, Role, SyncHook,
     Verdict,
-    cache::{Hot, Tuple, Way},
+    cache::{HotServer, Way},
+    forward::Hot,
     frame::Frame,
-    lookup::hot,
     worker::{Core, View},
 };
 
@@ -61,16 +61,16 @@ where
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Packet,
-        hot: &mut Hot,
+        hot: Hot<'_>,
         view: View<'_>,
         actions: &mut Actions,
     ) -> Verdict {
         if let Some(fragment) = &packet.fragment {
-            if needs_the_whole(packet, hot) {
+            if needs_the_whole(packet, &hot) {
                 return Verdict::Drop(Reason::Fragment);
             }
             let (now_ns, fragments) = (frame.now_ns, &self.shared.fragments);
-            let opened = fragments.open(now_ns, packet, fragment, &hot.connection, hot.way);
+            let opened = fragments.open(now_ns, packet, fragment, hot.connection, hot.way);
             if let Err(reason) = opened {
                 return Verdict::Drop(reason);
             }
@@ -96,26 +96,24 @@ where
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Packet,
-        (connection, way): (Arc<Connection>, Way),
+        (connection, way): (Connection, Way),
         view: View<'_>,
         actions: &mut Actions,
     ) -> Verdict {
-        let is_known = view.config.server(connection.server()).is_some();
-        if !is_known || !connection.is_open() {
-            return Verdict::Drop(Reason::ServerRemoved);
-        }
         // It has no ports, and never gets into the cache.
-        let protocol: Protocol = connection.key().protocol;
-        let (src, dst) = (packet.src, packet.dst);
-        let tuple = Tuple { protocol, src, src_port: 0, dst, dst_port: 0 };
-        let mut followed: Hot = hot(tuple, way, connection, view);
-        self.forward(frame, packet, &mut followed, view, actions)
+        match HotServer::of(connection.server(), view.config) {
+            Some(mut server) if connection.is_open() => {
+                let hot = Hot { way, connection: &connection, server: &mut server };
+                self.forward(frame, packet, hot, view, actions)
+            }
+            _ => Verdict::Drop(Reason::ServerRemoved),
+        }
     }
 }
 
 /// A first fragment of SCTP that gets another port: the checksum is over the whole packet, whose
 /// length no fragment but the last tells.
-fn needs_the_whole(packet: &Packet, hot: &Hot) -> bool {
+fn needs_the_whole(packet: &Packet, hot: &Hot<'_>) -> bool {
     let Some((Protocol::Sctp, src_port, dst_port)) = packet.tuple() else { return false };
     let Some(target) = hot.connection.target() else { return false };
     let changes = match hot.way {

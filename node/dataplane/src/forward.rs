@@ -9,7 +9,7 @@ use steadfast_packet::{
 use crate::{
     Action, Actions, Connection, Direction, Forwarding, Hop, Reason, Resolved, Sent, State,
     SyncHook, Verdict,
-    cache::{Hot, Way},
+    cache::{HotServer, Tuple, Way},
     frame::Frame,
     too_big::way_room,
     worker::{Core, View},
@@ -17,6 +17,13 @@ use crate::{
 
 /// Times a state is moved when another worker moves it at the same time.
 const STATE_TRIES_MAX: usize = 8;
+
+/// A packet's connection and server.
+pub(crate) struct Hot<'a> {
+    pub(crate) way: Way,
+    pub(crate) connection: &'a Connection,
+    pub(crate) server: &'a mut HotServer,
+}
 
 impl<H> Core<H>
 where
@@ -27,25 +34,35 @@ where
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Packet,
-        hot: &mut Hot,
+        hot: Hot<'_>,
         view: View<'_>,
         actions: &mut Actions,
     ) -> Verdict {
-        let connection = &hot.connection;
-        let Some(target) = connection.target() else { return Verdict::Drop(Reason::Unbound) };
-        let towards = if hot.way == Way::In { target.addr } else { connection.key().client };
-        let hop = match hot.hop {
-            Some((generation, hop)) if generation == view.hops.generation() => hop,
+        let connection = hot.connection;
+        let (target, key) = (connection.target(), connection.key());
+        // What was read is true if it lives now: one that another worker has ended since it was
+        // found leads nowhere.
+        if connection.is_dead() {
+            return Verdict::Drop(Reason::ConnectionGone);
+        }
+        let Some(target) = target else { return Verdict::Drop(Reason::Unbound) };
+        let towards = if hot.way == Way::In { target.addr } else { key.client };
+        let hop = match hot.server.hop {
+            Some((generation, addr, hop))
+                if generation == view.hops.generation() && addr == towards =>
+            {
+                hop
+            }
             _ => match self.next_hop(towards, view, actions) {
                 Ok(hop) => {
-                    hot.hop = Some((view.hops.generation(), hop));
+                    hot.server.hop = Some((view.hops.generation(), towards, hop));
                     hop
                 }
                 Err(reason) => return Verdict::Drop(reason),
             },
         };
         if self.lookout.is_due(frame.now_ns) {
-            let vip = (hot.way == Way::In).then_some(connection.key().vip);
+            let vip = (hot.way == Way::In).then_some(key.vip);
             self.look(frame, connection.group(), vip, view);
         }
         //= Linux ip_vs_xmit.c, decrement_ttl(): in every forwarding method, DR too
@@ -61,7 +78,7 @@ where
         if target.forwarding == Forwarding::Nat {
             let (addr, port) = match hot.way {
                 Way::In => (target.addr, target.port),
-                Way::Out => (connection.key().vip, connection.key().vip_port),
+                Way::Out => (key.vip, key.vip_port),
             };
             match hot.way {
                 Way::In => rewrite_destination(frame.bytes(), packet, addr, port),
@@ -69,7 +86,7 @@ where
             }
         }
         if let (Forwarding::Tunnel(tunnel), Way::In) = (target.forwarding, hot.way) {
-            let flow_hash = hot.tuple.flow_hash();
+            let flow_hash = Tuple::of(&key).flow_hash();
             if let Err(reason) =
                 self.encapsulate(frame, packet, tunnel, target.addr, &hop, flow_hash)
             {
@@ -77,7 +94,7 @@ where
             }
         }
         set_macs(frame.bytes(), hop.src_mac, hop.dst_mac);
-        self.account(frame.now_ns, packet, hot);
+        self.account(frame.now_ns, packet, &hot, target.forwarding == Forwarding::Nat);
         let sent = if hot.way == Way::In { Sent::Forwarded } else { Sent::Returned };
         self.transmit(sent, hop.port, frame.start(), frame.len())
     }
@@ -100,9 +117,8 @@ where
     }
 
     /// Notes a forwarded packet: state, age, counters, hook.
-    fn account(&self, now_ns: u64, packet: &Packet, hot: &Hot) {
-        let connection = &hot.connection;
-        let nat = connection.target().is_some_and(|t| t.forwarding == Forwarding::Nat);
+    fn account(&self, now_ns: u64, packet: &Packet, hot: &Hot<'_>, nat: bool) {
+        let connection = hot.connection;
         connection.touch(now_ns);
         // The rest of a packet that was noted with its first fragment.
         if packet.transport == Transport::Fragment {
@@ -133,7 +149,7 @@ where
         let assured =
             (in_pkts > 1 || hot.way == Way::Out) && !connection.is_assured() && connection.assure();
         if old != new || (assured && new == State::Udp) {
-            self.shared.table.changed(connection, &hot.timeouts);
+            self.shared.table.changed(connection, &hot.server.timeouts);
         }
         self.count(packet, hot);
         match hot.way {
@@ -143,8 +159,8 @@ where
     }
 
     /// Counts a packet for its server.
-    fn count(&self, packet: &Packet, hot: &Hot) {
-        if let Some(counters) = &hot.counters {
+    fn count(&self, packet: &Packet, hot: &Hot<'_>) {
+        if let Some(counters) = &hot.server.counters {
             match hot.way {
                 Way::In => counters.count_in(self.index, packet.len()),
                 Way::Out => counters.count_out(self.index, packet.len()),
@@ -173,8 +189,8 @@ pub(crate) fn resets(packet: &Packet) -> bool {
 }
 
 /// A packet of a cached flow that may need a new connection: looking it up tells.
-pub(crate) fn reopens(hot: &Hot, packet: &Packet) -> bool {
-    hot.way == Way::In && opens(packet)
+pub(crate) fn reopens(way: Way, packet: &Packet) -> bool {
+    way == Way::In && opens(packet)
 }
 
 /// Moves the state as `next` says; returns the old and the new one.

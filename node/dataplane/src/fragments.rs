@@ -15,7 +15,7 @@
 use std::{
     hash::{Hash as _, Hasher as _},
     net::IpAddr,
-    sync::{Arc, Mutex, PoisonError},
+    sync::{Mutex, PoisonError},
 };
 
 use siphasher::sip::SipHasher13;
@@ -60,7 +60,7 @@ struct Key {
 struct Entry {
     key: Key,
     until_ns: u64,
-    connection: Arc<Connection>,
+    connection: Connection,
     way: Way,
     passed: Passed,
 }
@@ -91,7 +91,7 @@ impl Fragments {
         now_ns: u64,
         packet: &Packet,
         fragment: &Fragment,
-        connection: &Arc<Connection>,
+        connection: &Connection,
         way: Way,
     ) -> Result<(), Reason> {
         let key = Key::of(packet, fragment);
@@ -101,7 +101,7 @@ impl Fragments {
         }
         let mut passed = Passed::default();
         passed.add(fragment)?;
-        let (connection, until_ns) = (Arc::clone(connection), now_ns + FRAGMENT_TIMEOUT_NS);
+        let (connection, until_ns) = (connection.clone(), now_ns + FRAGMENT_TIMEOUT_NS);
         let entry = Entry { key, until_ns, connection, way, passed };
         let age = |place: &&mut Option<Entry>| place.as_ref().map_or(0, |entry| entry.until_ns);
         if let Some(place) = set.iter_mut().min_by_key(age) {
@@ -119,13 +119,13 @@ impl Fragments {
         now_ns: u64,
         packet: &Packet,
         fragment: &Fragment,
-    ) -> Result<(Arc<Connection>, Way), Reason> {
+    ) -> Result<(Connection, Way), Reason> {
         let key = Key::of(packet, fragment);
         let mut set = self.set(&key);
         let entry = find(&mut set, now_ns, &key).ok_or(Reason::FragmentUnknown)?;
         entry.passed.add(fragment)?;
         entry.until_ns = now_ns + FRAGMENT_TIMEOUT_NS;
-        let found = (Arc::clone(&entry.connection), entry.way);
+        let found = (entry.connection.clone(), entry.way);
         if entry.passed.is_whole() {
             // The identification may come again at once.
             let whole = |place: &&mut Option<Entry>| place.as_ref().is_some_and(|e| e.key == key);

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::{Connection, State};
+use crate::{Connection, Gone, State};
 
 /// Why a connection left the table.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -34,7 +34,7 @@ pub trait SyncHook {
     fn created(&self, _connection: &Connection, _now_ns: u64) {}
 
     /// This node removed a connection by itself (never: by a peer's delete or a sweep).
-    fn removed(&self, _connection: &Connection, _removal: Removal, _now_ns: u64) {}
+    fn removed(&self, _gone: &Gone, _removal: Removal, _now_ns: u64) {}
 }
 
 /// Observes nothing.
@@ -68,7 +68,7 @@ where
         (**self).created(connection, now_ns);
     }
 
-    fn removed(&self, connection: &Connection, removal: Removal, now_ns: u64) {
-        (**self).removed(connection, removal, now_ns);
+    fn removed(&self, gone: &Gone, removal: Removal, now_ns: u64) {
+        (**self).removed(gone, removal, now_ns);
     }
 }

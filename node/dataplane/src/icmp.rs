@@ -13,7 +13,7 @@
 //! Not here: errors about packets that this node itself put into a tunnel. They are for an address
 //! of the node, so they reach the kernel.
 
-use std::{net::IpAddr, sync::Arc};
+use std::net::IpAddr;
 
 use steadfast_packet::{
     IcmpError, Packet, decrement_ttl, rewrite_error_destination, rewrite_error_source, set_macs,
@@ -65,7 +65,7 @@ where
     }
 
     /// The connection of the quoted packet, which went against the error.
-    fn find_quoted(&self, error: &IcmpError, way: Way, view: View<'_>) -> Option<Arc<Connection>> {
+    fn find_quoted(&self, error: &IcmpError, way: Way, view: View<'_>) -> Option<Connection> {
         let quoted = &error.quoted;
         let found = match way {
             Way::In => self.shared.table.find(&FlowKey {
@@ -101,8 +101,11 @@ where
         view: View<'_>,
         actions: &mut Actions,
     ) -> Verdict {
-        let key = connection.key();
-        let Some(target) = connection.target() else { return Verdict::Drop(Reason::Unbound) };
+        let (target, key) = (connection.target(), connection.key());
+        if connection.is_dead() {
+            return Verdict::Drop(Reason::ConnectionGone);
+        }
+        let Some(target) = target else { return Verdict::Drop(Reason::Unbound) };
         let towards = if way == Way::In { target.addr } else { key.client };
         let hop = match self.next_hop(towards, view, actions) {
             Ok(hop) => hop,
@@ -119,14 +122,7 @@ where
             (Forwarding::Dr, _) | (Forwarding::Tunnel(_), Way::Out) => {}
             (Forwarding::Tunnel(tunnel), Way::In) => {
                 // By the way of the flow that it is about.
-                let flow = Tuple {
-                    protocol: key.protocol,
-                    src: key.client,
-                    src_port: key.client_port,
-                    dst: key.vip,
-                    dst_port: key.vip_port,
-                };
-                let (addr, hash) = (target.addr, flow.flow_hash());
+                let (addr, hash) = (target.addr, Tuple::of(&key).flow_hash());
                 if let Err(reason) = self.encapsulate(frame, packet, tunnel, addr, &hop, hash) {
                     return Verdict::Drop(reason);
                 }

@@ -16,6 +16,7 @@ mod config;
 mod connection;
 mod counters;
 mod estimator;
+mod fast;
 mod follow;
 mod forward;
 mod fragments;
@@ -24,6 +25,7 @@ mod group;
 mod hook;
 mod icmp;
 mod ids;
+mod index;
 mod ledger;
 mod lists;
 mod lookup;
@@ -35,6 +37,7 @@ mod policies;
 mod replica;
 mod scheduler;
 mod shared;
+mod slab;
 mod spec;
 mod stale;
 mod state;
@@ -47,7 +50,9 @@ mod worker;
 
 pub use admit::HOLD_BACK_NS;
 pub use config::{Address, AddressKind, Config, ConfigError, Service};
-pub use connection::{Connection, FlowKey, Protocol, Provenance, Record, ReplyKey, Target};
+pub use connection::{
+    Connection, FlowKey, Gone, NewConnection, Protocol, Provenance, Record, ReplyKey, Target,
+};
 pub use counters::{FlowCounters, FlowTotals, Sent, WORKERS_MAX, WorkerCounters};
 pub use estimator::{ESTIMATE_EVERY, Estimators, FlowRates};
 pub use fragments::{FRAGMENT_TIMEOUT_NS, FRAGMENTED_MAX};

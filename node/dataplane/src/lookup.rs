@@ -5,9 +5,8 @@ use std::sync::Arc;
 use steadfast_packet::Packet;
 
 use crate::{
-    AddressKind, Connection, FlowKey, GroupId, Protocol, Reason, ReplyKey, ServerId, SyncHook,
-    Verdict,
-    cache::{Hot, Tuple, Way},
+    AddressKind, Connection, FlowKey, GroupId, Protocol, Reason, Service, SyncHook, Verdict,
+    cache::{Tuple, Way},
     forward::opens,
     frame::Frame,
     policies::{Fate, Part, Standing},
@@ -18,34 +17,29 @@ impl<H> Core<H>
 where
     H: SyncHook,
 {
-    /// Finds or makes the connection of a packet.
+    /// Finds or makes the connection of a packet, and points `found` at it.
     pub(crate) fn look_up(
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Packet,
         tuple: Tuple,
         view: View<'_>,
-    ) -> Result<Hot, Verdict> {
-        let Tuple { protocol, src, src_port, dst, dst_port } = tuple;
+        found: &mut Connection,
+    ) -> Result<Way, Verdict> {
+        let Tuple { protocol, src, src_port, dst, .. } = tuple;
         let pool = || view.config.pool_group(protocol, src, src_port);
-        let (way, connection) = match view.config.address(dst).map(|found| found.kind) {
+        match view.config.address(dst).map(|found| found.kind) {
             Some(AddressKind::Vip) => {
-                let key = FlowKey {
-                    protocol,
-                    client: src,
-                    client_port: src_port,
-                    vip: dst,
-                    vip_port: dst_port,
-                };
-                (Way::In, self.find_inbound(frame, packet, key, view)?)
+                self.find_inbound(frame, packet, tuple.key(), view, found)?;
+                Ok(Way::In)
             }
-            Some(AddressKind::Gateway) => return Err(Verdict::Drop(Reason::NotOurs)),
+            Some(AddressKind::Gateway) => Err(Verdict::Drop(Reason::NotOurs)),
             None => {
                 let group = pool().ok_or(Verdict::Drop(Reason::NotOurs))?;
-                (Way::Out, self.find_return(frame, &tuple, group, view)?)
+                self.find_return(frame, &tuple, group, view, found)?;
+                Ok(Way::Out)
             }
-        };
-        Ok(hot(tuple, way, connection, view))
+        }
     }
 
     fn find_inbound(
@@ -54,29 +48,38 @@ where
         packet: &Packet,
         key: FlowKey,
         view: View<'_>,
-    ) -> Result<Arc<Connection>, Verdict> {
-        let Some(found) = self.shared.table.find(&key) else {
-            return self.admit(frame, packet, key, None, view);
+        found: &mut Connection,
+    ) -> Result<(), Verdict> {
+        let Some(place) = self.shared.table.locate(&key) else {
+            *found = self.admit(frame, packet, key, None, view)?;
+            return Ok(());
         };
+        found.point_at(place);
         if found.target().is_none() {
-            return match self.shared.table.bind_one(&found, view.config) {
-                Some(bound) => Ok(bound),
-                None => Err(Verdict::Drop(Reason::Unbound)),
-            };
+            let bound = self.shared.table.bind_one(found, view.config);
+            *found = bound.ok_or(Verdict::Drop(Reason::Unbound))?;
+            return Ok(());
         }
         let part = match key.protocol {
             Protocol::Udp => Part::Datagram,
             _ if opens(packet) => Part::Opening,
             _ => Part::Middle,
         };
-        let service = view.config.service(found.service());
+        let server = view.config.server(found.server());
+        let service = match server {
+            Some((service, _)) => Some(service),
+            None => view.config.service(found.service()),
+        };
         let policies = service.map(|service| service.spec.policies).unwrap_or_default();
         let finished = found.state().is_reusable();
-        match policies.fate(part, finished, standing(found.server(), view)) {
-            _ if found.is_superseded() => self.admit(frame, packet, key, Some(found), view),
-            Fate::Follow => Ok(found),
-            Fate::Replace => self.admit(frame, packet, key, Some(found), view),
+        let fate = policies.fate(part, finished, standing(server));
+        if found.is_superseded() || fate == Fate::Replace {
+            *found = self.admit(frame, packet, key, Some(found.clone()), view)?;
+            return Ok(());
+        }
+        match fate {
             Fate::Drop => Err(Verdict::Drop(Reason::ServerRemoved)),
+            Fate::Follow | Fate::Replace => Ok(()),
         }
     }
 
@@ -86,43 +89,23 @@ where
         tuple: &Tuple,
         group: GroupId,
         view: View<'_>,
-    ) -> Result<Arc<Connection>, Verdict> {
-        let key = ReplyKey {
-            protocol: tuple.protocol,
-            server: tuple.src,
-            server_port: tuple.src_port,
-            client: tuple.dst,
-            client_port: tuple.dst_port,
-        };
-        let Some(found) = self.shared.table.find_reply(&key) else {
+        found: &mut Connection,
+    ) -> Result<(), Verdict> {
+        let Some(place) = self.shared.table.locate_reply(&tuple.reply_key()) else {
             return Err(self.refuse_return(frame, group, view));
         };
+        found.point_at(place);
         if view.config.server(found.server()).is_none() {
             return Err(Verdict::Drop(Reason::ServerRemoved));
         }
-        Ok(found)
+        Ok(())
     }
 }
 
-fn standing(server: ServerId, view: View<'_>) -> Standing {
-    let found = view.config.server(server);
-    match found.and_then(|(service, index)| service.spec.servers.get(index)) {
+fn standing(server: Option<(&Arc<Service>, usize)>) -> Standing {
+    match server.and_then(|(service, index)| service.spec.servers.get(index)) {
         None => Standing::Gone,
         Some(server) if server.weight == 0 || server.drained => Standing::Drained,
         Some(_) => Standing::Serving,
-    }
-}
-
-/// What forwarding packets of a connection needs.
-pub(crate) fn hot(tuple: Tuple, way: Way, connection: Arc<Connection>, view: View<'_>) -> Hot {
-    let server = view.config.server(connection.server());
-    Hot {
-        tuple,
-        way,
-        config_generation: view.config.generation(),
-        timeouts: view.config.timeouts(connection.service()),
-        counters: server.and_then(|(service, index)| service.counters(index).cloned()),
-        hop: None,
-        connection,
     }
 }

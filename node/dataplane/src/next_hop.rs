@@ -3,12 +3,11 @@
 //! Guarantees: longest prefix first, as the kernel's main table; a look-up never blocks. Not here:
 //! policy routing, metrics (the driver passes the best route of a prefix), probing neighbours.
 
-use std::{
-    collections::{HashMap, HashSet},
-    net::IpAddr,
-};
+use std::{collections::HashSet, net::IpAddr};
 
 use steadfast_packet::Mac;
+
+use crate::fast::Map;
 
 /// Input of [`NextHops::new`].
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -92,9 +91,9 @@ pub struct NextHops {
     generation: u64,
     ports: Vec<Port>,
     /// Prefix lengths in use, longest first, each with its networks.
-    v4: Vec<(u8, HashMap<u32, Leg>)>,
-    v6: Vec<(u8, HashMap<u128, Leg>)>,
-    neighbours: HashMap<(u16, IpAddr), Mac>,
+    v4: Vec<(u8, Map<u32, Leg>)>,
+    v6: Vec<(u8, Map<u128, Leg>)>,
+    neighbours: Map<(u16, IpAddr), Mac>,
 }
 
 #[derive(Debug)]
@@ -127,8 +126,8 @@ impl NextHops {
                 cluster_macs: port.cluster_macs.into_iter().collect(),
             })
             .collect();
-        let mut v4: HashMap<u8, HashMap<u32, Leg>> = HashMap::new();
-        let mut v6: HashMap<u8, HashMap<u128, Leg>> = HashMap::new();
+        let mut v4: Map<u8, Map<u32, Leg>> = Map::default();
+        let mut v6: Map<u8, Map<u128, Leg>> = Map::default();
         for route in spec.routes {
             let Route { port, gateway, src, mtu, .. } = route;
             let leg = Leg { port, gateway, src, mtu: mtu_of(mtu.unwrap_or(0)) };

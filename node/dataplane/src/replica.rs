@@ -13,11 +13,10 @@
 //! Guarantees: nothing here pushes a connection out for lack of room; it says [`Applied::Full`], and
 //! the copy is not complete.
 
-use std::sync::Arc;
-
 use crate::{
-    Class, Config, Connection, ConnectionTable, Cursor, FlowKey, InsertError, Origin, Provenance,
-    Record, Replica, Sweep, table::Applied,
+    Class, Config, Connection, ConnectionTable, Cursor, FlowKey, Gone, InsertError, NewConnection,
+    Origin, Provenance, Record, Replica, Sweep,
+    table::{Applied, stamp},
 };
 
 /// Times a record is merged again because another thread changed what is here meanwhile.
@@ -51,13 +50,13 @@ impl ConnectionTable {
             match merge(replica, &here) {
                 Merge::Keep => {
                     // Confirmed or not, what is here is newer than the snapshot's record of it.
-                    here.confirm(replica.snapshot);
+                    self.confirm(&here, replica.snapshot);
                     return Applied::Kept;
                 }
                 Merge::Update => {
                     here.set_state(replica.state);
                     here.touch(now_ns);
-                    here.confirm(replica.snapshot);
+                    self.confirm(&here, replica.snapshot);
                     if replica.assured {
                         here.assure();
                     }
@@ -84,12 +83,7 @@ impl ConnectionTable {
 
     /// Applies the holder's delete of `incarnation` and older ones of that key, unless what is here
     /// is of a higher epoch than `epoch`, the sender's.
-    pub fn delete_replica(
-        &self,
-        key: &FlowKey,
-        incarnation: u64,
-        epoch: Origin,
-    ) -> Option<Arc<Connection>> {
+    pub fn delete_replica(&self, key: &FlowKey, incarnation: u64, epoch: Origin) -> Option<Gone> {
         // Older ones too: the sender may never have sent the one that replaced them.
         self.remove_if(key, |here| here.incarnation() <= incarnation && here.origin() <= epoch)
     }
@@ -107,15 +101,14 @@ impl ConnectionTable {
         let stale = |here: &Connection| {
             here.group() == sweep.group
                 && here.provenance() == Provenance::Replica
-                && here.snapshot() < sweep.snapshot
+                && here.snapshot() < stamp(sweep.snapshot)
                 && here.origin() <= sweep.epoch
         };
         let mut removed = 0;
         for connection in found {
             let key = connection.key();
             if stale(&connection) && of_shard(&key) {
-                let gone =
-                    self.remove_if(&key, |held| Arc::ptr_eq(held, &connection) && stale(held));
+                let gone = self.remove_if(&key, |held| *held == connection && stale(held));
                 removed += usize::from(gone.is_some());
             }
         }
@@ -130,39 +123,33 @@ impl ConnectionTable {
     }
 
     /// Binds one record, if `config` knows its server.
-    pub(crate) fn bind_one(
-        &self,
-        connection: &Arc<Connection>,
-        config: &Config,
-    ) -> Option<Arc<Connection>> {
+    pub(crate) fn bind_one(&self, connection: &Connection, config: &Config) -> Option<Connection> {
         if connection.target().is_some() {
             return None;
         }
         let target = config.target(connection.server())?;
-        let timeouts = config.timeouts(connection.service());
-        self.replace(connection, connection.bound(target), &timeouts).ok()
+        self.bind_to(connection, target)
     }
 
     /// Another VIP's connection has the server's place for this client port: it goes if it is worth
     /// less. Two live connections cannot share it, and the holder's is the one in use.
-    fn yield_reply(&self, replica: &Replica, held: &Arc<Connection>) -> bool {
+    fn yield_reply(&self, replica: &Replica, held: &Connection) -> bool {
         if held.class() >= replica.state.class() && held.origin() >= replica.record.origin {
             return false;
         }
-        self.remove_if(&held.key(), |here| Arc::ptr_eq(here, held)).is_some()
+        self.remove_if(&held.key(), |here| here == held).is_some()
     }
 }
 
 impl Replica {
-    fn connection(&self, record: Record, now_ns: u64) -> Connection {
+    fn connection(&self, record: Record, now_ns: u64) -> NewConnection {
         let provenance = if self.donated { Provenance::Donated } else { Provenance::Replica };
-        let connection = Connection::new(record, self.state, provenance, now_ns);
-        if self.assured {
-            connection.assure();
+        NewConnection {
+            in_pkts: self.in_pkts,
+            assured: self.assured,
+            snapshot: self.snapshot,
+            ..NewConnection::new(record, self.state, provenance, now_ns)
         }
-        connection.set_in_pkts(self.in_pkts);
-        connection.confirm(self.snapshot);
-        connection
     }
 }
 

@@ -1,28 +1,34 @@
 //! The connection table: shared by workers, replication and the API.
 //!
-//! Guarantees: no method returns a guard, so no caller can hold a lock; at most `connections_max`
-//! connections exist, and memory for them is reserved at start; a connection that left the table
-//! is dead before the call returns. When the table is full the oldest half-open connection goes,
-//! then the oldest closing one, and then new ones are refused; established ones stay.
+//! Connections lie in a [`Slab`], two [`Index`]es lead to their slots, and the [`Ledger`] keeps the
+//! slots in order; what comes, goes or changes its state does so under the ledger's lock.
+//!
+//! Guarantees: look-ups take no lock, but for one that finds nothing while a writer stands still in
+//! the middle of a change, and read a bounded number of places, whatever clients send (the hash has
+//! a secret key); at most `connections_max` connections exist, and memory for them is reserved at
+//! start; a connection that left the table is dead before the call returns. When the table is full
+//! the oldest half-open connection goes, then the oldest closing one, and then new ones are refused;
+//! established ones stay.
 //! Not guaranteed: that a found connection is still in the table (look at [`Connection::is_dead`]).
 //!
-//! Lock order: shard of a key, then shard of its reply key, then the ledger. Nothing takes a lock
-//! to the left of one it holds.
+//! Lock order: the ledger, then the epochs of the slab.
 
 use std::{
-    hash::BuildHasher,
+    hash::{Hash, Hasher},
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicUsize, Ordering, fence},
+        atomic::{AtomicU32, AtomicUsize, Ordering, fence},
     },
 };
 
-use dashmap::{DashMap, Entry};
 use siphasher::sip::SipHasher13;
 
 use crate::{
-    Class, Config, Connection, FlowKey, GroupId, Groups, Origin, Provenance, Record, ReplyKey,
-    Role, ServerId, ServerLoad, State, Timeouts, ledger::Ledger,
+    Class, Config, Connection, FlowKey, Forwarding, Gone, GroupId, Groups, NewConnection, Origin,
+    Provenance, Record, ReplyKey, Role, ServerId, ServerLoad, State, Target, Timeouts,
+    index::Index,
+    ledger::{Entry, Ledger},
+    slab::{self, Place, Slab},
 };
 
 /// How a table is made.
@@ -37,9 +43,13 @@ pub struct TableOptions {
 /// The connection table.
 #[derive(Debug)]
 pub struct ConnectionTable {
-    connections: DashMap<FlowKey, Arc<Connection>, Keyed>,
-    replies: DashMap<ReplyKey, Arc<Connection>, Keyed>,
+    slab: Arc<Slab>,
+    keys: Index,
+    replies: Index,
+    seed: [u64; 2],
     ledger: Mutex<Ledger>,
+    /// Slots from here on were never used; for walks.
+    high: AtomicU32,
     connections_max: usize,
     len: AtomicUsize,
     unbound: AtomicUsize,
@@ -50,10 +60,10 @@ pub struct ConnectionTable {
 pub enum InsertError {
     /// The key is taken.
     #[error("the connection exists already")]
-    Exists(Arc<Connection>),
+    Exists(Connection),
     /// The server already talks to this client port through another VIP.
     #[error("the server already has a connection from this client address and port")]
-    ReplyTaken(Arc<Connection>),
+    ReplyTaken(Connection),
     /// It was removed or replaced meanwhile; try again.
     #[error("the connection changed meanwhile: try again")]
     Gone,
@@ -118,34 +128,28 @@ pub struct Advanced {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Cursor(u32);
 
-/// Tries to make room for one connection: other threads may take what was freed.
-const EVICT_TRIES_MAX: usize = 4;
+/// Connections that turn out to be established when they are to go, while room for one is made.
+const EVICT_TRIES_MAX: usize = 16;
+
+/// Empty slots looked at per connection asked for, in one walk step.
+const WALK_STRIDE: usize = 16;
 
 /// The most connections a table can number.
 pub const CONNECTIONS_CEILING: usize = 1 << 28;
-
-/// SipHash under a secret key: clients choose the tuples.
-#[derive(Clone, Copy, Debug)]
-struct Keyed([u64; 2]);
-
-impl BuildHasher for Keyed {
-    type Hasher = SipHasher13;
-
-    fn build_hasher(&self) -> SipHasher13 {
-        SipHasher13::new_with_keys(self.0[0], self.0[1])
-    }
-}
 
 impl ConnectionTable {
     /// An empty table with all its memory reserved.
     #[must_use]
     pub fn new(options: TableOptions) -> Self {
         let max = options.connections_max.clamp(1, CONNECTIONS_CEILING);
-        let keyed = Keyed(options.seed);
+        let slots = max as u32;
         Self {
-            connections: DashMap::with_capacity_and_hasher(max, keyed),
-            replies: DashMap::with_capacity_and_hasher(max, keyed),
-            ledger: Mutex::new(Ledger::new(max as u32)),
+            slab: Arc::new(Slab::new(slots)),
+            keys: Index::new(slots),
+            replies: Index::new(slots),
+            seed: options.seed,
+            ledger: Mutex::new(Ledger::new(slots)),
+            high: AtomicU32::new(0),
             connections_max: max,
             len: AtomicUsize::new(0),
             unbound: AtomicUsize::new(0),
@@ -156,68 +160,91 @@ impl ConnectionTable {
     /// what had to go is in `evicted`. `timeouts` are those of its service.
     pub fn insert(
         &self,
-        connection: Connection,
+        new: NewConnection,
         timeouts: &Timeouts,
-        evicted: &mut Vec<Arc<Connection>>,
-    ) -> Result<Arc<Connection>, InsertError> {
-        if let Some(existing) = self.find(&connection.key()) {
+        evicted: &mut Vec<Gone>,
+    ) -> Result<Connection, InsertError> {
+        let mut ledger = self.ledger();
+        if let Some(existing) = self.find(&new.record.key) {
             return Err(InsertError::Exists(existing));
         }
-        let mut tries = 0;
-        let slot = loop {
-            match self.make_room(evicted) {
-                Some(slot) => break slot,
-                None if tries < EVICT_TRIES_MAX && self.has_victim() => tries += 1,
-                None => return Err(InsertError::Full),
-            }
-        };
-        self.insert_into(slot, connection, timeouts)
+        let slot = self.make_room(&mut ledger, evicted).ok_or(InsertError::Full)?;
+        self.put(&mut ledger, slot, new, timeouts)
     }
 
     /// Inserts a connection unless its key is taken or the table is full; pushes nothing out.
     pub fn insert_without_eviction(
         &self,
-        connection: Connection,
+        new: NewConnection,
         timeouts: &Timeouts,
-    ) -> Result<Arc<Connection>, InsertError> {
-        if let Some(existing) = self.find(&connection.key()) {
+    ) -> Result<Connection, InsertError> {
+        let mut ledger = self.ledger();
+        if let Some(existing) = self.find(&new.record.key) {
             return Err(InsertError::Exists(existing));
         }
-        let slot = self.ledger().reserve().ok_or(InsertError::Full)?;
-        self.insert_into(slot, connection, timeouts)
+        let slot = ledger.reserve().ok_or(InsertError::Full)?;
+        self.put(&mut ledger, slot, new, timeouts)
     }
 
-    /// Puts `connection` in the place of `old`, if `old` is still what the table holds; they have
-    /// the same key.
+    /// Puts `new` in the place of `old`, if `old` is still what the table holds; they have the same
+    /// key. Gives the new connection and what the old one was.
     pub fn replace(
         &self,
-        old: &Arc<Connection>,
-        connection: Connection,
+        old: &Connection,
+        new: NewConnection,
         timeouts: &Timeouts,
-    ) -> Result<Arc<Connection>, InsertError> {
-        let Entry::Occupied(mut entry) = self.connections.entry(old.key()) else {
+    ) -> Result<(Connection, Gone), InsertError> {
+        let mut ledger = self.ledger();
+        let slot = old.place().slot;
+        if old.is_dead() || old.key() != new.record.key {
             return Err(InsertError::Gone);
-        };
-        if !Arc::ptr_eq(entry.get(), old) || connection.key() != old.key() {
-            return Err(InsertError::Gone);
         }
-        let connection = Arc::new(connection);
-        self.link_reply(&connection, Some(old))?;
-        old.kill();
-        if old.incarnation() == connection.incarnation() {
-            // A sender may have noted its peer in the old entry after it was copied: without the
-            // bit that peer would never get the connection's delete.
-            fence(Ordering::SeqCst);
-            connection.note_sent_to(old.sent_to());
+        let (reply, next) = (old.reply_key(), new.record.reply_key());
+        if let Some(next) = next.filter(|next| reply != Some(*next)) {
+            self.link_reply(&next, slot)?;
         }
-        if old.reply_key() != connection.reply_key() {
-            self.unlink_reply(old);
+        let (connection, gone) = self.keys.rewriting(|| {
+            self.replies.rewriting(|| {
+                let gone = self.kill(slot);
+                // A sender may have noted its peer in the old one: without the bit that peer would
+                // never get the connection's delete.
+                let same = gone.incarnation() == new.record.incarnation;
+                (self.write(slot, &new, if same { gone.sent_to() } else { 0 }), gone)
+            })
+        });
+        if let Some(reply) = reply.filter(|reply| next != Some(*reply)) {
+            self.replies.remove(self.hash(&reply), slot);
         }
-        let deadline_ns = deadline_ns(&connection, timeouts);
-        self.ledger().swap(old, &connection, deadline_ns);
-        self.count_unbound(&connection, old);
-        entry.insert(Arc::clone(&connection));
-        Ok(connection)
+        ledger.vacate(slot, gone.record().server);
+        ledger.fill(slot, &entry(&connection, timeouts));
+        match (gone.record().target.is_none(), new.record.target.is_none()) {
+            (true, false) => drop(self.unbound.fetch_sub(1, Ordering::Relaxed)),
+            (false, true) => drop(self.unbound.fetch_add(1, Ordering::Relaxed)),
+            _ => {}
+        }
+        Ok((connection, gone))
+    }
+
+    /// Tells a connection its server; it is another one then, and all that changes goes with it.
+    pub(crate) fn bind_to(&self, old: &Connection, target: Target) -> Option<Connection> {
+        let _ledger = self.ledger();
+        let slot = old.place().slot;
+        if old.is_dead() || old.target().is_some() {
+            return None;
+        }
+        let key = old.key();
+        if target.forwarding == Forwarding::Nat {
+            self.link_reply(&key.reply(target.addr, target.port), slot).ok()?;
+        }
+        let connection = self.keys.rewriting(|| {
+            self.replies.rewriting(|| {
+                let word = self.close(slot);
+                let bits = self.slab.write(slot, &key, old.server().0, Some(target));
+                self.open(slot, word & 0xff_ffff & !slab::SUPERSEDED | bits)
+            })
+        });
+        self.unbound.fetch_sub(1, Ordering::Relaxed);
+        Some(connection)
     }
 
     /// What a server carries.
@@ -236,7 +263,7 @@ impl ConnectionTable {
     }
 
     /// Removes the connection of this key and incarnation.
-    pub fn remove(&self, key: &FlowKey, incarnation: u64) -> Option<Arc<Connection>> {
+    pub fn remove(&self, key: &FlowKey, incarnation: u64) -> Option<Gone> {
         self.remove_if(key, |connection| connection.incarnation() == incarnation)
     }
 
@@ -244,39 +271,68 @@ impl ConnectionTable {
     pub(crate) fn remove_if(
         &self,
         key: &FlowKey,
-        condition: impl FnOnce(&Arc<Connection>) -> bool,
-    ) -> Option<Arc<Connection>> {
-        let Entry::Occupied(entry) = self.connections.entry(*key) else { return None };
-        if !condition(entry.get()) {
-            return None;
-        }
-        let connection = entry.get();
-        connection.kill();
-        self.unlink_reply(connection);
-        self.ledger().remove(connection);
-        self.len.fetch_sub(1, Ordering::Relaxed);
-        if connection.target().is_none() {
-            self.unbound.fetch_sub(1, Ordering::Relaxed);
-        }
-        Some(entry.remove())
+        condition: impl FnOnce(&Connection) -> bool,
+    ) -> Option<Gone> {
+        let mut ledger = self.ledger();
+        let connection = self.find(key)?;
+        condition(&connection).then(|| self.take(&mut ledger, connection.place().slot))
     }
 
     /// Brings the order of eviction and the timer up to date; call it after a change of state.
-    pub fn changed(&self, connection: &Arc<Connection>, timeouts: &Timeouts) {
-        let deadline_ns = deadline_ns(connection, timeouts);
-        self.ledger().update(connection, deadline_ns);
+    ///
+    /// The state is read under the lock: of two threads that changed it the last one in sees what
+    /// both left.
+    pub fn changed(&self, connection: &Connection, timeouts: &Timeouts) {
+        let mut ledger = self.ledger();
+        if !connection.is_dead() {
+            ledger.update(connection.place().slot, &entry(connection, timeouts));
+        }
+    }
+
+    /// A snapshot of this generation has a record of the connection; never goes back.
+    pub(crate) fn confirm(&self, connection: &Connection, snapshot: u64) {
+        let _ledger = self.ledger();
+        let snapshot = stamp(snapshot);
+        if !connection.is_dead() && connection.snapshot() < snapshot {
+            let cell = &self.slab.cold(connection.place().slot)[slab::SNAPSHOT];
+            let low = cell.load(Ordering::Relaxed) & u64::from(u32::MAX);
+            cell.store(u64::from(snapshot) << 32 | low, Ordering::Relaxed);
+        }
     }
 
     /// The connection of a key.
     #[must_use]
-    pub fn find(&self, key: &FlowKey) -> Option<Arc<Connection>> {
-        self.connections.get(key).map(|entry| Arc::clone(entry.value()))
+    pub fn find(&self, key: &FlowKey) -> Option<Connection> {
+        self.locate(key).map(|place| self.at(place))
     }
 
     /// The NAT connection a return packet belongs to.
     #[must_use]
-    pub fn find_reply(&self, key: &ReplyKey) -> Option<Arc<Connection>> {
-        self.replies.get(key).map(|entry| Arc::clone(entry.value()))
+    pub fn find_reply(&self, key: &ReplyKey) -> Option<Connection> {
+        self.locate_reply(key).map(|place| self.at(place))
+    }
+
+    /// As [`Self::find`], for packets.
+    pub(crate) fn locate(&self, key: &FlowKey) -> Option<Place> {
+        self.search(&self.keys, self.hash(key), |slot| {
+            let place = self.slab.occupant(slot)?;
+            (self.slab.has_key(slot, key) && self.slab.is_live(place)).then_some(place)
+        })
+    }
+
+    /// As [`Self::find_reply`], for packets.
+    pub(crate) fn locate_reply(&self, key: &ReplyKey) -> Option<Place> {
+        self.search(&self.replies, self.hash(key), |slot| {
+            let place = self.slab.occupant(slot)?;
+            let target = self.slab.target(slot).filter(|t| t.forwarding == Forwarding::Nat)?;
+            let same = self.slab.key(slot).reply(target.addr, target.port) == *key;
+            (same && self.slab.is_live(place)).then_some(place)
+        })
+    }
+
+    /// The handle of a connection.
+    pub(crate) fn at(&self, place: Place) -> Connection {
+        Connection::new(Arc::clone(&self.slab), place)
     }
 
     /// Up to `max` connections and where to go on; `None` at the end. A step may return fewer, even
@@ -284,9 +340,15 @@ impl ConnectionTable {
     ///
     /// A connection that is in the table from the first call to the last is seen exactly once.
     #[must_use]
-    pub fn walk(&self, cursor: Cursor, max: usize) -> (Vec<Arc<Connection>>, Option<Cursor>) {
-        let (found, next) = self.ledger().walk(cursor.0, max);
-        (found, next.map(Cursor))
+    pub fn walk(&self, cursor: Cursor, max: usize) -> (Vec<Connection>, Option<Cursor>) {
+        let (mut found, high) = (Vec::new(), self.high.load(Ordering::Acquire));
+        let mut slot = cursor.0;
+        let end = slot.saturating_add(to_u32(max.max(1).saturating_mul(WALK_STRIDE))).min(high);
+        while slot < end && found.len() < max {
+            found.extend(self.slab.occupant(slot).map(|place| self.at(place)));
+            slot += 1;
+        }
+        (found, (slot < high).then_some(Cursor(slot)))
     }
 
     /// Connections in the table.
@@ -321,127 +383,239 @@ impl ConnectionTable {
         budget: usize,
         config: &Config,
         groups: &Groups,
-        on_expired: &mut dyn FnMut(&Arc<Connection>),
+        on_expired: &mut dyn FnMut(&Gone),
     ) -> Advanced {
-        let mut due = Vec::new();
-        let more = self.ledger().due(now_ns, budget, &mut due);
-        let mut expired = 0;
-        due.retain(|connection| {
+        let mut slots = Vec::new();
+        let more = self.ledger().due(now_ns, budget, &mut slots);
+        let places = slots.into_iter().filter_map(|slot| self.slab.occupant(slot));
+        let mut due: Vec<_> = places.map(|place| self.at(place)).collect();
+        let expiry = |connection: &Connection| {
             let timeouts = config.timeouts(connection.service());
             let role = groups.role(connection.group());
-            let removed = self.remove_if(&connection.key(), |held| {
-                Arc::ptr_eq(held, connection) && expiry_ns(held, &timeouts, &role) <= now_ns
-            });
-            if let Some(connection) = &removed {
-                expired += 1;
-                on_expired(connection);
+            match expiry_ns(connection, &timeouts, &role) {
+                // A holder looks after it; look again when it could be ours.
+                u64::MAX => (u64::MAX, now_ns.saturating_add(timeouts.of_ns(connection.state()))),
+                expiry_ns => (expiry_ns, expiry_ns),
             }
-            removed.is_none()
+        };
+        let mut expired = 0;
+        due.retain(|connection| {
+            if expiry(connection).0 > now_ns {
+                return true;
+            }
+            let mut ledger = self.ledger();
+            if connection.is_dead() || expiry(connection).0 > now_ns {
+                return true;
+            }
+            let gone = self.take(&mut ledger, connection.place().slot);
+            drop(ledger);
+            expired += 1;
+            on_expired(&gone);
+            false
         });
         let mut ledger = self.ledger();
         for connection in &due {
-            let timeouts = config.timeouts(connection.service());
-            let role = groups.role(connection.group());
-            let deadline_ns = match expiry_ns(connection, &timeouts, &role) {
-                // A holder looks after it; look again when it could be ours.
-                u64::MAX => now_ns.saturating_add(timeouts.of_ns(connection.state())),
-                deadline_ns => deadline_ns,
-            };
-            ledger.arm(connection, deadline_ns);
+            let (_, look_ns) = expiry(connection);
+            if !connection.is_dead() {
+                ledger.arm(connection.place().slot, look_ns);
+            }
         }
         Advanced { expired, more }
     }
 
-    fn insert_into(
+    /// Brings the places of this hash near, in the order in which a look-up needs them: first its
+    /// line of the index, then its slot. Call each for many hashes before the next.
+    pub(crate) fn touch_index(&self, hash: u64, reply: bool) -> u64 {
+        self.index(reply).touch(hash)
+    }
+
+    /// See [`Self::touch_index`].
+    pub(crate) fn touch_slot(&self, hash: u64, reply: bool) -> u64 {
+        self.index(reply).guess(hash).map_or(0, |slot| self.slab.word(slot))
+    }
+
+    /// SipHash under a secret key: clients choose the tuples.
+    pub(crate) fn hash(&self, key: &impl Hash) -> u64 {
+        let mut hasher = SipHasher13::new_with_keys(self.seed[0], self.seed[1]);
+        key.hash(&mut hasher);
+        hasher.finish()
+    }
+
+    /// Takes the lock only when a writer that moves entries did not come to its end meanwhile: it
+    /// may have lost its processor. Who holds the lock never finds one at work.
+    fn search(
         &self,
+        index: &Index,
+        hash: u64,
+        check: impl Fn(u32) -> Option<Place>,
+    ) -> Option<Place> {
+        if let Ok(found) = index.find(hash, &check) {
+            return found;
+        }
+        let _ledger = self.ledger();
+        index.find(hash, &check).ok()?
+    }
+
+    fn index(&self, reply: bool) -> &Index {
+        if reply { &self.replies } else { &self.keys }
+    }
+
+    /// Puts a connection into a reserved slot, or releases the slot. Its key is free.
+    fn put(
+        &self,
+        ledger: &mut Ledger,
         slot: u32,
-        connection: Connection,
+        new: NewConnection,
         timeouts: &Timeouts,
-    ) -> Result<Arc<Connection>, InsertError> {
-        let entry = match self.connections.entry(connection.key()) {
-            Entry::Vacant(entry) => entry,
-            Entry::Occupied(held) => {
-                self.ledger().release(slot);
-                return Err(InsertError::Exists(Arc::clone(held.get())));
-            }
-        };
-        let connection = Arc::new(connection);
-        if let Err(error) = self.link_reply(&connection, None) {
-            self.ledger().release(slot);
+    ) -> Result<Connection, InsertError> {
+        let reply = new.record.reply_key();
+        if let Some(reply) = &reply
+            && let Err(error) = self.link_reply(reply, slot)
+        {
+            ledger.release(slot);
             return Err(error);
         }
-        let deadline_ns = deadline_ns(&connection, timeouts);
-        self.ledger().fill(slot, &connection, deadline_ns);
+        if !self.keys.insert(self.hash(&new.record.key), slot) {
+            if let Some(reply) = &reply {
+                self.replies.remove(self.hash(reply), slot);
+            }
+            ledger.release(slot);
+            return Err(InsertError::Full);
+        }
+        self.high.fetch_max(ledger.high(), Ordering::Release);
+        let connection = self.write(slot, &new, 0);
+        ledger.fill(slot, &entry(&connection, timeouts));
         self.len.fetch_add(1, Ordering::Relaxed);
-        if connection.target().is_none() {
+        if new.record.target.is_none() {
             self.unbound.fetch_add(1, Ordering::Relaxed);
         }
-        entry.insert(Arc::clone(&connection));
         Ok(connection)
     }
 
+    /// Takes the connection out of its slot.
+    fn take(&self, ledger: &mut Ledger, slot: u32) -> Gone {
+        let gone = self.kill(slot);
+        let record = gone.record();
+        self.keys.remove(self.hash(&record.key), slot);
+        if let Some(reply) = record.reply_key() {
+            self.replies.remove(self.hash(&reply), slot);
+        }
+        ledger.vacate(slot, record.server);
+        ledger.release(slot);
+        self.len.fetch_sub(1, Ordering::Relaxed);
+        if record.target.is_none() {
+            self.unbound.fetch_sub(1, Ordering::Relaxed);
+        }
+        gone
+    }
+
+    /// From here on no packet follows the connection in `slot`; what it was.
+    fn kill(&self, slot: u32) -> Gone {
+        let word = self.close(slot);
+        // A sender that notes its peer from here on sees that the connection is gone.
+        fence(Ordering::SeqCst);
+        let connection = self.at(Place { slot, generation: slab::generation(word) });
+        let state = State::from_u8(word as u8).unwrap_or(State::Close);
+        let gone = Gone::new(connection.record(), state, connection.sent_to());
+        let number = self.slab.cold(slot)[slab::SNAPSHOT].load(Ordering::Relaxed) as u32;
+        self.slab.give_origin(number);
+        gone
+    }
+
+    /// Closes a slot to readers; the word it had.
+    fn close(&self, slot: u32) -> u64 {
+        let cell = &self.slab.hot(slot)[slab::WORD];
+        let word = cell.fetch_and(!slab::OPEN, Ordering::SeqCst);
+        // What is written from here on is not read by who still finds the slot open afterwards.
+        fence(Ordering::Release);
+        word
+    }
+
+    /// Opens a slot to readers, under the next generation.
+    fn open(&self, slot: u32, bits: u64) -> Connection {
+        let cell = &self.slab.hot(slot)[slab::WORD];
+        let generation = slab::generation(cell.load(Ordering::Relaxed)).wrapping_add(1);
+        cell.store(u64::from(generation) << 32 | bits | slab::OPEN, Ordering::Release);
+        self.at(Place { slot, generation })
+    }
+
+    /// Writes a connection into a closed slot and opens it.
+    fn write(&self, slot: u32, new: &NewConnection, sent_to: u32) -> Connection {
+        let relaxed = Ordering::Relaxed;
+        let (record, hot, cold) = (&new.record, self.slab.hot(slot), self.slab.cold(slot));
+        fence(Ordering::Release);
+        hot[slab::PEERS].store(u64::from(sent_to) << 32, relaxed);
+        let bits = self.slab.write(slot, &record.key, record.server.0, record.target);
+        hot[slab::SEEN].store(new.now_ns, relaxed);
+        hot[slab::PKTS].store(new.in_pkts & u64::from(u32::MAX), relaxed);
+        hot[slab::SYNC].store(0, relaxed);
+        cold[slab::INCARNATION].store(record.incarnation, relaxed);
+        let ids = u64::from(record.service.0) << 32 | u64::from(record.group.0);
+        cold[slab::IDS].store(ids, relaxed);
+        let origin = self.slab.take_origin(record.origin);
+        let snapshot = u64::from(stamp(new.snapshot)) << 32;
+        cold[slab::SNAPSHOT].store(snapshot | u64::from(origin), relaxed);
+        cold[slab::WORKERS].store(0, relaxed);
+        let from = match new.provenance {
+            Provenance::Local => slab::LOCAL,
+            Provenance::Replica => 0,
+            Provenance::Donated => slab::DONATED,
+        };
+        let assured = if new.assured { slab::ASSURED } else { 0 };
+        self.open(slot, bits | from | assured | new.state as u64)
+    }
+
     /// A slot, pushing out the oldest half-open or closing connection when none is free.
-    fn make_room(&self, evicted: &mut Vec<Arc<Connection>>) -> Option<u32> {
-        let victim = {
-            let mut ledger = self.ledger();
+    fn make_room(&self, ledger: &mut Ledger, evicted: &mut Vec<Gone>) -> Option<u32> {
+        for _ in 0..EVICT_TRIES_MAX {
             if let Some(slot) = ledger.reserve() {
                 return Some(slot);
             }
-            ledger.oldest(Class::HalfOpen).or_else(|| ledger.oldest(Class::Closing))?
-        };
-        // It may have become established since the ledger was asked.
-        evicted.extend(self.remove_if(&victim.key(), |held| {
-            Arc::ptr_eq(held, &victim) && held.class() != Class::Established
-        }));
-        self.ledger().reserve()
-    }
-
-    fn has_victim(&self) -> bool {
-        let ledger = self.ledger();
-        ledger.oldest(Class::HalfOpen).or_else(|| ledger.oldest(Class::Closing)).is_some()
-    }
-
-    /// Makes a NAT connection findable by its replies. `instead_of` may hold the place.
-    fn link_reply(
-        &self,
-        connection: &Arc<Connection>,
-        instead_of: Option<&Arc<Connection>>,
-    ) -> Result<(), InsertError> {
-        let Some(key) = connection.reply_key() else { return Ok(()) };
-        match self.replies.entry(key) {
-            Entry::Vacant(entry) => {
-                entry.insert(Arc::clone(connection));
+            let victim =
+                ledger.oldest(Class::HalfOpen).or_else(|| ledger.oldest(Class::Closing))?;
+            let held = self.at(self.slab.occupant(victim)?);
+            if held.class() == Class::Established {
+                // Its worker has not told the ledger yet, and will set its timer.
+                ledger.note_class(victim, Class::Established);
+                continue;
             }
-            Entry::Occupied(mut entry) => {
-                let held = entry.get();
-                let ours = instead_of.is_some_and(|old| Arc::ptr_eq(held, old));
-                if !ours && !held.is_dead() {
-                    return Err(InsertError::ReplyTaken(Arc::clone(held)));
-                }
-                entry.insert(Arc::clone(connection));
-            }
+            evicted.push(self.take(ledger, victim));
         }
-        Ok(())
+        None
     }
 
-    fn unlink_reply(&self, connection: &Arc<Connection>) {
-        if let Some(key) = connection.reply_key() {
-            self.replies.remove_if(&key, |_, held| Arc::ptr_eq(held, connection));
+    /// Makes a NAT connection findable by its replies.
+    fn link_reply(&self, reply: &ReplyKey, slot: u32) -> Result<(), InsertError> {
+        if let Some(held) = self.find_reply(reply).filter(|held| held.place().slot != slot) {
+            return Err(InsertError::ReplyTaken(held));
         }
-    }
-
-    fn count_unbound(&self, new: &Connection, old: &Connection) {
-        match (old.target().is_none(), new.target().is_none()) {
-            (true, false) => drop(self.unbound.fetch_sub(1, Ordering::Relaxed)),
-            (false, true) => drop(self.unbound.fetch_add(1, Ordering::Relaxed)),
-            _ => {}
-        }
+        let fits = self.replies.insert(self.hash(reply), slot);
+        if fits { Ok(()) } else { Err(InsertError::Full) }
     }
 
     fn ledger(&self) -> MutexGuard<'_, Ledger> {
         // Nothing in there panics half-way; a poisoned lock would only repeat another's panic.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What the ledger has to know about a connection now.
+fn entry(connection: &Connection, timeouts: &Timeouts) -> Entry {
+    Entry {
+        class: connection.class(),
+        active: connection.state().is_active(),
+        server: connection.server(),
+        deadline_ns: deadline_ns(connection, timeouts),
+    }
+}
+
+/// A snapshot's generation as it is kept.
+pub(crate) fn stamp(snapshot: u64) -> u32 {
+    u32::try_from(snapshot).unwrap_or(u32::MAX)
+}
+
+fn to_u32(number: usize) -> u32 {
+    u32::try_from(number).unwrap_or(u32::MAX)
 }
 
 /// When the timer of a connection should be looked at.

@@ -96,6 +96,8 @@ reasons! {
     RateLimited => "rate_limited",
     /// An answer was due but does not fit the buffer.
     NoSpace => "no_space",
+    /// Its connection left the table while the packet was looked at.
+    ConnectionGone => "connection_gone",
     /// From a NAT pool, but of no connection.
     UnknownReturn => "unknown_return",
     /// An ICMP error whose quoted packet cannot be read, or that is not for who sent that packet.

@@ -20,8 +20,8 @@ const PENDING: u32 = BUCKETS;
 #[derive(Debug)]
 pub(crate) struct TimingWheel {
     lists: Lists,
-    /// Tick at which each timer is due.
-    due: Vec<u64>,
+    /// Tick at which each timer is due; the last one stands for all after it, in 34 years.
+    due: Vec<u32>,
     /// Tick whose bucket was taken last.
     tick: u64,
 }
@@ -34,7 +34,7 @@ impl TimingWheel {
     /// Sets the timer of `id`, in place of the one it has.
     pub(crate) fn schedule(&mut self, id: u32, deadline_ns: u64) {
         let due = deadline_ns.div_ceil(TICK_NS).max(self.tick + 1);
-        self.due[id as usize] = due;
+        self.due[id as usize] = u32::try_from(due).unwrap_or(u32::MAX);
         self.lists.push_back((due % u64::from(BUCKETS)) as u32, id);
     }
 
@@ -49,7 +49,7 @@ impl TimingWheel {
         let target = now_ns / TICK_NS;
         for _ in 0..budget {
             if let Some(id) = self.lists.front(PENDING) {
-                let due = self.due[id as usize];
+                let due = u64::from(self.due[id as usize]);
                 if due <= self.tick {
                     self.lists.unlink(id);
                     fired.push(id);

@@ -5,17 +5,22 @@
 //! neighbour solicitations and echo are answered only while this node holds the group; nothing is
 //! created for a group that another node holds. Not here: VLAN (dropped, counted).
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    hint::black_box,
+    net::{IpAddr, Ipv4Addr},
+    sync::Arc,
+};
 
 use steadfast_packet::{Content, Mac, Packet, ParseError, parse, set_macs};
 
 use crate::{
-    Actions, Config, GroupId, Hop, NextHops, Reason, Resolved, Role, Sent, Shared, SyncHook,
-    Verdict, WorkerCounters,
+    Actions, Config, Connection, GroupId, Hop, NextHops, Protocol, Reason, Resolved, Role, Sent,
+    Shared, SyncHook, Verdict, WorkerCounters,
     bucket::TokenBucket,
-    cache::{Cache, Tuple},
-    forward::reopens,
+    cache::{Cache, Servers, Tuple},
+    forward::{Hot, reopens},
     frame::Frame,
+    slab::Place,
     stale::{Lookout, StaleSender},
 };
 
@@ -26,11 +31,16 @@ const ANSWERS_BURST: u64 = 100;
 
 /// How far apart the identifications of outer packets start from worker to worker.
 const OUTER_ID_STEP: u16 = (u16::MAX as usize / crate::WORKERS_MAX) as u16;
+/// Frames that are prepared at once; more are handled without.
+const PREPARE_MAX: usize = 64;
 
 /// Decides what happens to the frames of one queue. Owns its cache of hot flows; shares the rest.
 #[derive(Debug)]
 pub struct Worker<H> {
     cache: Cache,
+    servers: Servers,
+    /// Points at the connection of the packet at hand.
+    connection: Connection,
     core: Core<H>,
 }
 
@@ -66,6 +76,7 @@ where
     /// Worker number `index` (below `ConfigSpec::workers`).
     #[must_use]
     pub fn new(index: usize, shared: Arc<Shared>, hook: H) -> Self {
+        let connection = shared.table.at(Place::default());
         let core = Core {
             index,
             shared,
@@ -78,7 +89,7 @@ where
             discard_questions_until_ns: 0,
             counters: Arc::default(),
         };
-        Self { cache: Cache::new(), core }
+        Self { cache: Cache::new(), servers: Servers::new(), connection, core }
     }
 
     /// After a gap in the driver's loop: ARP and neighbour solicitations handed in before `until_ns`
@@ -112,10 +123,42 @@ where
         verdict
     }
 
+    /// Brings near what the frames of a burst will need, before they are handled one by one: what
+    /// each waits for in memory is fetched for all of them at the same time.
+    ///
+    /// Only reads; a frame that is left out, or is another by the time it is handled, costs time.
+    pub fn prepare<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) {
+        let table = &self.core.shared.table;
+        let config = self.core.shared.config.load();
+        let mut hashes = [(0, false); PREPARE_MAX];
+        let mut count = 0;
+        for (place, tuple) in hashes.iter_mut().zip(frames.filter_map(peek)) {
+            *place = match config.address(tuple.dst) {
+                Some(_) => (table.hash(&tuple.key()), false),
+                None => (table.hash(&tuple.reply_key()), true),
+            };
+            count += 1;
+        }
+        let hashes = &hashes[..count];
+        // The loads do not depend on each other, so the processor has many under way at once; it
+        // must not find out that nobody asked for the sums.
+        let sum = |touch: &dyn Fn(u64, bool) -> u64| {
+            hashes.iter().fold(0, |sum: u64, (hash, reply)| sum ^ touch(*hash, *reply))
+        };
+        black_box(sum(&|hash, reply| table.touch_index(hash, reply)));
+        black_box(sum(&|hash, reply| table.touch_slot(hash, reply)));
+    }
+
     /// Counters of this worker, for whoever reads them.
     #[must_use]
     pub fn counters(&self) -> Arc<WorkerCounters> {
         Arc::clone(&self.core.counters)
+    }
+
+    /// Packets whose flow was found in the worker's own cache.
+    #[must_use]
+    pub fn cache_hits(&self) -> u64 {
+        self.cache.hits
     }
 
     fn decide(&mut self, frame: &mut Frame<'_>, view: View<'_>, actions: &mut Actions) -> Verdict {
@@ -158,19 +201,49 @@ where
             return self.core.handle_other(frame, packet, view, actions);
         };
         let tuple = Tuple { protocol, src: packet.src, src_port, dst: packet.dst, dst_port };
-        if let Some(hot) = self.cache.find(&tuple, view.config.generation())
-            && !reopens(hot, packet)
-        {
-            return self.core.carry(frame, packet, hot, view, actions);
-        }
-        match self.core.look_up(frame, packet, tuple, view) {
-            Ok(hot) => {
-                let hot = self.cache.insert(hot);
-                self.core.carry(frame, packet, hot, view, actions)
+        let (generation, connection) = (view.config.generation(), &mut self.connection);
+        let cached = self.cache.find(&tuple, generation).filter(|(way, place)| {
+            connection.point_at(*place);
+            connection.is_open() && !reopens(*way, packet)
+        });
+        let way = match cached {
+            Some((way, _)) => {
+                self.cache.hits += 1;
+                way
             }
-            Err(verdict) => verdict,
-        }
+            None => {
+                let way = match self.core.look_up(frame, packet, tuple, view, connection) {
+                    Ok(way) => way,
+                    Err(verdict) => return verdict,
+                };
+                self.cache.insert(tuple, way, connection.place(), generation);
+                way
+            }
+        };
+        let Some(server) = self.servers.find(connection.server(), view.config) else {
+            return Verdict::Drop(Reason::ServerRemoved);
+        };
+        self.core.carry(frame, packet, Hot { way, connection, server }, view, actions)
     }
+}
+
+/// The tuple of a frame that looks like TCP or UDP over IPv4 without options, unchecked.
+fn peek(frame: &[u8]) -> Option<Tuple> {
+    let header: &[u8; 38] = frame.first_chunk()?;
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    let addr = |at: usize| Ipv4Addr::from_bits(u32::from(word(at)) << 16 | u32::from(word(at + 2)));
+    let protocol = match header[23] {
+        6 => Protocol::Tcp,
+        17 => Protocol::Udp,
+        _ => return None,
+    };
+    (word(12) == 0x0800 && header[14] == 0x45).then(|| Tuple {
+        protocol,
+        src: addr(26).into(),
+        src_port: word(34),
+        dst: addr(30).into(),
+        dst_port: word(36),
+    })
 }
 
 pub(crate) fn reason_of(error: ParseError) -> Reason {

@@ -150,7 +150,7 @@ fn ends(packet: &Packet) -> (SocketAddr, SocketAddr) {
     ((packet.src, src_port).into(), (packet.dst, dst_port).into())
 }
 
-fn connection(lab: &Lab, client: SocketAddr, vip: SocketAddr) -> std::sync::Arc<Connection> {
+fn connection(lab: &Lab, client: SocketAddr, vip: SocketAddr) -> Connection {
     let key = FlowKey {
         protocol: Protocol::Sctp,
         client: client.ip(),

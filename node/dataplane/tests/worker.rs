@@ -283,11 +283,12 @@ fn a_syn_on_a_finished_connection_opens_a_new_one() {
     assert_eq!(lab.handle(0, &from_client(4000, 80, SYN)), to(DR_1, SYN), "not when established");
     assert_eq!(lab.handle(0, &from_client(4000, 80, RST)), to(DR_1, RST));
     let old = lab.find(Protocol::Tcp, src, dst).unwrap();
+    let incarnation = old.incarnation();
     assert_eq!(old.state(), State::Close);
     lab.log.take();
     assert_eq!(lab.handle(0, &from_client(4000, 80, SYN)), to(DR_2, SYN), "scheduled anew");
     let new = lab.find(Protocol::Tcp, src, dst).unwrap();
-    assert!(old.is_dead() && new.incarnation() > old.incarnation());
+    assert!(old.is_dead() && new.incarnation() > incarnation);
     assert_eq!(
         lab.log.take(),
         ["removed 4000 Reused", "created 4000 server 12", "forwarded 4000 NONE>SYN_RECV 1"]

@@ -3,10 +3,7 @@
 //! Guarantees: what is copied is a conversation (never half-open), and its state is at least as new
 //! as the mark that led to it. The merge rules are those of the data plane's table.
 
-use std::sync::{
-    Arc,
-    atomic::{Ordering, fence},
-};
+use std::sync::atomic::{Ordering, fence};
 
 use steadfast_dataplane::{
     Applied as TableApplied, Class, Connection, Cursor, FlowKey, Origin, Protocol, Replica, Shared,
@@ -31,13 +28,13 @@ impl Table for Shared {
         for _ in 0..FIND_TRIES_MAX {
             let connection = self.table.find(&flow)?;
             connection.note_sent_to(slot.bit());
-            // Pairs with the fence in the hook: either it sees the bit, or we see that the
-            // connection is dead.
+            // Pairs with the fence of whoever removes it: either that one sees the bit, or we see
+            // that the connection is dead.
             fence(Ordering::SeqCst);
+            let state = connection.state();
+            let record = record_of(*key, &connection, state);
             if !connection.is_dead() {
-                let state = connection.state();
-                return (state.class() != Class::HalfOpen)
-                    .then(|| record_of(*key, &connection, state));
+                return (state.class() != Class::HalfOpen).then_some(record);
             }
         }
         None
@@ -171,14 +168,13 @@ pub fn origin_of(epoch: Epoch) -> Origin {
     Origin { generation, grant_index, claim, node: node.0 }
 }
 
-fn record_of(key: Key, connection: &Arc<Connection>, state: State) -> Record {
-    let record = connection.record();
+fn record_of(key: Key, connection: &Connection, state: State) -> Record {
     Record {
         key,
-        group: GroupId(record.group.0),
-        service: ServiceId(record.service.0),
-        server: ServerId(record.server.0),
-        incarnation: record.incarnation,
+        group: GroupId(connection.group().0),
+        service: ServiceId(connection.service().0),
+        server: ServerId(connection.server().0),
+        incarnation: connection.incarnation(),
         state: state.number(),
         flags: if connection.is_assured() || state != State::Udp { 0 } else { FLAG_UNASSURED },
     }

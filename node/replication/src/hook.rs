@@ -3,12 +3,9 @@
 //! Guarantees: a packet costs one look at the configuration and the policy's arithmetic; the lock
 //! of one shard is taken only when a key is marked, and nothing in there waits for a peer.
 
-use std::sync::{
-    Arc,
-    atomic::{Ordering, fence},
-};
+use std::sync::Arc;
 
-use steadfast_dataplane::{Connection, Removal, Shared, State, SyncHook};
+use steadfast_dataplane::{Connection, Gone, Removal, Shared, State, SyncHook};
 use steadfast_model::GroupId;
 
 use crate::{
@@ -47,7 +44,7 @@ impl SyncHook for ReplicationHook {
     ) {
         let config = self.shared.config.load();
         // A service that is gone has no peers to tell: its connections end.
-        let Some(service) = config.service(connection.service()) else { return };
+        let Some((service, _)) = config.server(connection.server()) else { return };
         let packet =
             Packet { old, new, in_pkts, now_ns, timeout_ns: service.spec.timeouts.of_ns(new) };
         // UDP asks with its first datagram alone, which anybody can send.
@@ -66,7 +63,7 @@ impl SyncHook for ReplicationHook {
             return;
         }
         let config = self.shared.config.load();
-        let Some(service) = config.service(connection.service()) else { return };
+        let Some((service, _)) = config.server(connection.server()) else { return };
         if service.spec.sync.on_established
             || !config.is_derivable(connection.server(), &connection.key())
         {
@@ -74,13 +71,11 @@ impl SyncHook for ReplicationHook {
         }
     }
 
-    fn removed(&self, connection: &Connection, _removal: Removal, _now_ns: u64) {
-        // The connection is dead by now. Pairs with the fence of a sender that looks it up.
-        fence(Ordering::SeqCst);
-        let sent_to = connection.sent_to();
-        let group = GroupId(connection.group().0);
-        let incarnation = connection.incarnation();
-        self.dirty.mark_deleted(&key_of(&connection.key()), group, incarnation, sent_to);
+    fn removed(&self, gone: &Gone, _removal: Removal, _now_ns: u64) {
+        // Whom it was sent to was read after it died, which pairs with the fence of a sender that
+        // looks it up.
+        let (key, group) = (key_of(&gone.key()), GroupId(gone.group().0));
+        self.dirty.mark_deleted(&key, group, gone.incarnation(), gone.sent_to());
     }
 }
 

@@ -51,10 +51,14 @@ pub(crate) fn list(
             if !filter.matches(&connection) {
                 continue;
             }
-            total += 1;
-            if found.len() < limit {
-                found.push(describe(&connection, &config, &names, now));
+            let described =
+                (found.len() < limit).then(|| describe(&connection, &config, &names, now));
+            // What was read of one that is gone may be another's.
+            if connection.is_dead() {
+                continue;
             }
+            total += 1;
+            found.extend(described);
         }
     }
     let mut batches: Vec<ListConnectionsReply> = found

@@ -174,9 +174,8 @@ fn resolve_servers(member: &Member, state: &ClusterState, view: &KernelView) {
 fn resolve_clients(member: &Member, view: &KernelView, from: Option<Cursor>) -> Option<Cursor> {
     let (connections, next) =
         member.plane.shared.table.walk(from.unwrap_or_default(), CLIENTS_PER_TURN);
-    let nat = |c: &&Arc<Connection>| {
-        c.target().is_some_and(|target| target.forwarding == Forwarding::Nat)
-    };
+    let nat =
+        |c: &&Connection| c.target().is_some_and(|target| target.forwarding == Forwarding::Nat);
     let clients: BTreeSet<_> = connections.iter().filter(nat).map(|c| c.key().client).collect();
     let unresolved = |hop: Option<_>| hop.is_some_and(|hop| !view.neighbours.contains_key(&hop));
     for client in clients.into_iter().filter(|c| unresolved(view.route(*c))) {

@@ -217,6 +217,7 @@ impl Running {
             port.socket.complete(&mut umem);
             busy |= port.socket.receive(frames) > 0;
             port.socket.refill(&mut umem);
+            self.core.prepare(frames.iter().map(|frame| umem.bytes(frame)));
             for frame in frames.drain(..) {
                 self.handle(&mut umem, now, number, frame, actions);
             }

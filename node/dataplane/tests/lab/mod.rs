@@ -9,8 +9,8 @@ use std::{
 use etherparse::{PacketBuilder, TcpHeader};
 use steadfast_dataplane::{
     Action, Actions, Config, ConfigSpec, Connection, ConnectionTable, Cursor, FlowKey, Forwarding,
-    GroupId, GroupSpec, MssClamp, NextHops, NextHopsSpec, Origin, Policies, PortSpec, Protocol,
-    Reason, Record, Removal, Replica, Role, Route, SchedulerKind, ServerId, ServerOrder,
+    Gone, GroupId, GroupSpec, MssClamp, NextHops, NextHopsSpec, Origin, Policies, PortSpec,
+    Protocol, Reason, Record, Removal, Replica, Role, Route, SchedulerKind, ServerId, ServerOrder,
     ServerSpec, ServiceId, ServiceSpec, Shared, State, SyncHook, SyncSettings, TableOptions,
     Target, Timeouts, Unserved, Verdict, Worker,
 };
@@ -84,7 +84,7 @@ impl SyncHook for Log {
         self.push(format!("created {} server {}", c.key().client_port, c.server()));
     }
 
-    fn removed(&self, c: &Connection, removal: Removal, _: u64) {
+    fn removed(&self, c: &Gone, removal: Removal, _: u64) {
         self.push(format!("removed {} {removal:?}", c.key().client_port));
     }
 }
@@ -218,7 +218,7 @@ impl Lab {
         }
     }
 
-    pub fn find(&self, protocol: Protocol, client: &str, vip: &str) -> Option<Arc<Connection>> {
+    pub fn find(&self, protocol: Protocol, client: &str, vip: &str) -> Option<Connection> {
         self.shared.table.find(&key(protocol, client, vip))
     }
 }
@@ -297,7 +297,7 @@ pub fn config() -> Config {
     Config::compile(config_spec(1), None).unwrap()
 }
 
-pub fn walk_all(table: &ConnectionTable, step: usize) -> Vec<Arc<Connection>> {
+pub fn walk_all(table: &ConnectionTable, step: usize) -> Vec<Connection> {
     let (mut all, mut cursor) = (Vec::new(), Some(Cursor::default()));
     while let Some(at) = cursor {
         let (found, next) = table.walk(at, step);

@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use steadfast_dataplane::{
-    Config, ConfigSpec, FlowKey, Forwarding, GroupId as Group, GroupSpec, Origin, Policies,
-    Protocol, Provenance, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec,
-    SyncSettings, TableOptions, Timeouts, Unserved,
+    Config, ConfigSpec, FlowKey, Forwarding, GroupId as Group, GroupSpec, NewConnection, Origin,
+    Policies, Protocol, Provenance, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId,
+    ServiceSpec, SyncSettings, TableOptions, Timeouts, Unserved,
 };
 use steadfast_model::NodeId;
 
@@ -49,7 +49,7 @@ fn shared() -> Arc<Shared> {
     Arc::new(shared)
 }
 
-fn flow(shared: &Shared, port: u16) -> Arc<Connection> {
+fn flow(shared: &Shared, port: u16) -> Connection {
     let key = FlowKey {
         protocol: Protocol::Udp,
         client: [198, 18, 0, 2].into(),
@@ -66,7 +66,7 @@ fn flow(shared: &Shared, port: u16) -> Arc<Connection> {
         incarnation: 1,
         origin: Origin::default(),
     };
-    let connection = Connection::new(record, State::Udp, Provenance::Local, SECOND);
+    let connection = NewConnection::new(record, State::Udp, Provenance::Local, SECOND);
     shared.table.insert(connection, &Timeouts::default(), &mut Vec::new()).unwrap()
 }
 
@@ -130,7 +130,7 @@ fn an_sctp_association_is_copied_in_its_state() {
     let mut of_udp = flow(&shared, 1_000).record();
     of_udp.key.protocol = Protocol::Sctp;
     let timeouts = Timeouts::default();
-    let association = Connection::new(of_udp, State::None, Provenance::Local, SECOND);
+    let association = NewConnection::new(of_udp, State::None, Provenance::Local, SECOND);
     let association = shared.table.insert(association, &timeouts, &mut Vec::new()).unwrap();
     let mut copied = Vec::new();
     for state in State::ALL.into_iter().filter(|state| state.is_of(Protocol::Sctp)) {

@@ -1,7 +1,10 @@
 //! The predicate against a second transcription of the kernel's, and literal cases.
 
 use proptest::prelude::*;
-use steadfast_dataplane::{Connection, Protocol, Provenance, State, SyncSettings};
+use steadfast_dataplane::{
+    Connection, ConnectionTable, NewConnection, Protocol, Provenance, State, SyncSettings,
+    TableOptions, Timeouts,
+};
 
 use super::*;
 
@@ -34,7 +37,9 @@ fn connection() -> Connection {
         incarnation: 1,
         origin: steadfast_dataplane::Origin::default(),
     };
-    steadfast_dataplane::Connection::new(record, State::None, Provenance::Local, 0)
+    let table = ConnectionTable::new(TableOptions { connections_max: 1, seed: [1, 2] });
+    let new = NewConnection::new(record, State::None, Provenance::Local, 0);
+    table.insert(new, &Timeouts::default(), &mut Vec::new()).unwrap()
 }
 
 /// Numbers of the packets on which an established connection is copied.

@@ -3,9 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use steadfast_dataplane::{
-    Class, Config, ConfigSpec, Connection, FlowKey, Forwarding, Policies, Protocol, Provenance,
-    Record, Removal, SchedulerKind, ServerOrder, ServerSpec, ServiceSpec, Shared, State, SyncHook,
-    SyncSettings, TableOptions, Timeouts,
+    Class, Config, ConfigSpec, Connection, FlowKey, Forwarding, NewConnection, Policies, Protocol,
+    Provenance, Record, Removal, SchedulerKind, ServerOrder, ServerSpec, ServiceSpec, Shared,
+    State, SyncHook, SyncSettings, TableOptions, Timeouts,
 };
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
 use steadfast_replication::{
@@ -143,7 +143,7 @@ impl Node {
         port: u16,
         server: u32,
         epoch: Epoch,
-    ) -> Arc<Connection> {
+    ) -> Connection {
         self.incarnation += 1;
         let family = if is_ipv6(port) { IPV6 } else { 0 };
         let record = Record {
@@ -156,7 +156,7 @@ impl Node {
             origin: origin_of(epoch),
         };
         let record = Record { target: self.shared.config.load().target(record.server), ..record };
-        let connection = Connection::new(record, State::None, Provenance::Local, now);
+        let connection = NewConnection::new(record, State::None, Provenance::Local, now);
         let mut evicted = Vec::new();
         let connection = self
             .shared
@@ -170,7 +170,7 @@ impl Node {
     }
 
     /// An inbound packet that moves a connection to `state`.
-    pub(crate) fn packet(&self, now: u64, connection: &Arc<Connection>, state: State) {
+    pub(crate) fn packet(&self, now: u64, connection: &Connection, state: State) {
         let old = connection.state();
         assert!(connection.swap_state(old, state));
         connection.touch(now);
@@ -179,7 +179,7 @@ impl Node {
         self.hook.forwarded(connection, old, state, count, now);
     }
 
-    pub(crate) fn find(&self, group: GroupId, port: u16) -> Option<Arc<Connection>> {
+    pub(crate) fn find(&self, group: GroupId, port: u16) -> Option<Connection> {
         self.shared.table.find(&key(group, port))
     }
 

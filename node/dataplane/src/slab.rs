@@ -1,0 +1,395 @@
+//! The memory of all connections: words in two arrays, made at start.
+//!
+//! A connection's *hot* words fill one cache line and are all that its packets need; its *cold*
+//! words say what only a change needs. Addresses of IPv6 lie in chunks of their own, so that a node
+//! without them pays nothing.
+//!
+//! Guarantees: every word is atomic, so a reader of a slot that changes hands under it reads
+//! nonsense but nothing worse; [`Slab::word`] names the occupant, and whoever finds the same
+//! generation after reading as before has read one connection. Slots are written under the table's
+//! lock alone, but for what packets change.
+
+use std::{
+    collections::HashMap,
+    net::{IpAddr, Ipv4Addr, Ipv6Addr},
+    sync::{
+        Mutex, MutexGuard, OnceLock, PoisonError,
+        atomic::{AtomicU64, Ordering, fence},
+    },
+};
+
+use zerocopy::FromZeros;
+
+use crate::{FlowKey, Forwarding, Origin, Protocol, Target, Tunnel, UdpChecksum};
+
+const RELAXED: Ordering = Ordering::Relaxed;
+
+/// Words of a cache line.
+const LINE: usize = 8;
+/// Slots whose IPv6 addresses are made at once.
+const CHUNK: usize = 1024;
+/// Words of IPv6 addresses of a slot: client, VIP, server.
+const ADDR_WORDS: usize = 6;
+
+/// Hot words: generation 32, families 8, synced state 8, flags 8, state 8.
+pub(crate) const WORD: usize = 0;
+/// IPv4 client 32, VIP 32.
+const ADDRS: usize = 1;
+/// Client port 16, VIP port 16, server id 32.
+const PORTS: usize = 2;
+/// IPv4 server 32, port 16, forwarding 8, protocol 8.
+const TARGET: usize = 3;
+/// When a packet was seen last, in ns.
+pub(crate) const SEEN: usize = 4;
+/// Return packets 32, inbound packets 32.
+pub(crate) const PKTS: usize = 5;
+/// Of the replication policy.
+pub(crate) const SYNC: usize = 6;
+/// Peers 32, port of the tunnel 16, last worker out 8 and in 8, each plus one.
+pub(crate) const PEERS: usize = 7;
+const TUNNEL_PORT_SHIFT: u32 = 16;
+const TUNNEL_PORT: u64 = 0xffff << TUNNEL_PORT_SHIFT;
+
+/// Cold words: incarnation.
+pub(crate) const INCARNATION: usize = 0;
+/// Service 32, group 32.
+pub(crate) const IDS: usize = 1;
+/// Snapshot 32, number of the origin 32.
+pub(crate) const SNAPSHOT: usize = 2;
+/// Workers out 32, in 32, a bit each.
+pub(crate) const WORKERS: usize = 3;
+const COLD: usize = 4;
+
+/// Flags in [`WORD`]: packets may follow it.
+pub(crate) const OPEN: u64 = 1 << 8;
+/// See `Connection::is_superseded`.
+pub(crate) const SUPERSEDED: u64 = 1 << 9;
+/// Scheduled by this node.
+pub(crate) const LOCAL: u64 = 1 << 10;
+/// Given by a deposed holder: a sweep leaves it alone.
+pub(crate) const DONATED: u64 = 1 << 11;
+/// More than one packet was seen, or a reply: a conversation even without a handshake.
+pub(crate) const ASSURED: u64 = 1 << 12;
+/// Its server is known.
+pub(crate) const BOUND: u64 = 1 << 13;
+/// The addresses that are IPv6.
+const CLIENT6: u64 = 1 << 24;
+const VIP6: u64 = 1 << 25;
+const SERVER6: u64 = 1 << 26;
+
+/// Where the synced state is in [`WORD`].
+pub(crate) const SYNCED_SHIFT: u32 = 16;
+
+/// A slot and who was in it: what it says is nonsense once the generation has moved on.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub(crate) struct Place {
+    pub(crate) slot: u32,
+    pub(crate) generation: u32,
+}
+
+#[derive(Debug)]
+pub(crate) struct Slab {
+    hot: Aligned,
+    cold: Aligned,
+    addrs: Box<[OnceLock<Box<[AtomicU64]>>]>,
+    origins: Mutex<Origins>,
+}
+
+/// Words whose first one lies at the beginning of a cache line.
+#[derive(Debug)]
+pub(crate) struct Aligned {
+    words: Box<[AtomicU64]>,
+    base: usize,
+}
+
+impl Aligned {
+    /// Zeros; the kernel gives memory for them when they are first touched.
+    pub(crate) fn new(words: usize) -> Self {
+        let all = <[AtomicU64]>::new_box_zeroed_with_elems(words + LINE);
+        let words = all.unwrap_or_else(|_| (0..words + LINE).map(|_| AtomicU64::new(0)).collect());
+        let base = words.as_ptr().align_offset(64).min(LINE);
+        Self { words, base }
+    }
+
+    pub(crate) fn at(&self, first: usize, count: usize) -> &[AtomicU64] {
+        &self.words[self.base + first..][..count]
+    }
+}
+
+/// The epochs that connections are of, each with how many are: they are few.
+#[derive(Debug, Default)]
+struct Origins {
+    entries: Vec<(Origin, u32)>,
+    numbers: HashMap<Origin, u32>,
+    free: Vec<u32>,
+}
+
+impl Slab {
+    pub(crate) fn new(slots: u32) -> Self {
+        let slots = slots as usize;
+        Self {
+            hot: Aligned::new(slots * LINE),
+            cold: Aligned::new(slots * COLD),
+            addrs: (0..slots.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(),
+            origins: Mutex::default(),
+        }
+    }
+
+    pub(crate) fn hot(&self, slot: u32) -> &[AtomicU64] {
+        self.hot.at(slot as usize * LINE, LINE)
+    }
+
+    pub(crate) fn cold(&self, slot: u32) -> &[AtomicU64] {
+        self.cold.at(slot as usize * COLD, COLD)
+    }
+
+    /// Generation, state and flags.
+    pub(crate) fn word(&self, slot: u32) -> u64 {
+        self.hot(slot)[WORD].load(Ordering::Acquire)
+    }
+
+    /// The open connection in `slot`.
+    pub(crate) fn occupant(&self, slot: u32) -> Option<Place> {
+        let word = self.word(slot);
+        (word & OPEN != 0).then_some(Place { slot, generation: generation(word) })
+    }
+
+    /// `place` still holds the same connection, and it is in the table. What was read before this
+    /// is true then.
+    pub(crate) fn is_live(&self, place: Place) -> bool {
+        fence(Ordering::Acquire);
+        let word = self.hot(place.slot)[WORD].load(RELAXED);
+        generation(word) == place.generation && word & OPEN != 0
+    }
+
+    /// Changes state and flags of the connection in `place`, as long as it is there; `change` gives
+    /// `None` to leave it. The word before the change.
+    pub(crate) fn update(&self, place: Place, change: impl Fn(u64) -> Option<u64>) -> Option<u64> {
+        let cell = &self.hot(place.slot)[WORD];
+        let result = cell.fetch_update(Ordering::AcqRel, Ordering::Acquire, |word| {
+            (generation(word) == place.generation && word & OPEN != 0).then(|| change(word))?
+        });
+        result.ok()
+    }
+
+    /// The key of whoever is in `slot`.
+    pub(crate) fn key(&self, slot: u32) -> FlowKey {
+        let hot = self.hot(slot);
+        let word = hot[WORD].load(RELAXED);
+        let (addrs, ports) = (hot[ADDRS].load(RELAXED), hot[PORTS].load(RELAXED));
+        FlowKey {
+            protocol: protocol(hot[TARGET].load(RELAXED)),
+            client: self.addr(slot, word & CLIENT6 != 0, 0, (addrs >> 32) as u32),
+            client_port: (ports >> 48) as u16,
+            vip: self.addr(slot, word & VIP6 != 0, 2, addrs as u32),
+            vip_port: (ports >> 32) as u16,
+        }
+    }
+
+    /// The key of whoever is in `slot` is this one.
+    pub(crate) fn has_key(&self, slot: u32, key: &FlowKey) -> bool {
+        if let (IpAddr::V4(client), IpAddr::V4(vip)) = (key.client, key.vip) {
+            let hot = self.hot(slot);
+            let addrs = u64::from(client.to_bits()) << 32 | u64::from(vip.to_bits());
+            let ports = u64::from(key.client_port) << 16 | u64::from(key.vip_port);
+            return hot[ADDRS].load(RELAXED) == addrs
+                && hot[PORTS].load(RELAXED) >> 32 == ports
+                && hot[TARGET].load(RELAXED) & 0xff == u64::from(number(key.protocol))
+                && hot[WORD].load(RELAXED) & (CLIENT6 | VIP6) == 0;
+        }
+        self.key(slot) == *key
+    }
+
+    /// The real server's id.
+    pub(crate) fn server(&self, slot: u32) -> u32 {
+        self.hot(slot)[PORTS].load(RELAXED) as u32
+    }
+
+    /// Where the real server is.
+    pub(crate) fn target(&self, slot: u32) -> Option<Target> {
+        let hot = self.hot(slot);
+        let (word, target) = (hot[WORD].load(RELAXED), hot[TARGET].load(RELAXED));
+        (word & BOUND != 0).then(|| Target {
+            addr: self.addr(slot, word & SERVER6 != 0, 4, (target >> 32) as u32),
+            port: (target >> 16) as u16,
+            forwarding: forwarding(
+                (target >> 8) as u8,
+                (hot[PEERS].load(RELAXED) >> TUNNEL_PORT_SHIFT) as u16,
+            ),
+        })
+    }
+
+    /// Writes key, server and target; returns the bits of [`WORD`] that belong to them.
+    pub(crate) fn write(
+        &self,
+        slot: u32,
+        key: &FlowKey,
+        server: u32,
+        target: Option<Target>,
+    ) -> u64 {
+        let hot = self.hot(slot);
+        let mut bits = 0;
+        let mut put = |addr: IpAddr, at: usize, bit: u64| match addr {
+            IpAddr::V4(addr) => u64::from(addr.to_bits()),
+            IpAddr::V6(addr) => {
+                bits |= bit;
+                let cells = self.addr_words(slot, at);
+                cells[0].store((addr.to_bits() >> 64) as u64, RELAXED);
+                cells[1].store(addr.to_bits() as u64, RELAXED);
+                0
+            }
+        };
+        let (client, vip) = (put(key.client, 0, CLIENT6), put(key.vip, 2, VIP6));
+        let addr = target.map_or(0, |target| put(target.addr, 4, SERVER6));
+        hot[ADDRS].store(client << 32 | vip, RELAXED);
+        let ports = u64::from(key.client_port) << 48 | u64::from(key.vip_port) << 32;
+        hot[PORTS].store(ports | u64::from(server), RELAXED);
+        let way = target.map_or(0, |target| {
+            bits |= BOUND;
+            let (method, tunnel_port) = number_of(target.forwarding);
+            hot[PEERS].fetch_and(!TUNNEL_PORT, RELAXED);
+            hot[PEERS].fetch_or(u64::from(tunnel_port) << TUNNEL_PORT_SHIFT, RELAXED);
+            u64::from(target.port) << 16 | u64::from(method) << 8
+        });
+        hot[TARGET].store(addr << 32 | way | u64::from(number(key.protocol)), RELAXED);
+        bits
+    }
+
+    /// The epoch with this number.
+    pub(crate) fn origin(&self, number: u32) -> Origin {
+        self.origins().entries.get(number as usize).map(|entry| entry.0).unwrap_or_default()
+    }
+
+    /// The number of an epoch, for one more connection.
+    pub(crate) fn take_origin(&self, origin: Origin) -> u32 {
+        let mut origins = self.origins();
+        let Origins { entries, numbers, free } = &mut *origins;
+        let number = *numbers.entry(origin).or_insert_with(|| match free.pop() {
+            Some(number) => number,
+            None => {
+                entries.push((origin, 0));
+                entries.len() as u32 - 1
+            }
+        });
+        let entry = &mut entries[number as usize];
+        *entry = (origin, entry.1 + 1);
+        number
+    }
+
+    /// One connection fewer is of that epoch.
+    pub(crate) fn give_origin(&self, number: u32) {
+        let mut origins = self.origins();
+        let Some(entry) = origins.entries.get_mut(number as usize) else { return };
+        entry.1 = entry.1.saturating_sub(1);
+        if let (origin, 0) = *entry {
+            origins.numbers.remove(&origin);
+            origins.free.push(number);
+        }
+    }
+
+    fn origins(&self) -> MutexGuard<'_, Origins> {
+        self.origins.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn addr(&self, slot: u32, v6: bool, at: usize, v4: u32) -> IpAddr {
+        if !v6 {
+            return Ipv4Addr::from_bits(v4).into();
+        }
+        let cells = self.addr_words(slot, at);
+        let (high, low) = (cells[0].load(RELAXED), cells[1].load(RELAXED));
+        Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).into()
+    }
+
+    fn addr_words(&self, slot: u32, at: usize) -> &[AtomicU64] {
+        let (chunk, within) = (slot as usize / CHUNK, slot as usize % CHUNK);
+        let words = self.addrs[chunk]
+            .get_or_init(|| (0..CHUNK * ADDR_WORDS).map(|_| AtomicU64::new(0)).collect());
+        &words[within * ADDR_WORDS + at..][..2]
+    }
+}
+
+/// The generation in a [`WORD`].
+pub(crate) fn generation(word: u64) -> u32 {
+    (word >> 32) as u32
+}
+
+fn number(protocol: Protocol) -> u8 {
+    protocol as u8
+}
+
+fn protocol(word: u64) -> Protocol {
+    const UDP: u64 = Protocol::Udp as u64;
+    const SCTP: u64 = Protocol::Sctp as u64;
+    match word & 0xff {
+        UDP => Protocol::Udp,
+        SCTP => Protocol::Sctp,
+        _ => Protocol::Tcp,
+    }
+}
+
+/// A forwarding method as a number, and the port of its tunnel.
+fn number_of(forwarding: Forwarding) -> (u8, u16) {
+    match forwarding {
+        Forwarding::Dr => (0, 0),
+        Forwarding::Nat => (1, 0),
+        Forwarding::Tunnel(Tunnel::IpIp) => (2, 0),
+        Forwarding::Tunnel(Tunnel::Gre { checksum }) => (3 + u8::from(checksum), 0),
+        Forwarding::Tunnel(Tunnel::Gue { port, checksum }) => match checksum {
+            UdpChecksum::ByFamily => (5, port),
+            UdpChecksum::On => (6, port),
+            UdpChecksum::Off => (7, port),
+        },
+    }
+}
+
+fn forwarding(number: u8, port: u16) -> Forwarding {
+    let gue = |checksum| Forwarding::Tunnel(Tunnel::Gue { port, checksum });
+    match number {
+        1 => Forwarding::Nat,
+        2 => Forwarding::Tunnel(Tunnel::IpIp),
+        3 => Forwarding::Tunnel(Tunnel::Gre { checksum: false }),
+        4 => Forwarding::Tunnel(Tunnel::Gre { checksum: true }),
+        5 => gue(UdpChecksum::ByFamily),
+        6 => gue(UdpChecksum::On),
+        7 => gue(UdpChecksum::Off),
+        _ => Forwarding::Dr,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_is_kept_as_numbers_comes_back() {
+        for kept in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+            assert_eq!(protocol(0xff00 | u64::from(number(kept))), kept);
+        }
+        let gue = |checksum| Tunnel::Gue { port: 6080, checksum };
+        let tunnels = [
+            Tunnel::IpIp,
+            Tunnel::Gre { checksum: false },
+            Tunnel::Gre { checksum: true },
+            gue(UdpChecksum::ByFamily),
+            gue(UdpChecksum::On),
+            gue(UdpChecksum::Off),
+        ];
+        let slab = Slab::new(1);
+        let methods = tunnels.map(Forwarding::Tunnel).into_iter();
+        for method in methods.chain([Forwarding::Dr, Forwarding::Nat]) {
+            let (addr, port) = ([198, 18, 1, 21].into(), 80);
+            let target = Target { addr, port, forwarding: method };
+            let key = FlowKey {
+                protocol: Protocol::Sctp,
+                client: [198, 18, 0, 2].into(),
+                client_port: 4000,
+                vip: [198, 18, 0, 100].into(),
+                vip_port: 80,
+            };
+            let bits = slab.write(0, &key, 7, Some(target));
+            slab.hot(0)[WORD].store(bits, RELAXED);
+            assert_eq!((slab.key(0), slab.server(0)), (key, 7));
+            assert_eq!(slab.target(0), Some(target));
+        }
+    }
+}
