@@ -176,6 +176,7 @@ fn every_cell_of_the_tables_is_reached_by_its_packet() {
                 for chunk in CHUNKS {
                     let before = connection(&lab, client, vip);
                     before.set_state(old);
+                    let incarnation = before.incarnation();
                     match direction {
                         Direction::Output => send(&mut lab, nat_server, client, &[chunk]),
                         _ => send(&mut lab, client, vip, &[chunk]),
@@ -184,7 +185,7 @@ fn every_cell_of_the_tables_is_reached_by_its_packet() {
                     let reopens = inbound && chunk == Chunk::INIT && old == State::SctpClosed;
                     let from = if reopens { State::None } else { old };
                     let after = connection(&lab, client, vip);
-                    assert_eq!(after.incarnation() != before.incarnation(), reopens);
+                    assert_eq!(after.incarnation() != incarnation, reopens);
                     let expected = from.next_sctp(direction, chunk);
                     assert_eq!(after.state(), expected, "{direction:?} {old} {chunk:?}");
                     cells += 1;
