@@ -1,0 +1,185 @@
+//! The schedulers, after their rules (ipvs.md 1.11): each pick walks the list from its start.
+
+use std::{hash::Hasher, net::IpAddr};
+
+use super::{Naive, Sched, Server};
+use crate::packet::Pkt;
+
+impl Naive {
+    pub(super) fn schedule(&mut self, service: usize, pkt: &Pkt) -> Option<usize> {
+        let loads: Vec<_> =
+            self.services[service].servers.iter().map(|server| self.load(server.id)).collect();
+        let service = &mut self.services[service];
+        let (servers, (cport, _)) = (service.servers.clone(), pkt.ports());
+        let takers: Vec<usize> = (0..servers.len()).filter(|at| servers[*at].takes()).collect();
+        let weight = |at: &usize| u64::from(servers[*at].weight);
+        let active = |at: &usize| loads[*at].0;
+        // ip_vs_dest_conn_overhead() of the kernels since July 2026: ipvs.md 1.11.
+        let overhead = |at: &usize| (loads[*at].0 << 8) + loads[*at].0 + loads[*at].1;
+        // The least cost by weight; of equals the first.
+        let least = |cost: &dyn Fn(&usize) -> u64| {
+            let mut best: Option<usize> = None;
+            for at in &takers {
+                let better =
+                    best.is_none_or(|best| cost(at) * weight(&best) < cost(&best) * weight(at));
+                if better {
+                    best = Some(*at);
+                }
+            }
+            best
+        };
+        match service.sched {
+            Sched::Rr => {
+                let after = |place: (IpAddr, u16)| {
+                    servers.iter().position(|s| (s.addr, s.port) > place).unwrap_or(servers.len())
+                };
+                let from = service.last.map_or(0, after);
+                let chosen =
+                    (from..servers.len()).chain(0..from).find(|at| servers[*at].takes())?;
+                service.last = Some((servers[chosen].addr, servers[chosen].port));
+                Some(chosen)
+            }
+            Sched::Wrr => {
+                let top = servers.iter().map(|s| i64::from(s.weight)).max()?;
+                let unit = servers.iter().fold(0, |unit, s| gcd(unit, i64::from(s.weight)));
+                if takers.is_empty() {
+                    return None;
+                }
+                loop {
+                    let (at, level) = &mut service.walk;
+                    *at = (*at + 1) % servers.len() as isize;
+                    if *at == 0 {
+                        *level -= unit;
+                        if *level <= 0 {
+                            *level = top;
+                        }
+                    }
+                    let server = servers[*at as usize];
+                    if server.takes() && i64::from(server.weight) >= *level {
+                        return Some(*at as usize);
+                    }
+                }
+            }
+            Sched::Lc => takers.iter().copied().min_by_key(|at| overhead(at)),
+            Sched::Wlc => least(&overhead),
+            Sched::Sed => least(&|at| active(at) + 1),
+            Sched::Nq => {
+                let idle = takers.iter().copied().find(|at| active(at) == 0);
+                idle.or_else(|| least(&|at| active(at) + 1))
+            }
+            Sched::Fo => heaviest(takers.iter().copied(), weight),
+            Sched::Ovf => {
+                let room = takers.iter().copied().filter(|at| active(at) <= weight(at));
+                heaviest(room, weight)
+            }
+            Sched::Dh => {
+                let bucket = golden(words(pkt.dst)) as usize;
+                let chosen = (!servers.is_empty()).then(|| bucket % servers.len())?;
+                servers[chosen].takes().then_some(chosen)
+            }
+            Sched::Sh { port, fallback } => {
+                let mut buckets = Vec::new();
+                while buckets.len() < 256 && !servers.is_empty() {
+                    for (at, server) in servers.iter().enumerate() {
+                        for _ in 0..server.weight.max(1) {
+                            buckets.push(at);
+                        }
+                    }
+                }
+                buckets.truncate(256);
+                let cport = if port { u32::from(cport) } else { 0 };
+                let hash = golden(cport.wrapping_add(words(pkt.src))) as usize;
+                let first = *buckets.get(hash)?;
+                if servers[first].takes() {
+                    return Some(first);
+                }
+                let steps = if fallback { 0..256 } else { 0..0 };
+                // The offset starts at the hash and is added to the hash: ipvs.md 1.11.
+                let slot = |offset: usize| buckets[(offset % 256 + hash) % 256];
+                steps.map(|step| slot(step + hash)).find(|at| servers[*at].takes())
+            }
+            Sched::Mh { port, fallback } => maglev(&servers, pkt.src, cport, port, fallback),
+        }
+    }
+}
+
+fn heaviest(of: impl Iterator<Item = usize>, weight: impl Fn(&usize) -> u64) -> Option<usize> {
+    let mut best: Option<usize> = None;
+    for at in of {
+        if best.is_none_or(|best| weight(&at) > weight(&best)) {
+            best = Some(at);
+        }
+    }
+    best
+}
+
+fn gcd(a: i64, b: i64) -> i64 {
+    if b == 0 { a } else { gcd(b, a % b) }
+}
+
+fn words(addr: IpAddr) -> u32 {
+    match addr {
+        IpAddr::V4(addr) => u32::from(addr),
+        IpAddr::V6(addr) => {
+            let bytes = addr.octets();
+            bytes.chunks(4).fold(0, |all, word| all ^ u32::from_be_bytes(word.try_into().unwrap()))
+        }
+    }
+}
+
+fn golden(value: u32) -> u32 {
+    value.wrapping_mul(0x61C8_8647) >> 24
+}
+
+fn maglev(
+    servers: &[Server],
+    client: IpAddr,
+    cport: u16,
+    with_port: bool,
+    fallback: bool,
+) -> Option<usize> {
+    const SLOTS: u64 = 4093;
+    let sip = |value: u32, key: u64| {
+        let mut hasher = siphasher::sip::SipHasher13::new_with_keys(key, key);
+        hasher.write(&value.to_le_bytes());
+        hasher.finish() & 0xffff_ffff
+    };
+    let of = |addr: IpAddr, port: u16, offset: u32, key: u64| {
+        sip(offset.wrapping_add(u32::from(port)).wrapping_add(words(addr)), key)
+    };
+    let unit = servers.iter().fold(0, |unit, s| gcd(unit, i64::from(s.weight))).max(1);
+    let top = servers.iter().map(|s| i64::from(s.weight)).max()? / unit;
+    let bits = 64 - top.leading_zeros();
+    let mut slots: Vec<Option<usize>> = vec![None; SLOTS as usize];
+    let mut at: Vec<u64> =
+        servers.iter().map(|s| of(s.addr, s.port, 0, 2_654_435_761) % SLOTS).collect();
+    let mut filled = 0;
+    'full: while servers.iter().any(|s| s.weight > 0) {
+        for (index, server) in servers.iter().enumerate().filter(|(_, s)| s.weight > 0) {
+            let skip = of(server.addr, server.port, 0, 2_654_446_892) % (SLOTS - 1) + 1;
+            let turns = (i64::from(server.weight) / unit) >> bits.saturating_sub(6);
+            for _ in 0..turns.max(1) {
+                while slots[at[index] as usize].is_some() {
+                    at[index] = (at[index] + skip) % SLOTS;
+                }
+                slots[at[index] as usize] = Some(index);
+                filled += 1;
+                if filled == SLOTS {
+                    break 'full;
+                }
+            }
+        }
+    }
+    let cport = if with_port { cport } else { 0 };
+    let first = of(client, cport, 0, 2_654_435_761) % SLOTS;
+    let choice = slots[first as usize]?;
+    if servers[choice].takes() || !fallback {
+        return servers[choice].takes().then_some(choice);
+    }
+    let probed = (0..SLOTS as u32).find_map(|step| {
+        let offset = (step + first as u32) % SLOTS as u32;
+        slots[(of(client, cport, offset, 2_654_435_761) % SLOTS) as usize]
+            .filter(|at| servers[*at].takes())
+    });
+    probed.or_else(|| slots.iter().flatten().copied().find(|at| servers[*at].takes()))
+}
