@@ -164,6 +164,16 @@ pub(crate) enum Command {
     /// Look at connections
     #[command(subcommand)]
     Conn(ConnCommand),
+    /// Tell what every node would do with a packet, and why
+    ///
+    /// Each node handles the packet on a copy of what it knows: nothing is sent, opened or counted.
+    /// Without --packet it is the next packet of a connection if one is known there, and else the
+    /// one that opens it. Not told: whether the packet gets there, and what a rate limit would do.
+    #[command(after_help = "Example:\n  \
+        clusterctl trace 'tcp 198.51.100.7:4711 > 198.18.0.100:80'\n  \
+        clusterctl trace 'udp [2001:db8::7]:4711 > [2001:db8:1::100]:53' -o json\n  \
+        clusterctl trace 'tcp 198.51.100.7:4711 > 198.18.0.100:80' --packet rst")]
+    Trace(TraceArgs),
     /// Unpin the steering program of the node asked, before uninstalling
     ///
     /// While the program is pinned, packets for the VIPs are dropped when no daemon runs. After
@@ -305,6 +315,34 @@ pub(crate) struct MoveArgs {
     /// How long to wait until the target announces
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "5s")]
     pub(crate) wait: Duration,
+}
+
+/// Arguments of `trace`.
+#[derive(Args, Debug)]
+pub(crate) struct TraceArgs {
+    /// Protocol (tcp, udp, sctp), source and destination, each ADDRESS:PORT or [ADDRESS]:PORT
+    #[arg(required = true, num_args = 1..=4, value_name = "PACKET")]
+    pub(crate) flow: Vec<String>,
+    /// What the packet is for [default: what would come next]
+    #[arg(long, value_enum, value_name = "KIND")]
+    pub(crate) packet: Option<PacketArg>,
+}
+
+/// What a packet does to its connection.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, ValueEnum)]
+pub(crate) enum PacketArg {
+    /// It opens one; for SCTP an INIT
+    #[value(alias = "init")]
+    Syn,
+    /// It belongs to one; for SCTP a DATA chunk
+    #[value(alias = "data")]
+    Ack,
+    /// It ends one; for SCTP a SHUTDOWN
+    #[value(alias = "shutdown")]
+    Fin,
+    /// It breaks one off; for SCTP an ABORT
+    #[value(alias = "abort")]
+    Rst,
 }
 
 /// `conn ...`

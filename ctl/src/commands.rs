@@ -11,17 +11,18 @@ use steadfast_proto::v1::{
     ApplyReply, ApplyRequest, CreateTokenRequest, DetachRequest, GetConfigRequest, Group,
     InitReply, InitRequest, JoinRequest, ListConnectionsRequest, MoveGroupRequest, Node,
     NodeCordonRequest, NodePromoteRequest, NodeRef, NodeRemoveRequest, Origin, Service,
-    StatusReply, StatusRequest,
+    StatusReply, StatusRequest, TraceRequest, TraceStep,
 };
 
 use crate::cli::{
     ApplyArgs, Cli, Command, ConnArgs, ConnCommand, GetCommand, Global, InitArgs, MoveArgs,
-    NodeCommand, OriginArg, Output, ServiceArgs, TokenCommand, VipCommand,
+    NodeCommand, OriginArg, Output, PacketArg, ServiceArgs, TokenCommand, TraceArgs, VipCommand,
 };
 use crate::client::Client;
 use crate::credentials::Reservation;
 use crate::duration::text_ms;
 use crate::failure::{Exit, Failure};
+use crate::flow;
 use crate::render::{self, Paint, printable};
 use crate::target::{Environment, Target};
 
@@ -62,6 +63,7 @@ pub(crate) async fn run(
         Command::Status { verbose } => session.status(verbose).await?,
         Command::Vip(VipCommand::Move(args)) => session.move_group(args).await?,
         Command::Conn(ConnCommand::List(args)) => session.connections(args).await?,
+        Command::Trace(args) => session.trace(&args).await?,
         Command::Detach => session.detach().await?,
     };
     Ok(Report { data, notes: session.notes })
@@ -259,6 +261,29 @@ impl Session<'_> {
             self.notes.push(format!("{shown} of {} shown: --limit 0 prints all", reply.total));
         }
         self.form(&reply, || render::connections(&reply, self.paint))
+    }
+
+    async fn trace(&mut self, args: &TraceArgs) -> Result<String, Failure> {
+        let wrong = |why| Failure::new(Exit::Usage, format!("cannot read the packet: {why}"));
+        let flow = flow::parse(&args.flow).map_err(|why| {
+            wrong(why).fix("clusterctl trace 'tcp 198.51.100.7:4711 > 198.18.0.100:80'")
+        })?;
+        let step = match args.packet {
+            None => TraceStep::Unspecified,
+            Some(PacketArg::Syn) => TraceStep::Open,
+            Some(PacketArg::Ack) => TraceStep::Data,
+            Some(PacketArg::Fin) => TraceStep::Close,
+            Some(PacketArg::Rst) => TraceStep::Reset,
+        };
+        let request = TraceRequest {
+            protocol: flow.protocol.into(),
+            source: flow.source.to_string(),
+            destination: flow.destination.to_string(),
+            step: step.into(),
+        };
+        let mut client = self.client(TIMEOUT).await?;
+        let reply = client.read(request, async |c, r| c.trace(r).await).await?;
+        self.form(&reply, || render::trace(&reply, self.paint))
     }
 
     async fn detach(&mut self) -> Result<String, Failure> {

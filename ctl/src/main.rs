@@ -14,6 +14,7 @@ mod commands;
 mod credentials;
 mod duration;
 mod failure;
+mod flow;
 mod locate;
 mod refusal;
 mod render;

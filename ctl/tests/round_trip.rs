@@ -331,6 +331,27 @@ async fn vip_move_passes_the_wish_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn trace_asks_for_the_packet_and_prints_where_it_goes() {
+    let folder = Folder::new("trace");
+    let fake = Fake::default();
+    let socket = on_socket(&folder, fake.clone()).await;
+    let packet = "udp [2001:db8::7]:4711 > [2001:db8::100]:53";
+    let run = clusterctl(["--socket", &socket, "trace", packet, "--packet", "rst"]).await;
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stdout.ends_with("It reaches 198.18.0.11:80.\n"), "{}", run.stdout);
+    let asked = v1::TraceRequest {
+        protocol: v1::Protocol::Udp.into(),
+        source: "[2001:db8::7]:4711".to_owned(),
+        destination: "[2001:db8::100]:53".to_owned(),
+        step: v1::TraceStep::Reset.into(),
+    };
+    assert_eq!(fake.traced(), asked);
+    let run = clusterctl(["--socket", &socket, "trace", "tcp 198.51.100.7:4711"]).await;
+    assert_eq!((run.code, run.stdout.as_str()), (2, ""));
+    assert!(run.stderr.contains("quote it"), "{}", run.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn usage_errors_are_exit_two() {
     for arguments in [&["frobnicate"][..], &["vip", "move", "web"], &["apply", "-f", "/nowhere"]] {
         let run = clusterctl(arguments).await;

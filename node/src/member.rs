@@ -22,7 +22,10 @@ use tokio::{
 use tracing::{info, warn};
 
 use self::transport::CALL_MOVE;
-pub(crate) use self::{start::Started, transport::CALL_VIEW};
+pub(crate) use self::{
+    start::Started,
+    transport::{CALL_TRACE, CALL_VIEW},
+};
 use crate::{
     api,
     daemon::Node,

@@ -66,6 +66,8 @@ named_enum! {
     Reason = "REASON_";
     ServerOrder = "SERVER_ORDER_";
     Severity = "SEVERITY_";
+    TraceFate = "TRACE_FATE_";
+    TraceStep = "TRACE_STEP_";
 }
 
 /// For `#[serde(with)]` on an enum field, which prost keeps as `i32`.
@@ -147,6 +149,8 @@ mod tests {
         check::<v1::Protocol>();
         check::<v1::Reason>();
         check::<v1::ServerOrder>();
+        check::<v1::TraceFate>();
+        check::<v1::TraceStep>();
         check::<v1::Severity>();
     }
 

@@ -63,6 +63,7 @@ mod tests {
             "Status",
             "MoveGroup",
             "ListConnections",
+            "Trace",
             "NodeRemove",
             "NodePromote",
             "NodeCordon",

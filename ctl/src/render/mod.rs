@@ -8,11 +8,13 @@ mod paint;
 mod service;
 mod status;
 mod table;
+mod trace;
 
 pub(crate) use lists::{connections, groups, nodes, services, serving_name};
 pub(crate) use paint::{Paint, Tone, printable};
 pub(crate) use service::{service, service_rate, service_stats};
 pub(crate) use status::status;
+pub(crate) use trace::trace;
 
 #[cfg(test)]
 pub(crate) mod samples;

@@ -1,7 +1,7 @@
 use insta::assert_snapshot;
 use steadfast_proto::v1::{
-    Connection, Forwarding, ListConnectionsReply, Origin, Protocol, Server, ServerOrder,
-    StatusReply, Warning,
+    Connection, Forwarding, ListConnectionsReply, NodeRef, Origin, Protocol, Server, ServerOrder,
+    StatusReply, TraceFate, TraceLine, TraceNode, TraceReply, Warning,
 };
 
 use super::samples::{electing, failing_over, healthy, no_quorum, removed};
@@ -206,5 +206,69 @@ fn json_reads_back() {
         let text = serde_json::to_string(&reply).unwrap();
         let back: StatusReply = serde_json::from_str(&text).unwrap();
         assert_eq!(back, reply);
+    }
+}
+
+fn trace_node(id: u32, fate: TraceFate, server: &str) -> TraceNode {
+    TraceNode {
+        node: Some(NodeRef { id, name: format!("n{id}") }),
+        config_revision: 4,
+        fate: fate.into(),
+        server: server.to_owned(),
+        holder: Some(NodeRef { id: 1, name: "n1".to_owned() }),
+        lines: vec![
+            TraceLine { what: "arrives".to_owned(), text: "a SYN on eth0".to_owned() },
+            TraceLine { what: "connection".to_owned(), text: "none is known here".to_owned() },
+        ],
+        ..TraceNode::default()
+    }
+}
+
+#[test]
+fn trace_of_a_packet() {
+    let silent = TraceNode {
+        node: Some(NodeRef { id: 3, name: "n3".to_owned() }),
+        error: "it does not answer: not connected".to_owned(),
+        ..TraceNode::default()
+    };
+    let nodes = vec![
+        trace_node(1, TraceFate::Forwarded, "198.18.1.11:8080"),
+        trace_node(2, TraceFate::Relayed, ""),
+        silent,
+    ];
+    assert_snapshot!(trace(&TraceReply { nodes }, PLAIN()));
+}
+
+#[test]
+fn trace_says_whether_the_nodes_agree() {
+    use TraceFate::{Answered, Dropped, Forwarded, Relayed, ToKernel};
+    let (one, other) = ("198.18.1.11:8080", "198.18.1.12:8080");
+    for (fates, says) in [
+        (&[(Forwarded, one)][..], "It reaches 198.18.1.11:8080."),
+        (&[(Forwarded, one), (Relayed, "")], "Through every node it reaches 198.18.1.11:8080."),
+        (
+            &[(Forwarded, one), (Forwarded, other)],
+            "The nodes differ: 198.18.1.11:8080, 198.18.1.12:8080.",
+        ),
+        (
+            &[(Forwarded, one), (Dropped, "")],
+            "Through some nodes it reaches 198.18.1.11:8080, through others nothing.",
+        ),
+        (&[(Answered, ""), (Relayed, "")], "It reaches no real server."),
+        (&[(ToKernel, "")], "It reaches no real server."),
+    ] {
+        let nodes = fates.iter().map(|(fate, server)| trace_node(1, *fate, server)).collect();
+        let mut reply = TraceReply { nodes };
+        let text = trace(&reply, PLAIN());
+        assert!(text.ends_with(&format!("\n{says}\n")), "{text}");
+        let several = reply.nodes.len() > 1;
+        let last = reply.nodes.last_mut().unwrap();
+        if several {
+            last.config_revision = 5;
+            assert!(trace(&reply, PLAIN()).contains("different revisions"));
+        } else {
+            last.error = "gone".to_owned();
+            assert!(trace(&reply, PLAIN()).contains("one node did not tell"));
+        }
     }
 }

@@ -34,6 +34,7 @@ struct Seen {
     apply: v1::ApplyRequest,
     list: v1::ListConnectionsRequest,
     moved: v1::MoveGroupRequest,
+    trace: v1::TraceRequest,
 }
 
 impl Fake {
@@ -55,6 +56,10 @@ impl Fake {
 
     pub(crate) fn moved(&self) -> v1::MoveGroupRequest {
         self.seen.lock().unwrap().moved.clone()
+    }
+
+    pub(crate) fn traced(&self) -> v1::TraceRequest {
+        self.seen.lock().unwrap().trace.clone()
     }
 
     fn answer<T>(&self, reply: T) -> Result<Response<T>, Status> {
@@ -162,6 +167,19 @@ impl Control for Fake {
             })
             .collect();
         self.answer(tokio_stream::iter(batches))
+    }
+
+    async fn trace(
+        &self,
+        request: Request<v1::TraceRequest>,
+    ) -> Result<Response<v1::TraceReply>, Status> {
+        self.seen.lock().unwrap().trace = request.into_inner();
+        let node = v1::TraceNode {
+            fate: v1::TraceFate::Forwarded.into(),
+            server: "198.18.0.11:80".to_owned(),
+            ..v1::TraceNode::default()
+        };
+        self.answer(v1::TraceReply { nodes: vec![node] })
     }
 
     async fn join(&self, _: Request<v1::JoinRequest>) -> Result<Response<v1::JoinReply>, Status> {

@@ -5,6 +5,8 @@
 
 use std::{net::IpAddr, sync::Arc};
 
+use steadfast_packet::Packet;
+
 use crate::{
     Config, FlowCounters, FlowKey, Hop, Protocol, ReplyKey, ServerId, Timeouts, slab::Place,
 };
@@ -73,6 +75,12 @@ impl Tuple {
         let mixed = self.mix();
         let mixed = (mixed ^ (mixed >> 32)).wrapping_mul(0xd6e8_feb8_6659_fd93);
         (mixed >> 32) as u32
+    }
+
+    /// That of a packet that shows its ports.
+    pub(crate) fn of_packet(packet: &Packet) -> Option<Self> {
+        let (protocol, src_port, dst_port) = packet.tuple()?;
+        Some(Self { protocol, src: packet.src, src_port, dst: packet.dst, dst_port })
     }
 
     /// That of a packet from the client of this connection.

@@ -16,7 +16,7 @@ use steadfast_packet::Protocol;
 
 use crate::{
     Asked, ConfigSpec, FlowCounters, FlowKey, FlowTotals, Forwarding, GroupId, Scheduler, ServerId,
-    ServerLoad, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Target, Timeouts, Unserved,
+    ServerLoad, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Slot, Target, Timeouts, Unserved,
     WORKERS_MAX, bucket::SharedBucket, fast::Map,
 };
 
@@ -214,6 +214,27 @@ impl Config {
         })
     }
 
+    /// A copy in which nothing is shared that a packet changes; what it counts is its own.
+    pub(crate) fn copy(&self) -> Self {
+        let services: Map<_, _> =
+            self.services.iter().map(|(id, service)| (*id, Arc::new(service.copy()))).collect();
+        let copy_of = |service: &Arc<Service>| {
+            services.get(&service.spec.id).map_or_else(|| Arc::clone(service), Arc::clone)
+        };
+        let listeners = self.listeners.iter().map(|(at, service)| (*at, copy_of(service)));
+        let servers =
+            self.servers.iter().map(|(id, (service, index))| (*id, (copy_of(service), *index)));
+        Self {
+            generation: self.generation,
+            addresses: self.addresses.clone(),
+            listeners: listeners.collect(),
+            servers: servers.collect(),
+            pools: self.pools.clone(),
+            pool_addrs: self.pool_addrs.clone(),
+            services,
+        }
+    }
+
     fn add_service(
         &mut self,
         mut spec: ServiceSpec,
@@ -300,6 +321,29 @@ impl Service {
     #[must_use]
     pub fn totals(&self) -> FlowTotals {
         self.counters.iter().map(|counters| counters.totals()).fold(self.retired, Add::add)
+    }
+
+    /// Where hashing looks first for a client.
+    #[must_use]
+    pub fn slot(&self, client: IpAddr, client_port: u16, vip: IpAddr) -> Option<Slot> {
+        self.scheduler.slot(client, client_port, vip)
+    }
+
+    fn copy(&self) -> Self {
+        let loads = OnceLock::new();
+        if let Some(attached) = self.loads.get() {
+            let copies = attached.iter().map(|load| Arc::new(load.copy())).collect();
+            loads.get_or_init(|| copies);
+        }
+        let workers = self.counters.first().map_or(1, |counters| counters.workers());
+        Self {
+            spec: self.spec.clone(),
+            scheduler: self.scheduler.copy(),
+            counters: self.counters.iter().map(|_| Arc::new(FlowCounters::new(workers))).collect(),
+            retired: FlowTotals::default(),
+            first_copies: Arc::new(SharedBucket::new(FIRST_COPIES_PER_SECOND, FIRST_COPIES_BURST)),
+            loads,
+        }
     }
 
     fn compile(spec: ServiceSpec, workers: usize, previous: Option<&Config>) -> Self {

@@ -115,6 +115,11 @@ impl Groups {
         self.get(id).unwrap_or(new)
     }
 
+    /// Another view of the same groups.
+    pub(crate) fn share(&self) -> Self {
+        Self { groups: ArcSwap::new(self.groups.load_full()) }
+    }
+
     /// Forgets a group that left the configuration.
     pub fn remove(&self, id: GroupId) {
         self.groups.rcu(|groups| {

@@ -34,6 +34,8 @@ mod neighbour;
 mod next_hop;
 mod other;
 mod policies;
+mod question;
+mod rehearse;
 mod replica;
 mod scheduler;
 mod shared;
@@ -61,7 +63,9 @@ pub use hook::{NoHook, Removal, SyncHook};
 pub use ids::{GroupId, Origin, ServerId, ServiceId};
 pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route};
 pub use policies::{OnServerGone, Policies};
-pub use scheduler::{Asked, Scheduler, ServerLoad};
+pub use question::{Question, Step};
+pub use rehearse::{Met, Rehearsal};
+pub use scheduler::{Asked, Scheduler, ServerLoad, Slot};
 pub use shared::Shared;
 pub use spec::{
     ConfigSpec, Forwarding, GroupSpec, HashOptions, MssClamp, SchedulerKind, ServerOrder,

@@ -197,10 +197,9 @@ where
         {
             return verdict;
         }
-        let Some((protocol, src_port, dst_port)) = packet.tuple() else {
+        let Some(tuple) = Tuple::of_packet(packet) else {
             return self.core.handle_other(frame, packet, view, actions);
         };
-        let tuple = Tuple { protocol, src: packet.src, src_port, dst: packet.dst, dst_port };
         let (generation, connection) = (view.config.generation(), &mut self.connection);
         let cached = self.cache.find(&tuple, generation).filter(|(way, place)| {
             connection.point_at(*place);

@@ -25,6 +25,7 @@ pub(crate) enum Method {
     Status,
     MoveGroup,
     ListConnections,
+    Trace,
     NodeRemove,
     NodePromote,
     NodeCordon,
@@ -47,7 +48,9 @@ impl Method {
         match self {
             Self::Init | Self::Join => Need::LocalSocket,
             Self::Admit => Need::Nothing,
-            Self::GetConfig | Self::Status | Self::ListConnections => Need::Role(Role::Viewer),
+            Self::GetConfig | Self::Status | Self::ListConnections | Self::Trace => {
+                Need::Role(Role::Viewer)
+            }
             Self::Apply | Self::MoveGroup | Self::NodeCordon => Need::Role(Role::Operator),
             Self::CreateToken | Self::NodeRemove | Self::NodePromote | Self::Detach => {
                 Need::Role(Role::Admin)
@@ -56,7 +59,7 @@ impl Method {
     }
 
     fn changes(self) -> bool {
-        !matches!(self, Self::GetConfig | Self::Status | Self::ListConnections)
+        !matches!(self, Self::GetConfig | Self::Status | Self::ListConnections | Self::Trace)
     }
 }
 
@@ -141,6 +144,7 @@ mod tests {
         Method::Status,
         Method::MoveGroup,
         Method::ListConnections,
+        Method::Trace,
         Method::NodeRemove,
         Method::NodePromote,
         Method::NodeCordon,

@@ -125,17 +125,24 @@ fn filter(state: &ClusterState, request: &ListConnectionsRequest) -> Result<Filt
 }
 
 /// Names by the ids of the data plane.
-struct Names {
+pub(super) struct Names {
     groups: BTreeMap<u32, String>,
     services: BTreeMap<u32, String>,
 }
 
 impl Names {
-    fn of(state: &ClusterState) -> Self {
+    pub(super) fn of(state: &ClusterState) -> Self {
         Self {
             groups: state.groups.values().map(|g| (g.id.0, g.spec.name.clone())).collect(),
             services: state.services.values().map(|s| (s.id.0, s.spec.name.clone())).collect(),
         }
+    }
+}
+
+impl Names {
+    /// A service's; empty when it is gone.
+    pub(super) fn service(&self, id: dp::ServiceId) -> String {
+        self.services.get(&id.0).cloned().unwrap_or_default()
     }
 }
 
@@ -150,7 +157,7 @@ fn queues(bits: u64) -> Vec<u32> {
     (0..u64::BITS).filter(|queue| bits >> queue & 1 == 1).collect()
 }
 
-fn describe(
+pub(super) fn describe(
     connection: &dp::Connection,
     config: &dp::Config,
     names: &Names,

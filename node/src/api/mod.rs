@@ -13,6 +13,7 @@ pub(crate) mod pauses;
 mod service;
 mod status;
 mod tls;
+pub(crate) mod trace;
 mod warnings;
 
 use std::{fs, os::unix::fs::PermissionsExt, path::Path, sync::Arc};

@@ -8,7 +8,8 @@ use steadfast_proto::v1::{
     DetachReply, DetachRequest, GetConfigReply, GetConfigRequest, InitReply, InitRequest,
     JoinReply, JoinRequest, ListConnectionsReply, ListConnectionsRequest, MoveGroupReply,
     MoveGroupRequest, NodeCordonReply, NodeCordonRequest, NodePromoteReply, NodePromoteRequest,
-    NodeRemoveReply, NodeRemoveRequest, StatusReply, StatusRequest, control_server::Control,
+    NodeRemoveReply, NodeRemoveRequest, StatusReply, StatusRequest, TraceReply, TraceRequest,
+    control_server::Control,
 };
 use tonic::{Request, Response, Status};
 
@@ -16,7 +17,7 @@ use super::{
     auth::{Caller, Method, authorise},
     config, connections, error, groups,
     membership::{self, Door},
-    nodes, status,
+    nodes, status, trace,
 };
 use crate::{daemon::Node, member::Member};
 
@@ -98,6 +99,11 @@ impl Control for ControlService {
         let batches = connections::list(&member, &request)?;
         let stream = futures_util::stream::iter(batches.into_iter().map(Ok));
         Ok(Response::new(Box::pin(stream)))
+    }
+
+    async fn trace(&self, request: Request<TraceRequest>) -> Reply<TraceReply> {
+        let (member, _, request) = self.admitted(Method::Trace, request)?;
+        trace::trace(&member, request).await.map(Response::new)
     }
 
     async fn node_remove(&self, request: Request<NodeRemoveRequest>) -> Reply<NodeRemoveReply> {

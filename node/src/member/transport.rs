@@ -12,6 +12,7 @@ use steadfast_peer::{CallError, Handler, Links};
 
 use super::Member;
 use crate::{
+    api,
     health::Health,
     propose::{Answer, Ask, CALL_ASK, PROPOSE_WITHIN, ProposeError},
     replicated::Replicated,
@@ -62,6 +63,9 @@ impl raft::Transport for QuicTransport {
         })
     }
 }
+
+/// Kind of call: what the peer would do with a packet.
+pub(crate) const CALL_TRACE: u8 = 5;
 
 /// Answers the calls of peers.
 pub(crate) struct Calls {
@@ -115,6 +119,7 @@ impl Calls {
                 };
                 serde_json::to_vec(&answer).unwrap_or_default()
             }
+            (CALL_TRACE, Some(member)) => api::trace::answer(&member, &bytes).await,
             // An empty answer is none that any of the kinds above gives.
             _ => Vec::new(),
         }

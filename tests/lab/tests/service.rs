@@ -50,6 +50,7 @@ async fn a_client_an_operator_and_an_attacker_see() {
     one_nodes_broken_path_ejects_nobody(&mut lab).await;
     weights_are_kept(&mut lab).await;
     hashing_is_the_same_on_every_node(&mut lab).await;
+    trace_tells_where_a_connection_will_go(&mut lab).await;
     a_full_table_breaks_no_session(&mut lab).await;
     phase("done");
 }
@@ -459,6 +460,44 @@ async fn hashing_is_the_same_on_every_node(lab: &mut Lab) {
     assert_eq!(lab.holder().unwrap().0, other);
     assert_eq!(connections(lab, other), 0, "connections that n{other} knows before");
     assert_eq!(ask_servers(lab, 30_000, 24), first, "servers by client port, through n{other}");
+}
+
+async fn trace_tells_where_a_connection_will_go(lab: &mut Lab) {
+    for scheduler in ["mh", "wrr"] {
+        phase("trace tells where the next connection will go, whichever node is asked");
+        lab.apply(&[("scheduler: rr", &format!("scheduler: {scheduler}"))]).await;
+        let (holder, _) = lab.holder().unwrap();
+        for port in 31_000..31_006 {
+            let packet = format!("tcp {CLIENT}:{port} > {VIP}:{PORT}");
+            let told: BTreeSet<String> =
+                NODES.into_iter().map(|n| traced(lab, n, &packet, holder)).collect();
+            assert_eq!(told.len(), 1, "{packet}: {told:?}");
+            let answered = ask_servers(lab, port, 1).remove(0);
+            let expected = format!("198.18.0.1{}:{PORT}", answered.trim_start_matches('s'));
+            assert!(told.contains(&expected), "{packet}, {scheduler}: {told:?}, {answered}");
+        }
+    }
+    phase("a connection that is known, and one that nobody serves");
+    let open = lab.ctl(1, &["trace", &format!("tcp {CLIENT}:31000 > {VIP}:{PORT}")]).good();
+    assert!(open.contains("connection  CLOSE, made here, to 198.18.0.1"), "{open}");
+    let none = lab.ctl(1, &["trace", &format!("tcp {CLIENT}:31000 > {VIP}:{UNSERVED}")]).good();
+    assert!(none.contains("none listens on tcp") && none.contains("reaches no real"), "{none}");
+}
+
+/// The server that node `n` tells, after a look at what it tells of each node.
+fn traced(lab: &Lab, n: u8, packet: &str, holder: u8) -> String {
+    let reply: Value =
+        serde_json::from_str(&lab.ctl(n, &["trace", packet, "-o", "json"]).good()).unwrap();
+    let nodes = reply["nodes"].as_array().unwrap();
+    assert_eq!(nodes.len(), NODES.len(), "{reply}");
+    for node in nodes {
+        assert_eq!(node["error"], "", "{reply}");
+        let is_holder = node["node"]["name"] == format!("n{holder}");
+        let fate = if is_holder { "forwarded" } else { "relayed" };
+        assert_eq!(node["fate"], fate, "{packet}, of {}: {node}", node["node"]);
+    }
+    let of_holder = nodes.iter().find(|node| node["fate"] == "forwarded").unwrap();
+    of_holder["server"].as_str().unwrap().to_owned()
 }
 
 async fn restart_all(lab: &mut Lab) {

@@ -46,6 +46,21 @@ impl Buckets {
         self.at(hash(fold(vip)))
     }
 
+    /// The bucket of a destination, of how many.
+    pub(super) fn destination_bucket(&self, vip: IpAddr) -> (u32, u32) {
+        (hash(fold(vip)) as u32, BUCKETS as u32)
+    }
+
+    /// The bucket of a client, of how many.
+    pub(super) fn source_bucket(
+        &self,
+        (client, client_port): (IpAddr, u16),
+        options: HashOptions,
+    ) -> (u32, u32) {
+        let port = if options.port { u32::from(client_port) } else { 0 };
+        (hash(port.wrapping_add(fold(client))) as u32, BUCKETS as u32)
+    }
+
     /// By the source.
     pub(super) fn pick_source(
         &self,
@@ -53,8 +68,7 @@ impl Buckets {
         options: HashOptions,
         available: impl Fn(usize) -> bool,
     ) -> Option<usize> {
-        let port = if options.port { u32::from(client_port) } else { 0 };
-        let hash = hash(port.wrapping_add(fold(client)));
+        let hash = self.source_bucket((client, client_port), options).0 as usize;
         let at = |offset: usize| self.at(offset.wrapping_add(hash) % BUCKETS);
         if !options.fallback {
             return at(0).filter(|server| available(*server));

@@ -35,6 +35,18 @@ impl ServerLoad {
         self.overloaded.load(Ordering::Relaxed)
     }
 
+    /// One that stands at the same and counts for itself.
+    pub(crate) fn copy(&self) -> Self {
+        let count = |cell: &AtomicU32| AtomicU32::new(cell.load(Ordering::Relaxed));
+        Self {
+            active: count(&self.active),
+            inactive: count(&self.inactive),
+            upper: count(&self.upper),
+            lower: count(&self.lower),
+            overloaded: AtomicBool::new(self.is_overloaded()),
+        }
+    }
+
     pub(crate) fn add(&self, active: bool) {
         self.side(active).fetch_add(1, Ordering::Relaxed);
         self.judge();

@@ -24,7 +24,7 @@ const EXPIRATION_NS: u64 = 24 * 3600 * 1_000_000_000;
 #[derive(Debug, Default)]
 pub(super) struct Locality(Mutex<HashMap<IpAddr, Entry>>);
 
-#[derive(Debug)]
+#[derive(Clone, Debug)]
 struct Entry {
     servers: Vec<ServerId>,
     used_ns: u64,
@@ -32,6 +32,11 @@ struct Entry {
 }
 
 impl Locality {
+    /// One that remembers the same.
+    pub(super) fn copy(&self) -> Self {
+        Self(Mutex::new(self.lock().clone()))
+    }
+
     /// One server a destination.
     //= Linux net/netfilter/ipvs/ip_vs_lblc.c, ip_vs_lblc_schedule()
     pub(super) fn pick_one(&self, vip: IpAddr, pool: &Pool<'_>) -> Option<usize> {

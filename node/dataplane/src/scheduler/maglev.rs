@@ -62,6 +62,17 @@ impl Maglev {
         self.servers.iter().copied().eq(servers.iter().map(source))
     }
 
+    /// The slot of a client, of how many.
+    pub(crate) fn slot(
+        &self,
+        (client, client_port): (IpAddr, u16),
+        options: HashOptions,
+    ) -> (u32, u32) {
+        let client_port = if options.port { client_port } else { 0 };
+        //= ip_vs_mh.c, ip_vs_mh_get_fallback()
+        (hash(client, client_port, 0, [FIRST_KEY; 2]) % SLOTS, SLOTS)
+    }
+
     /// The server for a client among those that `available` accepts.
     pub(crate) fn pick(
         &self,
@@ -69,9 +80,8 @@ impl Maglev {
         options: HashOptions,
         available: impl Fn(usize) -> bool,
     ) -> Option<usize> {
+        let (first, _) = self.slot((client, client_port), options);
         let client_port = if options.port { client_port } else { 0 };
-        //= ip_vs_mh.c, ip_vs_mh_get_fallback()
-        let first = hash(client, client_port, 0, [FIRST_KEY; 2]) % SLOTS;
         let at = |slot: u32| {
             let server = self.slots[slot as usize];
             (server != EMPTY).then_some(usize::from(server))

@@ -66,6 +66,17 @@ pub struct Asked {
     pub now_ns: u64,
 }
 
+/// A place in a hash table of servers.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Slot {
+    /// Its number, from 0.
+    pub slot: u32,
+    /// How many there are.
+    pub slots: u32,
+    /// Index of the server there, available or not; none in a table without servers.
+    pub server: Option<usize>,
+}
+
 /// The servers that there are to choose from.
 #[derive(Clone, Copy)]
 pub(crate) struct Pool<'a> {
@@ -161,6 +172,38 @@ impl Scheduler {
     #[must_use]
     pub fn with_slow_start(self, slow_start_ns: u64) -> Self {
         Self { slow_start_ns, ..self }
+    }
+
+    /// One that would choose the same next and whose choices nobody else sees.
+    pub(crate) fn copy(&self) -> Self {
+        let kind = match &self.kind {
+            Kind::Rr(rr) => Kind::Rr(rr.copy()),
+            Kind::Wrr(wrr) => Kind::Wrr(wrr.copy()),
+            Kind::Twos(twos) => Kind::Twos(Arc::new(twos.copy())),
+            Kind::Locality { table, sets } => {
+                Kind::Locality { table: Arc::new(table.copy()), sets: *sets }
+            }
+            // These only look.
+            Kind::Least(_) | Kind::Destination(_) | Kind::Source(..) | Kind::Mh(..) => {
+                self.kind.clone()
+            }
+        };
+        Self { kind, slow_start_ns: self.slow_start_ns }
+    }
+
+    /// Where hashing looks first; none for schedulers that do not hash.
+    #[must_use]
+    pub fn slot(&self, client: IpAddr, client_port: u16, vip: IpAddr) -> Option<Slot> {
+        let client = (client, client_port);
+        let (slot, slots) = match &self.kind {
+            Kind::Mh(table, options) => table.slot(client, *options),
+            Kind::Source(buckets, options) => buckets.source_bucket(client, *options),
+            Kind::Destination(buckets) => buckets.destination_bucket(vip),
+            Kind::Rr(_) | Kind::Wrr(_) | Kind::Least(_) | Kind::Twos(_) | Kind::Locality { .. } => {
+                return None;
+            }
+        };
+        Some(Slot { slot, slots, server: self.first_choice(client.0, client.1, vip) })
     }
 
     /// The server for a new connection, as an index; none when no server is available, or the one

@@ -40,6 +40,11 @@ impl Rr {
         Self(Arc::new(AtomicU64::new(next as u64)))
     }
 
+    /// One of the same position that nobody shares.
+    pub(super) fn copy(&self) -> Self {
+        Self(Arc::new(AtomicU64::new(self.0.load(Ordering::Relaxed))))
+    }
+
     pub(super) fn pick(&self, pool: &Pool<'_>) -> Option<usize> {
         let count = pool.servers.len();
         let mut from = self.0.load(Ordering::Relaxed);
@@ -100,6 +105,13 @@ impl Wrr {
         }
         let passed = servers.iter().map(|_| AtomicU64::new(0)).collect();
         Self { position: Arc::new(AtomicU64::new(pack(level, 0))), unit, top, passed }
+    }
+
+    /// One of the same position that nobody shares.
+    pub(super) fn copy(&self) -> Self {
+        let copy = |cell: &AtomicU64| AtomicU64::new(cell.load(Ordering::Relaxed));
+        let passed = self.passed.iter().map(copy).collect();
+        Self { position: Arc::new(copy(&self.position)), passed, ..*self }
     }
 
     pub(super) fn pick(&self, pool: &Pool<'_>) -> Option<usize> {

@@ -12,6 +12,11 @@ use super::{Pool, least::least_overhead};
 pub(super) struct Twos(AtomicU64);
 
 impl Twos {
+    /// One that draws the same next.
+    pub(super) fn copy(&self) -> Self {
+        Self(AtomicU64::new(self.0.load(Ordering::Relaxed)))
+    }
+
     //= Linux net/netfilter/ipvs/ip_vs_twos.c, ip_vs_twos_schedule()
     pub(super) fn pick(&self, pool: &Pool<'_>) -> Option<usize> {
         let total: u64 = pool.available().map(|index| pool.weight(index)).sum();

@@ -23,6 +23,10 @@ const PACKETS: u64 = 1_000_000;
 /// too little.
 const HITS_MIN: u64 = 100;
 
+/// Each so many packets one is rehearsed before it is handled: that must tell what will happen, and
+/// change nothing that the model would notice.
+const REHEARSED_EVERY: u64 = 61;
+
 /// Packets of live connections among all, in percent.
 const LIVE_MIN: u64 = 60;
 
@@ -123,6 +127,20 @@ impl Plane {
         }
     }
 
+    /// What the packet path says would become of a frame.
+    fn rehearse(
+        &self,
+        now_ns: u64,
+        port: u16,
+        frame: &[u8],
+    ) -> Result<(u16, Vec<u8>), &'static str> {
+        let rehearsal = self.shared.rehearse(now_ns, port, frame);
+        match rehearsal.verdict {
+            dp::Verdict::Transmit { port, .. } => Ok((port, rehearsal.frame)),
+            dp::Verdict::Drop(reason) => Err(reason.name()),
+        }
+    }
+
     /// What is in the table, in an order of its own.
     fn connections(&self) -> Vec<String> {
         let (mut lines, mut cursor) = (Vec::new(), Some(dp::Cursor::default()));
@@ -206,6 +224,7 @@ struct Coverage {
     cells: BTreeMap<Cell, u64>,
     verdicts: BTreeMap<String, u64>,
     live: u64,
+    rehearsed: u64,
 }
 
 #[test]
@@ -233,7 +252,13 @@ fn agrees_with_a_naive_model() {
         let pkt = world.packet();
         let expected = world.naive.packet(&pkt);
         let now = world.naive.now;
+        let rehearsed =
+            (count % REHEARSED_EVERY == 0).then(|| plane.rehearse(now, pkt.port, &pkt.frame()));
         let found = plane.packet(now, pkt.port, &pkt.frame());
+        if let Some(rehearsed) = rehearsed.filter(|_| found != Err("rate_limited")) {
+            assert_eq!(rehearsed, found, "rehearsal of packet {count}, seed {seed}: {pkt:?}");
+            coverage.rehearsed += 1;
+        }
         let fate = match &expected {
             Fate::Sent(pkt) => Ok((pkt.port, pad(pkt.frame(), &found))),
             Fate::Dropped(reason) => Err(*reason),
@@ -297,6 +322,7 @@ impl Coverage {
 
     fn print(&self, packets: u64) {
         println!("{} of {packets} packets of live connections", self.live);
+        println!("{} packets rehearsed first: what was told is what happened", self.rehearsed);
         for (verdict, hits) in &self.verdicts {
             println!("{hits:>8}  {verdict}");
         }

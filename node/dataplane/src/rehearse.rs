@@ -1,0 +1,186 @@
+//! What would become of a frame: found out by handling it, on a copy of what it can change.
+//!
+//! Guarantees: nothing changes that packets, schedulers, peers or whoever reads counters can see;
+//! what is told is what [`Worker::handle_frame`] does with the same frame at the same time, for that
+//! is what runs. Not copied: how far rate limits are used up, fragments under way, how full the
+//! table is. A copy costs what the configuration is large: this is for people, not for packets.
+
+use std::{
+    net::IpAddr,
+    sync::{Arc, Mutex, PoisonError},
+};
+
+use steadfast_packet::{ANSWER_LEN_MAX, Content, OUTER_LEN_MAX, parse};
+
+use crate::{
+    Action, Actions, Connection, ConnectionTable, Gone, NewConnection, Record, Removal, Sent,
+    Shared, State, SyncHook, TableOptions, Verdict, Worker, cache::Tuple,
+};
+
+/// Room for the connections of the copy: the one met, one that stands in its way, the new one.
+const COPIED_MAX: usize = 8;
+
+/// Times a frame is handled anew because the connection it opens met another one.
+const RUNS_MAX: usize = 3;
+
+/// What would become of a frame.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Rehearsal {
+    /// What the worker says.
+    pub verdict: Verdict,
+    /// What kind of frame would be sent.
+    pub sent: Option<Sent>,
+    /// The frame as it would be sent; empty when it is dropped.
+    pub frame: Vec<u8>,
+    /// The connection that the packet belongs to, if one is known.
+    pub met: Option<Met>,
+    /// The connection that it would open.
+    pub opened: Option<Record>,
+    /// The connections that would end, and why.
+    pub removed: Vec<(Record, Removal)>,
+    /// The neighbour that the kernel would be asked for, and the interface.
+    pub probe: Option<(u16, IpAddr)>,
+}
+
+/// A known connection and its state before and after.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Met {
+    /// The handle, into the table of the node.
+    pub connection: Connection,
+    /// Its state after the packet; as before when the packet does not get so far.
+    pub next: State,
+}
+
+/// Writes down what happens to connections.
+#[derive(Debug, Default)]
+struct Notes {
+    created: Mutex<Vec<Record>>,
+    removed: Mutex<Vec<(Record, Removal)>>,
+}
+
+impl Notes {
+    fn take(&self) -> (Option<Record>, Vec<(Record, Removal)>) {
+        let created = self.created.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let mut removed = self.removed.lock().unwrap_or_else(PoisonError::into_inner);
+        (created, std::mem::take(&mut *removed))
+    }
+}
+
+impl SyncHook for Notes {
+    fn forwarded(&self, _: &Connection, _: State, _: State, _: u64, _: u64) {}
+
+    fn created(&self, connection: &Connection, _: u64) {
+        self.created.lock().unwrap_or_else(PoisonError::into_inner).push(connection.record());
+    }
+
+    fn removed(&self, gone: &Gone, removal: Removal, _: u64) {
+        let gone = (gone.record(), removal);
+        self.removed.lock().unwrap_or_else(PoisonError::into_inner).push(gone);
+    }
+}
+
+impl Shared {
+    /// What would become of `frame`, if it came in on interface `port` at `now_ns`.
+    #[must_use]
+    pub fn rehearse(&self, now_ns: u64, port: u16, frame: &[u8]) -> Rehearsal {
+        let met = parse(frame).ok().and_then(|parsed| match parsed.content {
+            Content::Ip(packet) => self.connection_of(Tuple::of_packet(&packet)?),
+            _ => None,
+        });
+        let mut known: Vec<Connection> = met.iter().cloned().collect();
+        let mut rehearsal = self.run(now_ns, port, frame, met.as_ref(), &known);
+        for _ in 1..RUNS_MAX {
+            // The server may have a connection from this client already, through another VIP.
+            let reply = rehearsal.opened.and_then(|record| record.reply_key());
+            let in_the_way = reply.and_then(|reply| self.table.find_reply(&reply));
+            match in_the_way.filter(|other| !known.contains(other)) {
+                Some(other) => known.push(other),
+                None => break,
+            }
+            rehearsal = self.run(now_ns, port, frame, met.as_ref(), &known);
+        }
+        rehearsal
+    }
+
+    /// The connection of a packet of this tuple, in whichever direction.
+    fn connection_of(&self, tuple: Tuple) -> Option<Connection> {
+        match self.config.load().address(tuple.dst) {
+            Some(_) => self.table.find(&tuple.key()),
+            None => self.table.find_reply(&tuple.reply_key()),
+        }
+    }
+
+    fn run(
+        &self,
+        now_ns: u64,
+        port: u16,
+        frame: &[u8],
+        met: Option<&Connection>,
+        known: &[Connection],
+    ) -> Rehearsal {
+        let copy = self.copy(known);
+        let mut met = met.map(|met| Met { connection: met.clone(), next: met.state() });
+        let (copy, notes) = (Arc::new(copy), Arc::new(Notes::default()));
+        let mut worker = Worker::new(0, Arc::clone(&copy), Arc::clone(&notes));
+        let mut buffer = vec![0; OUTER_LEN_MAX];
+        buffer.extend_from_slice(frame);
+        buffer.resize(OUTER_LEN_MAX + frame.len().max(ANSWER_LEN_MAX), 0);
+        let mut actions = Actions::new();
+        let span = (OUTER_LEN_MAX, frame.len());
+        let verdict = worker.handle_frame(now_ns, port, &mut buffer, span, &mut actions);
+        let frame = match verdict {
+            Verdict::Transmit { start, len, .. } => {
+                buffer.get(start..start + len).unwrap_or_default().to_vec()
+            }
+            Verdict::Drop(_) => Vec::new(),
+        };
+        let counters = worker.counters();
+        let kinds = [Sent::Forwarded, Sent::Returned, Sent::Relayed, Sent::Answered];
+        let sent = kinds.into_iter().find(|kind| counters.sent(*kind) > 0);
+        if let Some(met) = &mut met
+            && let Some(after) = copy.table.find(&met.connection.key())
+            && after.incarnation() == met.connection.incarnation()
+        {
+            met.next = after.state();
+        }
+        let probe = actions.drain().next().map(|Action::Probe { port, addr }| (port, addr));
+        let (opened, removed) = notes.take();
+        Rehearsal { verdict, sent, frame, met, opened, removed, probe }
+    }
+
+    /// A copy that knows only these connections.
+    fn copy(&self, known: &[Connection]) -> Self {
+        let options = TableOptions { connections_max: COPIED_MAX, seed: [0; 2] };
+        let mut copy = Self::new(options);
+        copy.groups = self.groups.share();
+        copy.next_hops.store(self.next_hops.load_full());
+        let config = self.config.load().copy();
+        for connection in known {
+            copy_into(&copy.table, connection, &config);
+        }
+        // Not `set_config`: it would show the schedulers the loads of the copy's table.
+        copy.config.store(Arc::new(config));
+        copy
+    }
+}
+
+fn copy_into(table: &ConnectionTable, connection: &Connection, config: &crate::Config) {
+    let (record, state) = (connection.record(), connection.state());
+    let new = NewConnection {
+        in_pkts: connection.in_pkts(),
+        assured: connection.is_assured(),
+        snapshot: u64::from(connection.snapshot()),
+        ..NewConnection::new(record, state, connection.provenance(), connection.last_seen_ns())
+    };
+    let is_superseded = connection.is_superseded();
+    // What was read of one that has gone may be another's.
+    if connection.is_dead() {
+        return;
+    }
+    // There is room, and two connections of one table do not have the same keys.
+    if let Ok(inserted) = table.insert(new, &config.timeouts(record.service), &mut Vec::new())
+        && is_superseded
+    {
+        inserted.supersede();
+    }
+}
