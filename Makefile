@@ -48,9 +48,7 @@ setup: ## Installs the Debian packages that are missing, mounts /sys/fs/bpf
 	done; \
 	if [ "$${#missing[@]}" -gt 0 ]; then \
 		echo "installing: $${missing[*]}"; \
-		$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive apt-get update -qq; \
-		$(AS_ROOT) env DEBIAN_FRONTEND=noninteractive \
-			apt-get install -y -qq --no-install-recommends "$${missing[@]}"; \
+		$(AS_ROOT) deploy/install-packages.sh "$${missing[@]}"; \
 	fi
 	@# systemd mounts it; a container or a bare init may not.
 	@if ! grep -q ' /sys/fs/bpf bpf ' /proc/self/mounts; then \
@@ -87,6 +85,10 @@ test: setup check build ## Everything CI runs
 	$(CARGO) test --locked --workspace --doc
 	$(TESTS_AS_ROOT) $(CARGO) test --locked --workspace --test '*'
 	@$(LAB) suite --sessions $(SESSIONS) $(SEED_ARG)
+
+.PHONY: programs
+programs: setup build ## The part of `make test` with real programs: ONLY=text
+	@$(LAB) programs --only '$(ONLY)'
 
 # No rights are needed: the emulator is a program like any other.
 .PHONY: guest-test

@@ -11,6 +11,7 @@
 //! - [`host`]: namespaces, links, processes, and their removal.
 //! - [`cluster`]: daemons, driven only through `clusterctl`.
 //! - [`demo`]: faults, runs, validity, report.
+//! - [`programs`]: real programs through the VIP.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -19,3 +20,4 @@ pub mod cluster;
 pub mod demo;
 pub mod host;
 pub mod load;
+pub mod programs;

@@ -102,3 +102,10 @@ fn the_documents_of_the_readme_are_accepted() {
         assert_eq!(validate(&document), [], "{text}");
     }
 }
+
+#[test]
+fn the_document_of_the_programs_is_accepted() {
+    let document = Document::parse(&steadfast_lab::programs::document::document()).unwrap();
+    assert_eq!(validate(&document), []);
+    assert_eq!(document.services.len(), steadfast_lab::programs::mode::MODES.len() * 2 * 5);
+}

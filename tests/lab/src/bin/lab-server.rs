@@ -2,7 +2,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::SocketAddr;
 
 use anyhow::Context as _;
 use clap::Parser;
@@ -25,11 +25,7 @@ struct Args {
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     if args.decapsulate {
-        let addresses = args.listen.iter().filter_map(|address| match address.ip() {
-            IpAddr::V4(address) => Some(address),
-            IpAddr::V6(_) => None,
-        });
-        let addresses: Vec<_> = addresses.collect();
+        let addresses: Vec<_> = args.listen.iter().map(SocketAddr::ip).collect();
         steadfast_lab::load::decapsulate::start(&addresses).context("cannot end tunnels")?;
     }
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;

@@ -16,7 +16,7 @@ use steadfast_lab::{
         report::Verdict,
         series::{Series, run_series, write_failed},
         story::{self, Console},
-        suite::{Extent, Suite, run_suite},
+        suite::{Extent, Suite, run_programs, run_suite},
     },
     host::{
         exec,
@@ -56,6 +56,8 @@ enum Command {
     /// Every fault in DR and NAT, and one run that must fail. Exit code 0 if all came out as they
     /// must.
     Suite(SuiteArgs),
+    /// The part of the suite with real programs: nginx, curl, wrk, dnsmasq, dig, chasquid, iperf3.
+    Programs(ProgramsArgs),
 }
 
 #[derive(Args, Debug)]
@@ -144,6 +146,15 @@ struct SuiteArgs {
     common: Common,
 }
 
+#[derive(Args, Debug)]
+struct ProgramsArgs {
+    /// Only rounds whose name (`nat-v4-kill`) contains this.
+    #[arg(long, default_value = "")]
+    only: String,
+    #[command(flatten)]
+    suite: SuiteArgs,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
@@ -176,13 +187,16 @@ fn run(cli: Cli) -> Result<u8> {
             Ok(0)
         }
         Command::Suite(args) => {
-            let extent = if args.full { Extent::Full } else { Extent::Quick };
-            let plan = plan_of(&args.common, &args.tag, Mode::Dr, "on", 1)?;
-            let reports = plan.out_dir.join(if args.full { "full" } else { "suite" });
-            let seed = args.seed.unwrap_or_else(new_seed);
-            let suite = Suite { extent, plan, sessions: args.sessions, seed, reports };
+            let suite = suite_of(&args)?;
             runtime.block_on(guarded(&args.tag, After::Remove, async move {
                 let good = run_suite(&suite, &mut Console::default()).await?;
+                Ok(u8::from(!good))
+            }))
+        }
+        Command::Programs(ProgramsArgs { only, suite: args }) => {
+            let suite = suite_of(&args)?;
+            runtime.block_on(guarded(&args.tag, After::Remove, async move {
+                let good = run_programs(&suite, &only, &mut Console::default()).await?;
                 Ok(u8::from(!good))
             }))
         }
@@ -350,6 +364,14 @@ fn demo_of(args: &DemoArgs) -> Result<(Tag, Plan, Series)> {
         report: plan.out_dir.join("report.json"),
     };
     Ok((args.tag.clone(), plan, series))
+}
+
+fn suite_of(args: &SuiteArgs) -> Result<Suite> {
+    let extent = if args.full { Extent::Full } else { Extent::Quick };
+    let plan = plan_of(&args.common, &args.tag, Mode::Dr, "on", 1)?;
+    let reports = plan.out_dir.join(if args.full { "full" } else { "suite" });
+    let seed = args.seed.unwrap_or_else(new_seed);
+    Ok(Suite { extent, plan, sessions: args.sessions, seed, reports })
 }
 
 fn plan_of(common: &Common, tag: &Tag, mode: Mode, replication: &str, queues: u32) -> Result<Plan> {

@@ -139,7 +139,7 @@ pub struct RunOutcome {
 }
 
 /// Where and what is measured.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Origin {
     /// The seed.
     pub seed: u64,

@@ -1,5 +1,5 @@
 //! Many series, as `make test` and `make test-full` run them: every fault with DR and NAT, a kill
-//! with tunnels, and the proof that the demonstration can fail.
+//! with tunnels, the proof that the demonstration can fail, and real programs.
 
 use std::{
     collections::VecDeque,
@@ -18,6 +18,7 @@ use super::{
 use crate::{
     cluster::{Cluster, Plan},
     host::{family::Family, names::Mode, sweep},
+    programs,
 };
 
 /// Every fault, in the order of the suite.
@@ -141,10 +142,26 @@ pub async fn run_suite(suite: &Suite, console: &mut Console) -> Result<bool> {
         }
         good &= run_batch(suite, &batch, console, &mut table).await?;
     }
+    good &= programs::suite::run(suite, "", console, &mut table).await?;
+    Ok(tell(&table) && good)
+}
+
+/// Runs the part with real programs alone, those rounds whose name contains `only`.
+///
+/// # Errors
+/// When something cannot be removed or written.
+pub async fn run_programs(suite: &Suite, only: &str, console: &mut Console) -> Result<bool> {
+    let mut table = String::new();
+    let good = programs::suite::run(suite, only, console, &mut table).await?;
+    Ok(tell(&table) && good)
+}
+
+/// Prints the table and the sums; whether anything was run at all.
+fn tell(table: &str) -> bool {
     let count = |word: &str| table.lines().filter(|l| l.ends_with(word)).count();
     let (passed, failed) = (count(" ok"), count(" FAILED"));
     story::print(&format!("\n{table}\n{passed} passed, {failed} failed\n"));
-    Ok(good)
+    passed + failed > 0
 }
 
 /// Runs the cases that share a cluster. After a set-up failure the next case gets a new one.

@@ -26,7 +26,15 @@ pub fn check_rights_and_tools() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("the lab makes network namespaces and needs root: run it as root or with sudo");
     }
-    for (tool, package) in TOOLS {
+    check_tools(&TOOLS)
+}
+
+/// Checks that programs are there, each given with its Debian package.
+///
+/// # Errors
+/// Which is missing and how to get it.
+pub fn check_tools(tools: &[(&str, &str)]) -> Result<()> {
+    for (tool, package) in tools {
         let paths = ["/usr/sbin", "/usr/bin", "/sbin", "/bin", "/usr/local/sbin", "/usr/local/bin"];
         if !paths.iter().any(|p| Path::new(p).join(tool).exists()) {
             bail!("`{tool}` is missing: run `make setup`, or `apt-get install {package}`");

@@ -77,6 +77,12 @@ impl Process {
         Ok(Self { what: launch.what.to_owned(), id, child })
     }
 
+    /// What it is, for people.
+    #[must_use]
+    pub fn what(&self) -> &str {
+        &self.what
+    }
+
     /// Its process number.
     #[must_use]
     pub fn pid(&self) -> i32 {
