@@ -167,8 +167,8 @@ pub(crate) enum Command {
     /// Tell what every node would do with a packet, and why
     ///
     /// Each node handles the packet on a copy of what it knows: nothing is sent, opened or counted.
-    /// Without --packet it is the next packet of a connection if one is known there, and else the
-    /// one that opens it. Not told: whether the packet gets there, and what a rate limit would do.
+    /// Without --packet it is the next packet of a connection if an open one is known there, and else
+    /// the one that opens it. Not told: whether the packet gets there, and what a rate limit would do.
     #[command(after_help = "Example:\n  \
         clusterctl trace 'tcp 198.51.100.7:4711 > 198.18.0.100:80'\n  \
         clusterctl trace 'udp [2001:db8::7]:4711 > [2001:db8:1::100]:53' -o json\n  \

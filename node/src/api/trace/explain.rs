@@ -3,8 +3,8 @@
 use std::net::{IpAddr, SocketAddr};
 
 use steadfast_dataplane::{
-    self as dp, AddressKind, Config, Forwarding, NextHops, Question, Reason, Rehearsal, Removal,
-    Resolved, Sent, ServerSpec, Service, Shared, Step, Tunnel, Verdict,
+    self as dp, AddressKind, Config, Forwarding, Met, NextHops, Question, Reason, Rehearsal,
+    Removal, Resolved, Sent, ServerSpec, Service, Shared, Step, Tunnel, Verdict,
 };
 use steadfast_model::{ClusterState, Epoch, GroupId, NodeId};
 use steadfast_packet::{Content, Mac, Transport, parse};
@@ -51,7 +51,8 @@ pub(super) fn explain(facts: &Facts<'_>) -> Result<TraceNode, String> {
     let (step, rehearsal) = match step {
         Some(step) => rehearse(step)?,
         None => match rehearse(Step::Data)? {
-            (step, known) if known.met.is_some() => (step, known),
+            // Who uses the ports of a finished connection again opens one.
+            (step, known) if known.met.as_ref().is_some_and(is_open) => (step, known),
             _ => rehearse(Step::Open)?,
         },
     };
@@ -335,6 +336,10 @@ impl Told<'_> {
         let of_opened = self.rehearsal.opened.and_then(|record| record.target);
         of_opened.or(of_met).map(|target| target.forwarding)
     }
+}
+
+fn is_open(met: &Met) -> bool {
+    !met.connection.state().is_reusable()
 }
 
 fn arrival(hops: &NextHops, src: IpAddr) -> u16 {
