@@ -241,6 +241,7 @@ impl Member {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub(crate) struct StartSettings {
     pub(crate) connections_max: u32,
+    pub(crate) half_open_max: u32,
     pub(crate) beacon: BeaconSpec,
 }
 
@@ -248,7 +249,11 @@ impl StartSettings {
     /// Those that the cluster has committed.
     pub(crate) fn of(state: &ClusterState) -> Self {
         let settings = state.settings();
-        Self { connections_max: settings.connections_max, beacon: settings.beacon.clone() }
+        Self {
+            connections_max: settings.connections_max,
+            half_open_max: settings.half_open_max,
+            beacon: settings.beacon.clone(),
+        }
     }
 }
 

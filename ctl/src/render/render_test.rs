@@ -98,6 +98,20 @@ fn service_behind_a_tunnel() {
 }
 
 #[test]
+fn service_above_its_limits() {
+    let mut service = healthy().services.remove(0);
+    service.limits = Some(steadfast_proto::v1::Limits {
+        new_per_s: Some(20_000),
+        per_source: Some(100),
+        over: "hash".to_owned(),
+        hashed: [("new_per_s".to_owned(), 12), ("half_open_max".to_owned(), 3)].into(),
+        refused: [("per_source".to_owned(), 1)].into(),
+        adopted: 5,
+    });
+    assert_snapshot!(super::service(&service, "n1", PLAIN()));
+}
+
+#[test]
 fn connection_list() {
     let connection = Connection {
         protocol: Protocol::Tcp.into(),

@@ -105,6 +105,8 @@ fn local() -> LocalStatus {
         }],
         connections: 303,
         connections_max: 262_144,
+        half_open: 12,
+        half_open_max: 65_536,
         forwarded_packets: 370_368,
         beacons: BTreeMap::from([
             ("received".to_owned(), 9_100),
@@ -168,6 +170,7 @@ pub(crate) fn healthy() -> StatusReply {
             forwarding: Forwarding::Dr.into(),
             tunnel: String::new(),
             mss_clamp: "off".to_owned(),
+            limits: None,
             server_order: ServerOrder::Canonical.into(),
             conns_total: 3_700,
             in_packets: 371_000,

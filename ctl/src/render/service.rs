@@ -122,7 +122,7 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         most => format!("   MSS clamp {}", printable(most)),
     };
     format!(
-        "{} {}: {} {}, group {}\nScheduler {}{order}   Forwarding {}{tunnel}{mss}   {}   counted by {node}\n\n",
+        "{} {}: {} {}, group {}\nScheduler {}{order}   Forwarding {}{tunnel}{mss}   {}   counted by {node}\n{}\n",
         paint.text(Tone::Title, "SERVICE"),
         printable(&service.name),
         service.protocol().json_name(),
@@ -131,7 +131,39 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         printable(&service.scheduler),
         service.forwarding().json_name(),
         service_state(service).painted(paint),
+        limits(service),
     )
+}
+
+/// What a service may get, and what was above it; nothing if there is nothing to say.
+fn limits(service: &Service) -> String {
+    let Some(limits) = &service.limits else { return String::new() };
+    let limit = |limit: Option<u32>, of: &str| limit.map(|limit| format!("{limit} {of}"));
+    let set = [limit(limits.new_per_s, "new a second"), limit(limits.per_source, "by source")];
+    let set: Vec<_> = set.into_iter().flatten().collect();
+    let above = match limits.over.as_str() {
+        "refuse" => "above them refused",
+        _ => "above them by the hash",
+    };
+    let counted = |what: &str, counts: &BTreeMap<String, u64>| {
+        let counts: Vec<_> =
+            counts.iter().map(|(why, count)| format!("{} {count}", printable(why))).collect();
+        (!counts.is_empty()).then(|| format!("{what} {}", counts.join(", ")))
+    };
+    let counts = [
+        counted("by the hash:", &limits.hashed),
+        (limits.adopted > 0).then(|| format!("of those taken in later: {}", limits.adopted)),
+        counted("refused:", &limits.refused),
+    ];
+    let counts: Vec<_> = counts.into_iter().flatten().collect();
+    let mut lines = String::new();
+    if !set.is_empty() {
+        lines += &format!("Limits {}, {above}\n", set.join(", "));
+    }
+    if !counts.is_empty() {
+        lines += &format!("Above limits: {}\n", counts.join("; "));
+    }
+    lines
 }
 
 fn threshold(connections: Option<u32>) -> String {

@@ -108,10 +108,11 @@ fn local_summary(local: &LocalStatus, paint: Paint) -> String {
     let mut text = if local.interfaces.is_empty() { String::new() } else { table.render(paint, 2) };
     let _ = writeln!(
         text,
-        "  connections {} of {}   packets forwarded {}, relayed {}, held back {}, dropped {}   \
+        "  connections {} of {}, half-open {}   packets forwarded {}, relayed {}, held back {}, dropped {}   \
          up {}",
         local.connections,
         local.connections_max,
+        local.half_open,
         count(local.forwarded_packets),
         count(relayed),
         count(held_back),

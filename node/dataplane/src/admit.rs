@@ -5,8 +5,11 @@ use std::net::IpAddr;
 use steadfast_packet::{Packet, Transport, port_unreachable, sctp_abort, tcp_reset};
 
 use crate::{
-    Asked, Connection, FlowKey, GroupId, InsertError, NewConnection, Origin, Protocol, Provenance,
-    Reason, Record, Removal, Role, Service, State, SyncHook, Target, Unserved, Verdict,
+    Actions, Class, Connection, Excess, FlowKey, Gone, InsertError, NewConnection, Origin,
+    Protocol, Provenance, Reason, Record, Removal, Role, Service, State, SyncHook, Target,
+    Unserved, Verdict,
+    cache::Tuple,
+    degrade::{Above, asked, hashing_time},
     forward::{opens, resets},
     frame::Frame,
     worker::{Core, View},
@@ -18,6 +21,17 @@ pub const HOLD_BACK_NS: u64 = 3_000_000_000;
 
 /// Times an insertion is tried again after a connection that stood in its way was removed.
 const INSERT_TRIES_MAX: usize = 3;
+
+/// A connection that is to come.
+#[derive(Clone, Copy)]
+struct Opening {
+    key: FlowKey,
+    /// Index of its server.
+    server: usize,
+    epoch: Origin,
+    /// It went by the hash so far.
+    adopted: bool,
+}
 
 impl<H> Core<H>
 where
@@ -32,6 +46,7 @@ where
         key: FlowKey,
         old: Option<Connection>,
         view: View<'_>,
+        actions: &mut Actions,
     ) -> Result<Connection, Verdict> {
         let opening = key.protocol == Protocol::Udp || opens(packet);
         let address = view.config.address(key.vip).ok_or(Verdict::Drop(Reason::NotOurs))?;
@@ -67,36 +82,91 @@ where
         if !opening && (resets(packet) || !opens_in_the_middle) {
             if let Some(old) = old {
                 self.forget(&old, frame.now_ns, view);
+            } else if service.defence.is_hashing(frame.now_ns) {
+                return self.adopt(
+                    frame,
+                    packet,
+                    &Above { service, key, excess: Excess::HalfOpen },
+                    epoch,
+                    view,
+                    actions,
+                );
             }
             return Err(self.reject(frame, packet, view));
         }
-        let (client, client_port, vip, now_ns) =
-            (key.client, key.client_port, key.vip, frame.now_ns);
-        match service.schedule(&Asked { client, client_port, vip, now_ns }) {
+        let now_ns = frame.now_ns;
+        if let Some(excess) = self.excess(service, &key, now_ns) {
+            old.inspect(|old| self.end(old, now_ns));
+            let above = Above { service, key, excess };
+            return Err(self.open_above(frame, packet, &above, view, actions));
+        }
+        match service.schedule(&asked(key, now_ns)) {
             Some(server) => {
-                self.open(frame.now_ns, key, service, server, epoch, old).map_err(Verdict::Drop)
+                let new = Opening { key, server, epoch, adopted: false };
+                match self.open(now_ns, service, &new, old) {
+                    Err(Reason::OverLimit) => {
+                        let above = Above { service, key, excess: Excess::HalfOpen };
+                        Err(self.open_above(frame, packet, &above, view, actions))
+                    }
+                    opened => opened.map_err(Verdict::Drop),
+                }
             }
             //= Linux ip_vs_core.c, ip_vs_leave(): a service without a server says so
             None => {
                 // What the SYN would have replaced has ended for the client; as in IPVS, it goes.
-                if let Some(old) = old
-                    && let Some(gone) = self.shared.table.remove(&old.key(), old.incarnation())
-                {
-                    self.hook.removed(&gone, Removal::Reused, now_ns);
-                }
+                old.inspect(|old| self.end(old, now_ns));
                 Err(self.reject(frame, packet, view))
             }
         }
+    }
+
+    /// Gives a connection that went by the hash a place in the table, if the limits have room, or
+    /// what becomes of its packet otherwise.
+    fn adopt(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        above: &Above<'_>,
+        epoch: Origin,
+        view: View<'_>,
+        actions: &mut Actions,
+    ) -> Result<Connection, Verdict> {
+        let (now_ns, Above { service, key, .. }) = (frame.now_ns, *above);
+        // Its fragments could follow no connection that a later part would have to make.
+        if !resets(packet) && self.excess(service, &key, now_ns).is_none() {
+            let server = service.by_hash(&asked(key, now_ns));
+            let new = server.map(|server| Opening { key, server, epoch, adopted: true });
+            match new.map(|new| self.open(now_ns, service, &new, None)) {
+                Some(Ok(connection)) => {
+                    service.defence.count_adopted(self.index);
+                    return Ok(connection);
+                }
+                Some(Err(Reason::OverLimit)) | None => {}
+                Some(Err(reason)) => return Err(Verdict::Drop(reason)),
+            }
+        }
+        Err(self.send_by_hash(frame, packet, above, view, actions))
     }
 
     /// What becomes of a packet from a NAT pool that belongs to no connection here.
     pub(crate) fn refuse_return(
         &mut self,
         frame: &mut Frame<'_>,
-        group: GroupId,
+        packet: &Packet,
+        tuple: &Tuple,
         view: View<'_>,
+        actions: &mut Actions,
     ) -> Verdict {
+        let Tuple { protocol, src, src_port, .. } = *tuple;
+        let Some(group) = view.config.pool_group(protocol, src, src_port) else {
+            return Verdict::Drop(Reason::NotOurs);
+        };
         let role = self.shared.groups.role(group);
+        if let Role::Holder { .. } = &*role
+            && let Some(verdict) = self.return_by_hash(frame, packet, tuple, view, actions)
+        {
+            return verdict;
+        }
         match &*role {
             // The server has not yet heard who answers for its gateway now.
             Role::Other { relay } => self.relay(frame, relay, group, None, view),
@@ -107,16 +177,15 @@ where
         }
     }
 
-    /// Puts a new connection to the server at index `server` into the table.
+    /// Puts a new connection into the table.
     fn open(
         &self,
         now_ns: u64,
-        key: FlowKey,
         service: &Service,
-        server: usize,
-        epoch: Origin,
+        new: &Opening,
         old: Option<Connection>,
     ) -> Result<Connection, Reason> {
+        let Opening { key, server, epoch, adopted } = *new;
         let chosen = service.spec.servers.get(server).ok_or(Reason::TableFull)?;
         let forwarding = service.spec.forwarding;
         let before = old.as_ref().map_or(0, |old| old.incarnation().saturating_add(1));
@@ -134,7 +203,11 @@ where
         let (table, timeouts) = (&self.shared.table, &service.spec.timeouts);
         let mut evicted = Vec::new();
         for _ in 0..INSERT_TRIES_MAX {
-            let connection = NewConnection::new(record, state, Provenance::Local, now_ns);
+            let connection = NewConnection {
+                counted: service.spec.limits.per_source > 0,
+                adopted,
+                ..NewConnection::new(record, state, Provenance::Local, now_ns)
+            };
             let inserted = match &old {
                 Some(old) => {
                     table.replace(old, connection, timeouts).map(|(new, gone)| (new, Some(gone)))
@@ -142,6 +215,7 @@ where
                 None => table.insert(connection, timeouts, &mut evicted).map(|new| (new, None)),
             };
             for gone in evicted.drain(..) {
+                self.expect(service, &gone, now_ns);
                 self.hook.removed(&gone, Removal::Evicted, now_ns);
             }
             match inserted {
@@ -159,6 +233,7 @@ where
                 Err(InsertError::Exists(connection)) => return Ok(connection),
                 Err(InsertError::Gone) => return table.find(&key).ok_or(Reason::TableFull),
                 Err(InsertError::Full) => return Err(Reason::TableFull),
+                Err(InsertError::HalfOpenFull) => return Err(Reason::OverLimit),
                 Err(InsertError::ReplyTaken(held)) => {
                     // The client reuses its port for another VIP: the finished one gives way.
                     if !held.state().is_reusable() {
@@ -174,6 +249,24 @@ where
         Err(Reason::ReplyTaken)
     }
 
+    /// A handshake that was pushed out had its time, but may be under way: where the hash leads to its
+    /// server, its ACK is not refused.
+    fn expect(&self, service: &Service, gone: &Gone, now_ns: u64) {
+        let Record { key, server, .. } = gone.record();
+        let is_half_open = gone.state().class() == Class::HalfOpen;
+        let index = service.spec.servers.iter().position(|held| held.id == server);
+        if is_half_open && index.is_some_and(|index| service.derives(index, &key)) {
+            service.defence.hash_for(now_ns, hashing_time(service));
+        }
+    }
+
+    /// Takes a connection out that its client has ended.
+    fn end(&self, old: &Connection, now_ns: u64) {
+        if let Some(gone) = self.shared.table.remove(&old.key(), old.incarnation()) {
+            self.hook.removed(&gone, Removal::Reused, now_ns);
+        }
+    }
+
     /// Takes a connection out whose server is gone: its client is about to hear that.
     fn forget(&self, old: &Connection, now_ns: u64, view: View<'_>) {
         if view.config.server(old.server()).is_some() {
@@ -186,7 +279,12 @@ where
 
     /// Says that nobody listens: RST for TCP, ABORT for SCTP, port unreachable for UDP, within the
     /// rate limit.
-    fn reject(&mut self, frame: &mut Frame<'_>, packet: &Packet, view: View<'_>) -> Verdict {
+    pub(crate) fn reject(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        view: View<'_>,
+    ) -> Verdict {
         //= RFC 9293 section 3.10.7.1: a segment with RST is discarded
         //= RFC 9260 section 8.4, rule 2: so is a packet with an ABORT
         if resets(packet) {

@@ -48,6 +48,12 @@ impl SharedBucket {
         Self { bucket: TokenBucket::new(rate, burst), paid_until_ns: AtomicU64::new(0) }
     }
 
+    /// One of its own that stands where this one stands.
+    pub(crate) fn copy(&self) -> Self {
+        let paid_until_ns = AtomicU64::new(self.paid_until_ns.load(Ordering::Relaxed));
+        Self { bucket: self.bucket, paid_until_ns }
+    }
+
     /// One event, if it may pass.
     pub(crate) fn take(&self, now_ns: u64) -> bool {
         let mut paid = self.paid_until_ns.load(Ordering::Relaxed);

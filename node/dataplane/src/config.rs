@@ -15,9 +15,9 @@ use std::{
 use steadfast_packet::Protocol;
 
 use crate::{
-    Asked, ConfigSpec, FlowCounters, FlowKey, FlowTotals, Forwarding, GroupId, Scheduler, ServerId,
-    ServerLoad, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Slot, Target, Timeouts, Unserved,
-    WORKERS_MAX, bucket::SharedBucket, fast::Map,
+    Asked, ConfigSpec, ExcessTotals, FlowCounters, FlowKey, FlowTotals, Forwarding, GroupId,
+    Scheduler, ServerId, ServerLoad, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Slot, Target,
+    Timeouts, Unserved, WORKERS_MAX, bucket::SharedBucket, fast::Map, limits::Defence,
 };
 
 /// A compiled configuration.
@@ -30,6 +30,8 @@ pub struct Config {
     servers: Map<ServerId, (Arc<Service>, usize)>,
     pools: Map<(Protocol, IpAddr, u16), GroupId>,
     pool_addrs: Map<IpAddr, GroupId>,
+    /// The one service whose replies come from there; none where there are two.
+    answering: Map<(Protocol, IpAddr, u16), Option<ServiceId>>,
 }
 
 /// An address of a VIP group.
@@ -62,6 +64,7 @@ pub struct Service {
     /// What servers counted that are gone.
     retired: FlowTotals,
     first_copies: Arc<SharedBucket>,
+    pub(crate) defence: Arc<Defence>,
     loads: OnceLock<Box<[Arc<ServerLoad>]>>,
 }
 
@@ -190,6 +193,18 @@ impl Config {
         self.pool_addrs.get(&addr).copied()
     }
 
+    /// The service whose NAT replies come from there, if no other one's do: then the address tells
+    /// what the connection would have told.
+    pub(crate) fn answering(
+        &self,
+        protocol: Protocol,
+        addr: IpAddr,
+        port: u16,
+    ) -> Option<&Arc<Service>> {
+        let id = self.answering.get(&(protocol, addr, port)).copied().flatten()?;
+        self.service(id)
+    }
+
     /// Where the server of this id is, for a record that names it.
     #[must_use]
     pub fn target(&self, id: ServerId) -> Option<Target> {
@@ -209,9 +224,7 @@ impl Config {
     /// without having been told.
     #[must_use]
     pub fn is_derivable(&self, server: ServerId, key: &FlowKey) -> bool {
-        self.server(server).is_some_and(|(service, index)| {
-            service.scheduler.first_choice(key.client, key.client_port, key.vip) == Some(index)
-        })
+        self.server(server).is_some_and(|(service, index)| service.derives(index, key))
     }
 
     /// A copy in which nothing is shared that a packet changes; what it counts is its own.
@@ -231,6 +244,7 @@ impl Config {
             servers: servers.collect(),
             pools: self.pools.clone(),
             pool_addrs: self.pool_addrs.clone(),
+            answering: self.answering.clone(),
             services,
         }
     }
@@ -271,6 +285,8 @@ impl Config {
                 let source = (service.spec.protocol, server.addr, server.port);
                 self.pools.entry(source).or_insert(service.spec.group);
                 self.pool_addrs.entry(server.addr).or_insert(service.spec.group);
+                let id = Some(service.spec.id);
+                self.answering.entry(source).and_modify(|one| *one = None).or_insert(id);
             }
         }
         self.listeners.insert(listen, Arc::clone(&service));
@@ -285,6 +301,23 @@ impl Service {
     pub fn schedule(&self, asked: &Asked) -> Option<usize> {
         let loads = self.loads.get().map_or(&[][..], |loads| &loads[..]);
         self.scheduler.pick(&self.spec.servers, loads, asked)
+    }
+
+    /// The server of a connection that is not in the table, as an index into `spec.servers`.
+    pub(crate) fn by_hash(&self, asked: &Asked) -> Option<usize> {
+        let loads = self.loads.get().map_or(&[][..], |loads| &loads[..]);
+        self.scheduler.pick_by_hash(&self.spec.servers, loads, asked)
+    }
+
+    /// The server at `index` is what hashing alone would choose for this client.
+    pub(crate) fn derives(&self, index: usize, key: &FlowKey) -> bool {
+        self.scheduler.first_choice(key.client, key.client_port, key.vip) == Some(index)
+    }
+
+    /// What was above its limits, at this node.
+    #[must_use]
+    pub fn excess(&self) -> ExcessTotals {
+        self.defence.totals()
     }
 
     /// What the server at `index` carries at this node.
@@ -342,6 +375,7 @@ impl Service {
             counters: self.counters.iter().map(|_| Arc::new(FlowCounters::new(workers))).collect(),
             retired: FlowTotals::default(),
             first_copies: Arc::new(SharedBucket::new(FIRST_COPIES_PER_SECOND, FIRST_COPIES_BURST)),
+            defence: Arc::new(self.defence.copy()),
             loads,
         }
     }
@@ -369,6 +403,15 @@ impl Service {
             || Arc::new(SharedBucket::new(FIRST_COPIES_PER_SECOND, FIRST_COPIES_BURST)),
             |old| Arc::clone(&old.first_copies),
         );
+        let new_per_s = spec.limits.new_per_s;
+        let defence = match old {
+            Some(old) if old.defence.is_for(new_per_s, workers) => Arc::clone(&old.defence),
+            _ => {
+                let new = Defence::new(new_per_s, workers);
+                old.inspect(|old| new.continue_from(&old.defence));
+                Arc::new(new)
+            }
+        };
         // What workers still count under the configuration before goes on in counters that live on;
         // of those that do not it is lost, which is what a few packets are.
         let gone = old.map_or(&[][..], |old| &old.counters);
@@ -377,7 +420,7 @@ impl Service {
         let retired = old.map_or_else(FlowTotals::default, |old| old.retired);
         let retired = gone.map(|counters| counters.totals()).fold(retired, Add::add);
         let loads = OnceLock::new();
-        Self { spec, scheduler, counters, retired, first_copies, loads }
+        Self { spec, scheduler, counters, retired, first_copies, defence, loads }
     }
 }
 
@@ -420,7 +463,7 @@ fn check_servers(spec: &ServiceSpec) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{GroupSpec, HashOptions, MssClamp, Policies, SchedulerKind, SyncSettings};
+    use crate::{GroupSpec, HashOptions, Limits, MssClamp, Policies, SchedulerKind, SyncSettings};
 
     const IPIP: Forwarding = Forwarding::Tunnel(steadfast_packet::Tunnel::IpIp);
 
@@ -446,6 +489,7 @@ mod tests {
             mss_clamp: MssClamp::Off,
             servers,
             slow_start_ns: 0,
+            limits: Limits::default(),
             policies: Policies::default(),
             timeouts: Timeouts::default(),
             sync: SyncSettings::default(),

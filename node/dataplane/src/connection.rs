@@ -162,8 +162,16 @@ pub struct NewConnection {
     pub in_pkts: u64,
     /// It is a conversation.
     pub assured: bool,
+    /// It counts as one of its source; see `Limits::per_source`.
+    pub counted: bool,
+    /// It went by the hash so far: half-open until more is seen of it.
+    pub adopted: bool,
     /// Snapshot generation that confirms it.
     pub snapshot: u64,
+}
+
+fn class(state: State, assured: bool, adopted: bool) -> Class {
+    if !assured && (adopted || state == State::Udp) { Class::HalfOpen } else { state.class() }
 }
 
 /// What a connection was when it left the table.
@@ -192,7 +200,22 @@ impl NewConnection {
     /// A connection in `state`, last seen now.
     #[must_use]
     pub fn new(record: Record, state: State, provenance: Provenance, now_ns: u64) -> Self {
-        Self { record, state, provenance, now_ns, in_pkts: 0, assured: false, snapshot: 0 }
+        Self {
+            record,
+            state,
+            provenance,
+            now_ns,
+            in_pkts: 0,
+            assured: false,
+            counted: false,
+            adopted: false,
+            snapshot: 0,
+        }
+    }
+
+    /// See [`Connection::class`].
+    pub(crate) fn class(&self) -> Class {
+        class(self.state, self.assured, self.adopted)
     }
 }
 
@@ -355,13 +378,25 @@ impl Connection {
     /// What it is worth when the table is full.
     ///
     /// A UDP flow of one packet is worth as much as a SYN: otherwise forged datagrams would fill
-    /// the table with entries that nothing may push out.
+    /// the table with entries that nothing may push out. So is a connection that was opened in its
+    /// middle by one packet.
     #[must_use]
     pub fn class(&self) -> Class {
-        match self.state() {
-            State::Udp if !self.is_assured() => Class::HalfOpen,
-            state => state.class(),
-        }
+        let word = self.word();
+        let state = State::from_u8(word as u8).unwrap_or(State::Close);
+        class(state, word & slab::ASSURED != 0, word & slab::ADOPTED != 0)
+    }
+
+    /// It went by the hash before it came into the table.
+    pub(crate) fn is_adopted(&self) -> bool {
+        self.word() & slab::ADOPTED != 0
+    }
+
+    /// One packet, in the middle of a connection that went by the hash until then, is all that is
+    /// known of it.
+    #[must_use]
+    pub fn is_unproven(&self) -> bool {
+        self.word() & (slab::ADOPTED | slab::ASSURED) == slab::ADOPTED
     }
 
     /// The snapshot generation that last confirmed this replica.

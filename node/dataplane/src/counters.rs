@@ -206,6 +206,6 @@ impl Default for WorkerCounters {
 }
 
 /// Adds to a counter that only this thread writes.
-fn add(counter: &AtomicU64, amount: u64) {
+pub(crate) fn add(counter: &AtomicU64, amount: u64) {
     counter.store(counter.load(Ordering::Relaxed).wrapping_add(amount), Ordering::Relaxed);
 }

@@ -7,8 +7,8 @@ use steadfast_packet::{
 };
 
 use crate::{
-    Action, Actions, Connection, Direction, Forwarding, Hop, Reason, Resolved, Sent, State,
-    SyncHook, Verdict,
+    Action, Actions, Connection, Direction, FlowKey, Forwarding, Hop, Reason, Removal, Resolved,
+    Sent, ServiceId, State, SyncHook, Target, Verdict,
     cache::{HotServer, Tuple, Way},
     frame::Frame,
     too_big::way_room,
@@ -23,6 +23,14 @@ pub(crate) struct Hot<'a> {
     pub(crate) way: Way,
     pub(crate) connection: &'a Connection,
     pub(crate) server: &'a mut HotServer,
+}
+
+/// The way of a packet, whoever says so: its connection or the hash.
+pub(crate) struct Path {
+    pub(crate) way: Way,
+    pub(crate) target: Target,
+    pub(crate) key: FlowKey,
+    pub(crate) service: ServiceId,
 }
 
 impl<H> Core<H>
@@ -65,38 +73,54 @@ where
             let vip = (hot.way == Way::In).then_some(key.vip);
             self.look(frame, connection.group(), vip, view);
         }
+        let path = Path { way: hot.way, target, key, service: connection.service() };
+        if let Err(verdict) = self.put_on_way(frame, packet, &path, &hop, view) {
+            return verdict;
+        }
+        self.account(frame.now_ns, packet, &hot, target.forwarding == Forwarding::Nat);
+        let sent = if hot.way == Way::In { Sent::Forwarded } else { Sent::Returned };
+        self.transmit(sent, hop.port, frame.start(), frame.len())
+    }
+
+    /// Makes of a packet what goes to its next hop.
+    pub(crate) fn put_on_way(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        path: &Path,
+        hop: &Hop,
+        view: View<'_>,
+    ) -> Result<(), Verdict> {
+        let Path { way, target, key, service } = path;
         //= Linux ip_vs_xmit.c, decrement_ttl(): in every forwarding method, DR too
         if !decrement_ttl(frame.bytes(), packet) {
-            return Verdict::Drop(Reason::TtlExceeded);
+            return Err(Verdict::Drop(Reason::TtlExceeded));
         }
-        let room = way_room(&hop, &target, hot.way);
+        let room = way_room(hop, target, *way);
         if packet.len() > room {
-            let vip = connection.key().vip;
-            return self.refuse_too_big(frame, packet, vip, room, view);
+            return Err(self.refuse_too_big(frame, packet, key.vip, room, view));
         }
-        self.clamp_mss(frame, packet, connection.service(), room, view);
+        self.clamp_mss(frame, packet, *service, room, view);
         if target.forwarding == Forwarding::Nat {
-            let (addr, port) = match hot.way {
+            let (addr, port) = match way {
                 Way::In => (target.addr, target.port),
                 Way::Out => (key.vip, key.vip_port),
             };
-            match hot.way {
+            match way {
                 Way::In => rewrite_destination(frame.bytes(), packet, addr, port),
                 Way::Out => rewrite_source(frame.bytes(), packet, addr, port),
             }
         }
-        if let (Forwarding::Tunnel(tunnel), Way::In) = (target.forwarding, hot.way) {
-            let flow_hash = Tuple::of(&key).flow_hash();
+        if let (Forwarding::Tunnel(tunnel), Way::In) = (target.forwarding, way) {
+            let flow_hash = Tuple::of(key).flow_hash();
             if let Err(reason) =
-                self.encapsulate(frame, packet, tunnel, target.addr, &hop, flow_hash)
+                self.encapsulate(frame, packet, tunnel, target.addr, hop, flow_hash)
             {
-                return Verdict::Drop(reason);
+                return Err(Verdict::Drop(reason));
             }
         }
         set_macs(frame.bytes(), hop.src_mac, hop.dst_mac);
-        self.account(frame.now_ns, packet, &hot, target.forwarding == Forwarding::Nat);
-        let sent = if hot.way == Way::In { Sent::Forwarded } else { Sent::Returned };
-        self.transmit(sent, hop.port, frame.start(), frame.len())
+        Ok(())
     }
 
     /// Where a packet for `towards` goes next; what is not resolved yet is asked for.
@@ -148,10 +172,18 @@ where
         // A datagram is only a conversation once a second one, or a reply, was seen.
         let assured =
             (in_pkts > 1 || hot.way == Way::Out) && !connection.is_assured() && connection.assure();
-        if old != new || (assured && new == State::Udp) {
-            self.shared.table.changed(connection, &hot.server.timeouts);
+        let proves = assured && (new == State::Udp || connection.is_adopted());
+        if (old != new || proves)
+            && let Some(gone) = self.shared.table.changed(connection, &hot.server.timeouts)
+        {
+            self.hook.removed(&gone, Removal::Evicted, now_ns);
         }
         self.count(packet, hot);
+        // Nobody hears of what one packet may have made up; what proves it is its beginning.
+        if connection.is_unproven() {
+            return;
+        }
+        let old = if proves { State::first(connection.key().protocol) } else { old };
         match hot.way {
             Way::In => self.hook.forwarded(connection, old, new, in_pkts, now_ns),
             Way::Out => self.hook.replied(connection, old, new, now_ns),

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::{Connection, Gone, State};
+use crate::{Connection, Gone, State, Target};
 
 /// Why a connection left the table.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -32,6 +32,9 @@ pub trait SyncHook {
 
     /// This node scheduled a new connection; its first packet may not have gone out yet.
     fn created(&self, _connection: &Connection, _now_ns: u64) {}
+
+    /// A packet of a connection that is above a limit goes by the hash, to or from this server.
+    fn hashed(&self, _target: &Target) {}
 
     /// This node removed a connection by itself (never: by a peer's delete or a sweep).
     fn removed(&self, _gone: &Gone, _removal: Removal, _now_ns: u64) {}
@@ -66,6 +69,10 @@ where
 
     fn created(&self, connection: &Connection, now_ns: u64) {
         (**self).created(connection, now_ns);
+    }
+
+    fn hashed(&self, target: &Target) {
+        (**self).hashed(target);
     }
 
     fn removed(&self, gone: &Gone, removal: Removal, now_ns: u64) {

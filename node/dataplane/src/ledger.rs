@@ -7,7 +7,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use crate::{Class, ServerId, ServerLoad, lists::Lists, wheel::TimingWheel};
+use crate::{Class, ServerId, ServerLoad, lists::Lists, room::HalfOpen, wheel::TimingWheel};
 
 #[derive(Debug)]
 pub(crate) struct Ledger {
@@ -16,6 +16,10 @@ pub(crate) struct Ledger {
     high: u32,
     slots: u32,
     classes: Lists,
+    /// Connections in each class.
+    lens: [usize; 3],
+    /// The bound of those that are half-open.
+    pub(crate) half_open: HalfOpen,
     /// How the connection in each slot is counted: its class, and [`ACTIVE`].
     counted: Vec<u8>,
     wheel: TimingWheel,
@@ -43,8 +47,10 @@ impl Entry {
 }
 
 impl Ledger {
-    pub(crate) fn new(slots: u32) -> Self {
+    pub(crate) fn new(slots: u32, half_open_max: usize) -> Self {
         Self {
+            lens: [0; 3],
+            half_open: HalfOpen::new(half_open_max),
             free: Vec::with_capacity(slots as usize),
             high: 0,
             slots,
@@ -91,6 +97,7 @@ impl Ledger {
     pub(crate) fn fill(&mut self, slot: u32, entry: &Entry) {
         self.counted[slot as usize] = entry.counted();
         self.classes.push_back(entry.class as u32, slot);
+        self.lens[entry.class as usize] += 1;
         self.wheel.schedule(slot, entry.deadline_ns);
         self.load_of(entry.server).add(entry.active);
     }
@@ -98,6 +105,7 @@ impl Ledger {
     /// The connection of `server` has left its slot, which is not free yet.
     pub(crate) fn vacate(&mut self, slot: u32, server: ServerId) {
         let active = self.counted[slot as usize] & ACTIVE != 0;
+        self.lens[self.class(slot) as usize] -= 1;
         self.load_of(server).take(active);
         self.classes.unlink(slot);
         self.wheel.cancel(slot);
@@ -105,22 +113,43 @@ impl Ledger {
 
     /// Brings order, counts and timer up to date after a change of state.
     pub(crate) fn update(&mut self, slot: u32, entry: &Entry) {
+        self.note_class(slot, entry.class);
         let (was, is) = (self.counted[slot as usize], entry.counted());
         self.counted[slot as usize] = is;
-        if was & !ACTIVE != is & !ACTIVE {
-            self.classes.push_back(entry.class as u32, slot);
-        }
         if was & ACTIVE != is & ACTIVE {
             self.load_of(entry.server).move_to(entry.active);
         }
         self.wheel.schedule(slot, entry.deadline_ns);
     }
 
-    /// Moves a slot to the end of another class.
+    /// Moves a slot to the end of another class; nothing if it is in that one.
     pub(crate) fn note_class(&mut self, slot: u32, class: Class) {
+        let was = self.class(slot);
+        if was == class {
+            return;
+        }
+        self.lens[was as usize] -= 1;
+        self.lens[class as usize] += 1;
         let counted = &mut self.counted[slot as usize];
         *counted = *counted & ACTIVE | class as u8;
         self.classes.push_back(class as u32, slot);
+    }
+
+    /// The class that the connection in a slot is counted in.
+    pub(crate) fn class(&self, slot: u32) -> Class {
+        const CLASSES: [Class; 3] = [Class::HalfOpen, Class::Closing, Class::Established];
+        let class = self.counted[slot as usize] & !ACTIVE;
+        CLASSES.into_iter().find(|found| *found as u8 == class).unwrap_or(Class::Established)
+    }
+
+    /// Connections in `class`.
+    pub(crate) fn len(&self, class: Class) -> usize {
+        self.lens[class as usize]
+    }
+
+    /// Connections that are not half-open.
+    pub(crate) fn connections(&self) -> usize {
+        self.len(Class::Closing) + self.len(Class::Established)
     }
 
     /// Sets the timer of a slot.

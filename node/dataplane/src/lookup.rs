@@ -5,7 +5,7 @@ use std::sync::Arc;
 use steadfast_packet::Packet;
 
 use crate::{
-    AddressKind, Connection, FlowKey, GroupId, Protocol, Reason, Service, SyncHook, Verdict,
+    Actions, AddressKind, Connection, FlowKey, Protocol, Reason, Service, SyncHook, Verdict,
     cache::{Tuple, Way},
     forward::opens,
     frame::Frame,
@@ -25,18 +25,16 @@ where
         tuple: Tuple,
         view: View<'_>,
         found: &mut Connection,
+        actions: &mut Actions,
     ) -> Result<Way, Verdict> {
-        let Tuple { protocol, src, src_port, dst, .. } = tuple;
-        let pool = || view.config.pool_group(protocol, src, src_port);
-        match view.config.address(dst).map(|found| found.kind) {
+        match view.config.address(tuple.dst).map(|found| found.kind) {
             Some(AddressKind::Vip) => {
-                self.find_inbound(frame, packet, tuple.key(), view, found)?;
+                self.find_inbound(frame, packet, tuple.key(), view, found, actions)?;
                 Ok(Way::In)
             }
             Some(AddressKind::Gateway) => Err(Verdict::Drop(Reason::NotOurs)),
             None => {
-                let group = pool().ok_or(Verdict::Drop(Reason::NotOurs))?;
-                self.find_return(frame, &tuple, group, view, found)?;
+                self.find_return(frame, packet, &tuple, view, found, actions)?;
                 Ok(Way::Out)
             }
         }
@@ -49,9 +47,10 @@ where
         key: FlowKey,
         view: View<'_>,
         found: &mut Connection,
+        actions: &mut Actions,
     ) -> Result<(), Verdict> {
         let Some(place) = self.shared.table.locate(&key) else {
-            *found = self.admit(frame, packet, key, None, view)?;
+            *found = self.admit(frame, packet, key, None, view, actions)?;
             return Ok(());
         };
         found.point_at(place);
@@ -74,7 +73,8 @@ where
         let finished = found.state().is_reusable();
         let fate = policies.fate(part, finished, standing(server));
         if found.is_superseded() || fate == Fate::Replace {
-            *found = self.admit(frame, packet, key, Some(found.clone()), view)?;
+            let old = Some(found.clone());
+            *found = self.admit(frame, packet, key, old, view, actions)?;
             return Ok(());
         }
         match fate {
@@ -86,13 +86,18 @@ where
     fn find_return(
         &mut self,
         frame: &mut Frame<'_>,
+        packet: &Packet,
         tuple: &Tuple,
-        group: GroupId,
         view: View<'_>,
         found: &mut Connection,
+        actions: &mut Actions,
     ) -> Result<(), Verdict> {
+        let Tuple { protocol, src, src_port, .. } = *tuple;
+        if view.config.pool_group(protocol, src, src_port).is_none() {
+            return Err(Verdict::Drop(Reason::NotOurs));
+        }
         let Some(place) = self.shared.table.locate_reply(&tuple.reply_key()) else {
-            return Err(self.refuse_return(frame, group, view));
+            return Err(self.refuse_return(frame, packet, tuple, view, actions));
         };
         found.point_at(place);
         if view.config.server(found.server()).is_none() {

@@ -2,8 +2,8 @@
 //!
 //! Guarantees: nothing changes that packets, schedulers, peers or whoever reads counters can see;
 //! what is told is what [`Worker::handle_frame`] does with the same frame at the same time, for that
-//! is what runs. Not copied: how far rate limits are used up, fragments under way, how full the
-//! table is. A copy costs what the configuration is large: this is for people, not for packets.
+//! is what runs. Not copied: how far rate limits of answers are used up, fragments under way, how
+//! full the table is but for half-open connections, and so which of them would be pushed out. A copy costs what the configuration is large: this is for people, not for packets.
 
 use std::{
     net::IpAddr,
@@ -14,7 +14,7 @@ use steadfast_packet::{ANSWER_LEN_MAX, Content, OUTER_LEN_MAX, parse};
 
 use crate::{
     Action, Actions, Connection, ConnectionTable, Gone, NewConnection, Record, Removal, Sent,
-    Shared, State, SyncHook, TableOptions, Verdict, Worker, cache::Tuple,
+    Shared, State, SyncHook, TableOptions, Target, Verdict, Worker, cache::Tuple,
 };
 
 /// Room for the connections of the copy: the one met, one that stands in its way, the new one.
@@ -36,6 +36,8 @@ pub struct Rehearsal {
     pub met: Option<Met>,
     /// The connection that it would open.
     pub opened: Option<Record>,
+    /// The server to which, or from which, it goes by the hash, being above a limit.
+    pub hashed: Option<Target>,
     /// The connections that would end, and why.
     pub removed: Vec<(Record, Removal)>,
     /// The neighbour that the kernel would be asked for, and the interface.
@@ -56,6 +58,7 @@ pub struct Met {
 struct Notes {
     created: Mutex<Vec<Record>>,
     removed: Mutex<Vec<(Record, Removal)>>,
+    hashed: Mutex<Option<Target>>,
 }
 
 impl Notes {
@@ -71,6 +74,10 @@ impl SyncHook for Notes {
 
     fn created(&self, connection: &Connection, _: u64) {
         self.created.lock().unwrap_or_else(PoisonError::into_inner).push(connection.record());
+    }
+
+    fn hashed(&self, target: &Target) {
+        *self.hashed.lock().unwrap_or_else(PoisonError::into_inner) = Some(*target);
     }
 
     fn removed(&self, gone: &Gone, removal: Removal, _: u64) {
@@ -119,6 +126,7 @@ impl Shared {
         known: &[Connection],
     ) -> Rehearsal {
         let copy = self.copy(known);
+        copy.count_source(self, frame);
         let mut met = met.map(|met| Met { connection: met.clone(), next: met.state() });
         let (copy, notes) = (Arc::new(copy), Arc::new(Notes::default()));
         let mut worker = Worker::new(0, Arc::clone(&copy), Arc::clone(&notes));
@@ -145,12 +153,14 @@ impl Shared {
         }
         let probe = actions.drain().next().map(|Action::Probe { port, addr }| (port, addr));
         let (opened, removed) = notes.take();
-        Rehearsal { verdict, sent, frame, met, opened, removed, probe }
+        let hashed = notes.hashed.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Rehearsal { verdict, sent, frame, met, opened, hashed, removed, probe }
     }
 
     /// A copy that knows only these connections.
     fn copy(&self, known: &[Connection]) -> Self {
-        let options = TableOptions { connections_max: COPIED_MAX, seed: [0; 2] };
+        let options =
+            TableOptions { connections_max: COPIED_MAX, half_open_max: COPIED_MAX, seed: [0; 2] };
         let mut copy = Self::new(options);
         copy.groups = self.groups.share();
         copy.next_hops.store(self.next_hops.load_full());
@@ -158,9 +168,22 @@ impl Shared {
         for connection in known {
             copy_into(&copy.table, connection, &config);
         }
+        copy.table.bound_as(&self.table);
         // Not `set_config`: it would show the schedulers the loads of the copy's table.
         copy.config.store(Arc::new(config));
         copy
+    }
+}
+
+impl Shared {
+    /// Counts what the source of a frame has with its service, as `other` does.
+    fn count_source(&self, other: &Self, frame: &[u8]) {
+        let Ok(Content::Ip(packet)) = parse(frame).map(|parsed| parsed.content) else { return };
+        let Some(tuple) = Tuple::of_packet(&packet) else { return };
+        let config = self.config.load();
+        if let Some(service) = config.listener(tuple.protocol, tuple.dst, tuple.dst_port) {
+            self.table.count_as(&other.table, service.spec.id, tuple.src);
+        }
     }
 }
 
@@ -169,6 +192,7 @@ fn copy_into(table: &ConnectionTable, connection: &Connection, config: &crate::C
     let new = NewConnection {
         in_pkts: connection.in_pkts(),
         assured: connection.is_assured(),
+        adopted: connection.is_adopted(),
         snapshot: u64::from(connection.snapshot()),
         ..NewConnection::new(record, state, connection.provenance(), connection.last_seen_ns())
     };

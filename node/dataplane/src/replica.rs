@@ -35,12 +35,15 @@ impl ConnectionTable {
     pub fn apply_replica(&self, replica: &Replica, config: &Config, now_ns: u64) -> Applied {
         let record = Record { target: config.target(replica.record.server), ..replica.record };
         let timeouts = config.timeouts(record.service);
+        let limits = config.service(record.service).map(|service| service.spec.limits);
+        let counted = limits.is_some_and(|limits| limits.per_source > 0);
+        let connection = NewConnection { counted, ..replica.connection(record, now_ns) };
         for _ in 0..MERGE_TRIES_MAX {
             let Some(here) = self.find(&record.key) else {
-                match self.insert_without_eviction(replica.connection(record, now_ns), &timeouts) {
+                match self.insert_without_eviction(connection, &timeouts) {
                     Ok(_) => return Applied::Inserted,
                     Err(InsertError::Exists(_) | InsertError::Gone) => continue,
-                    Err(InsertError::Full) => return Applied::Full,
+                    Err(InsertError::Full | InsertError::HalfOpenFull) => return Applied::Full,
                     Err(InsertError::ReplyTaken(held)) if self.yield_reply(replica, &held) => {
                         continue;
                     }
@@ -63,19 +66,16 @@ impl ConnectionTable {
                     if !replica.donated {
                         here.become_replica();
                     }
-                    self.changed(&here, &timeouts);
+                    self.note(&mut self.ledger(), &here, &timeouts);
                     return Applied::Updated;
                 }
-                Merge::Replace => {
-                    let connection = replica.connection(record, now_ns);
-                    match self.replace(&here, connection, &timeouts) {
-                        Ok(_) => return Applied::Replaced,
-                        Err(InsertError::ReplyTaken(held)) if !self.yield_reply(replica, &held) => {
-                            return Applied::Kept;
-                        }
-                        Err(_) => continue,
+                Merge::Replace => match self.replace(&here, connection, &timeouts) {
+                    Ok(_) => return Applied::Replaced,
+                    Err(InsertError::ReplyTaken(held)) if !self.yield_reply(replica, &held) => {
+                        return Applied::Kept;
                     }
-                }
+                    Err(_) => continue,
+                },
             }
         }
         Applied::Kept

@@ -72,6 +72,10 @@ pub(crate) const DONATED: u64 = 1 << 11;
 pub(crate) const ASSURED: u64 = 1 << 12;
 /// Its server is known.
 pub(crate) const BOUND: u64 = 1 << 13;
+/// It counts as one of its source.
+pub(crate) const COUNTED: u64 = 1 << 14;
+/// Opened in its middle, where the hash said, and nothing proves yet that it is a conversation.
+pub(crate) const ADOPTED: u64 = 1 << 15;
 /// The addresses that are IPv6.
 const CLIENT6: u64 = 1 << 24;
 const VIP6: u64 = 1 << 25;

@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use steadfast_packet::{Protocol, Tunnel};
 
-use crate::{GroupId, Policies, ServerId, ServiceId, Timeouts};
+use crate::{GroupId, Limits, Policies, ServerId, ServiceId, Timeouts};
 
 /// Input of [`Config::compile`](crate::Config::compile).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -60,6 +60,8 @@ pub struct ServiceSpec {
     pub servers: Vec<ServerSpec>,
     /// How long a server that came up gets fewer connections than its weight says; 0: off.
     pub slow_start_ns: u64,
+    /// How many connections it may get.
+    pub limits: Limits,
     /// What becomes of connections whose server is gone, and the like.
     pub policies: Policies,
     /// Time-outs of its connections.

@@ -5,16 +5,16 @@
 //!
 //! Guarantees: look-ups take no lock, but for one that finds nothing while a writer stands still in
 //! the middle of a change, and read a bounded number of places, whatever clients send (the hash has
-//! a secret key); at most `connections_max` connections exist, and memory for them is reserved at
-//! start; a connection that left the table is dead before the call returns. When the table is full
-//! the oldest half-open connection goes, then the oldest closing one, and then new ones are refused;
-//! established ones stay.
+//! a secret key); at most `connections_max` connections exist, and `half_open_max` half-open ones
+//! beside them, and memory for all is reserved at start; a connection that left the table is dead
+//! before the call returns. Who goes when there is no room: see `room.rs`.
 //! Not guaranteed: that a found connection is still in the table (look at [`Connection::is_dead`]).
 //!
 //! Lock order: the ledger, then the epochs of the slab.
 
 use std::{
     hash::{Hash, Hasher},
+    net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
         atomic::{AtomicU32, AtomicUsize, Ordering, fence},
@@ -25,10 +25,11 @@ use siphasher::sip::SipHasher13;
 
 use crate::{
     Class, Config, Connection, FlowKey, Forwarding, Gone, GroupId, Groups, NewConnection, Origin,
-    Provenance, Record, ReplyKey, Role, ServerId, ServerLoad, State, Target, Timeouts,
+    Provenance, Record, ReplyKey, Role, ServerId, ServerLoad, ServiceId, State, Target, Timeouts,
     index::Index,
     ledger::{Entry, Ledger},
     slab::{self, Place, Slab},
+    sources::Sources,
 };
 
 /// How a table is made.
@@ -36,6 +37,8 @@ use crate::{
 pub struct TableOptions {
     /// `connections_max`.
     pub connections_max: usize,
+    /// `half_open_max`.
+    pub half_open_max: usize,
     /// Key of the hash: random, drawn by the driver, so that clients cannot choose collisions.
     pub seed: [u64; 2],
 }
@@ -51,6 +54,8 @@ pub struct ConnectionTable {
     /// Slots from here on were never used; for walks.
     high: AtomicU32,
     connections_max: usize,
+    half_open_max: usize,
+    pub(crate) sources: Sources,
     len: AtomicUsize,
     unbound: AtomicUsize,
 }
@@ -67,6 +72,9 @@ pub enum InsertError {
     /// It was removed or replaced meanwhile; try again.
     #[error("the connection changed meanwhile: try again")]
     Gone,
+    /// Full of half-open connections, none of which has had its time yet.
+    #[error("too many half-open connections: raise half_open_max")]
+    HalfOpenFull,
     /// Full of established connections.
     #[error("the table is full of established connections: raise connections_max")]
     Full,
@@ -128,9 +136,6 @@ pub struct Advanced {
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
 pub struct Cursor(u32);
 
-/// Connections that turn out to be established when they are to go, while room for one is made.
-const EVICT_TRIES_MAX: usize = 16;
-
 /// Empty slots looked at per connection asked for, in one walk step.
 const WALK_STRIDE: usize = 16;
 
@@ -142,15 +147,18 @@ impl ConnectionTable {
     #[must_use]
     pub fn new(options: TableOptions) -> Self {
         let max = options.connections_max.clamp(1, CONNECTIONS_CEILING);
-        let slots = max as u32;
+        let half_open_max = options.half_open_max.clamp(1, CONNECTIONS_CEILING);
+        let slots = (max + half_open_max) as u32;
         Self {
             slab: Arc::new(Slab::new(slots)),
             keys: Index::new(slots),
             replies: Index::new(slots),
             seed: options.seed,
-            ledger: Mutex::new(Ledger::new(slots)),
+            ledger: Mutex::new(Ledger::new(slots, half_open_max)),
             high: AtomicU32::new(0),
             connections_max: max,
+            half_open_max,
+            sources: Sources::new(slots as usize),
             len: AtomicUsize::new(0),
             unbound: AtomicUsize::new(0),
         }
@@ -168,7 +176,8 @@ impl ConnectionTable {
         if let Some(existing) = self.find(&new.record.key) {
             return Err(InsertError::Exists(existing));
         }
-        let slot = self.make_room(&mut ledger, evicted).ok_or(InsertError::Full)?;
+        self.check_reply(&new)?;
+        let slot = self.make_room(&mut ledger, &new, evicted)?;
         self.put(&mut ledger, slot, new, timeouts)
     }
 
@@ -182,7 +191,8 @@ impl ConnectionTable {
         if let Some(existing) = self.find(&new.record.key) {
             return Err(InsertError::Exists(existing));
         }
-        let slot = ledger.reserve().ok_or(InsertError::Full)?;
+        self.check_reply(&new)?;
+        let slot = self.room_for_copy(&mut ledger, &new)?;
         self.put(&mut ledger, slot, new, timeouts)
     }
 
@@ -278,12 +288,8 @@ impl ConnectionTable {
         condition(&connection).then(|| self.take(&mut ledger, connection.place().slot))
     }
 
-    /// Brings the order of eviction and the timer up to date; call it after a change of state.
-    ///
-    /// The state is read under the lock: of two threads that changed it the last one in sees what
-    /// both left.
-    pub fn changed(&self, connection: &Connection, timeouts: &Timeouts) {
-        let mut ledger = self.ledger();
+    /// Brings the order of eviction and the timer of a connection up to date.
+    pub(crate) fn note(&self, ledger: &mut Ledger, connection: &Connection, timeouts: &Timeouts) {
         if !connection.is_dead() {
             ledger.update(connection.place().slot, &entry(connection, timeouts));
         }
@@ -367,6 +373,34 @@ impl ConnectionTable {
     #[must_use]
     pub fn unbound(&self) -> usize {
         self.unbound.load(Ordering::Relaxed)
+    }
+
+    /// Of those, half-open ones.
+    #[must_use]
+    pub fn half_open(&self) -> usize {
+        self.ledger().len(Class::HalfOpen)
+    }
+
+    /// `half_open_max`.
+    #[must_use]
+    pub fn half_open_max(&self) -> usize {
+        self.half_open_max
+    }
+
+    /// Connections that the source of `client` has with a service, of those that were counted by
+    /// source; see `Limits::per_source`.
+    #[must_use]
+    pub fn of_source(&self, service: ServiceId, client: IpAddr) -> u32 {
+        self.sources.count(self.source(service, client))
+    }
+
+    /// Counts as many connections of a source as `other` does, of which this is a copy.
+    pub(crate) fn count_as(&self, other: &Self, service: ServiceId, client: IpAddr) {
+        let hash = self.source(service, client);
+        let missing = other.of_source(service, client).saturating_sub(self.sources.count(hash));
+        if missing > 0 {
+            self.sources.add_many(hash, missing);
+        }
     }
 
     /// `connections_max`.
@@ -460,7 +494,13 @@ impl ConnectionTable {
         if reply { &self.replies } else { &self.keys }
     }
 
-    /// Puts a connection into a reserved slot, or releases the slot. Its key is free.
+    /// Nothing is pushed out for a connection that its server could not tell from another.
+    fn check_reply(&self, new: &NewConnection) -> Result<(), InsertError> {
+        let held = new.record.reply_key().and_then(|reply| self.find_reply(&reply));
+        held.map_or(Ok(()), |held| Err(InsertError::ReplyTaken(held)))
+    }
+
+    /// Puts a connection into a reserved slot, or releases the slot. Its keys are free.
     fn put(
         &self,
         ledger: &mut Ledger,
@@ -470,10 +510,10 @@ impl ConnectionTable {
     ) -> Result<Connection, InsertError> {
         let reply = new.record.reply_key();
         if let Some(reply) = &reply
-            && let Err(error) = self.link_reply(reply, slot)
+            && !self.replies.insert(self.hash(reply), slot)
         {
             ledger.release(slot);
-            return Err(error);
+            return Err(InsertError::Full);
         }
         if !self.keys.insert(self.hash(&new.record.key), slot) {
             if let Some(reply) = &reply {
@@ -493,7 +533,7 @@ impl ConnectionTable {
     }
 
     /// Takes the connection out of its slot.
-    fn take(&self, ledger: &mut Ledger, slot: u32) -> Gone {
+    pub(crate) fn take(&self, ledger: &mut Ledger, slot: u32) -> Gone {
         let gone = self.kill(slot);
         let record = gone.record();
         self.keys.remove(self.hash(&record.key), slot);
@@ -519,6 +559,10 @@ impl ConnectionTable {
         let gone = Gone::new(connection.record(), state, connection.sent_to());
         let number = self.slab.cold(slot)[slab::SNAPSHOT].load(Ordering::Relaxed) as u32;
         self.slab.give_origin(number);
+        if word & slab::COUNTED != 0 {
+            let record = gone.record();
+            self.sources.take(self.source(record.service, record.key.client));
+        }
         gone
     }
 
@@ -561,27 +605,26 @@ impl ConnectionTable {
             Provenance::Replica => 0,
             Provenance::Donated => slab::DONATED,
         };
-        let assured = if new.assured { slab::ASSURED } else { 0 };
-        self.open(slot, bits | from | assured | new.state as u64)
+        if new.counted {
+            self.sources.add(self.source(record.service, record.key.client));
+        }
+        let flags = [
+            (new.assured, slab::ASSURED),
+            (new.counted, slab::COUNTED),
+            (new.adopted, slab::ADOPTED),
+        ];
+        let flags = flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag);
+        self.open(slot, bits | from | flags | new.state as u64)
     }
 
-    /// A slot, pushing out the oldest half-open or closing connection when none is free.
-    fn make_room(&self, ledger: &mut Ledger, evicted: &mut Vec<Gone>) -> Option<u32> {
-        for _ in 0..EVICT_TRIES_MAX {
-            if let Some(slot) = ledger.reserve() {
-                return Some(slot);
-            }
-            let victim =
-                ledger.oldest(Class::HalfOpen).or_else(|| ledger.oldest(Class::Closing))?;
-            let held = self.at(self.slab.occupant(victim)?);
-            if held.class() == Class::Established {
-                // Its worker has not told the ledger yet, and will set its timer.
-                ledger.note_class(victim, Class::Established);
-                continue;
-            }
-            evicted.push(self.take(ledger, victim));
-        }
-        None
+    /// The hash of a source of connections of a service.
+    fn source(&self, service: ServiceId, client: IpAddr) -> u64 {
+        let network = match client {
+            IpAddr::V4(addr) => u64::from(addr.to_bits()),
+            // Who has one address has as many as it wants of these 64 bits (RFC 6177).
+            IpAddr::V6(addr) => (addr.to_bits() >> 64) as u64,
+        };
+        self.hash(&(service, client.is_ipv6(), network))
     }
 
     /// Makes a NAT connection findable by its replies.
@@ -593,7 +636,11 @@ impl ConnectionTable {
         if fits { Ok(()) } else { Err(InsertError::Full) }
     }
 
-    fn ledger(&self) -> MutexGuard<'_, Ledger> {
+    pub(crate) fn occupant(&self, slot: u32) -> Option<Place> {
+        self.slab.occupant(slot)
+    }
+
+    pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {
         // Nothing in there panics half-way; a poisoned lock would only repeat another's panic.
         self.ledger.lock().unwrap_or_else(PoisonError::into_inner)
     }

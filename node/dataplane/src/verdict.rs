@@ -110,6 +110,8 @@ reasons! {
     Quote => "icmp_quote",
     /// An ICMP error about a packet of no connection.
     UnknownError => "icmp_unknown",
+    /// Above `half_open_max`, `new_per_s` or `per_source`, and the hash is not enough to forward it.
+    OverLimit => "over_limit",
     /// The table is full of established connections.
     TableFull => "table_full",
     /// The server has a connection from this client port through another VIP.

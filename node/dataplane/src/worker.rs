@@ -211,7 +211,8 @@ where
                 way
             }
             None => {
-                let way = match self.core.look_up(frame, packet, tuple, view, connection) {
+                let found = self.core.look_up(frame, packet, tuple, view, connection, actions);
+                let way = match found {
                     Ok(way) => way,
                     Err(verdict) => return verdict,
                 };

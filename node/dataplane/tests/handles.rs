@@ -32,7 +32,7 @@ fn a_dead_handle_changes_nothing_of_the_successor() {
         dead.set_state(State::Close);
         assert!(!dead.swap_state(State::Established, State::FinWait));
         dead.set_synced_state(State::Close);
-        table.changed(dead, &timeouts);
+        assert!(table.changed(dead, &timeouts).is_none());
         assert!(table.replace(dead, new(record(1, 9)), &timeouts).is_err());
         assert!(!dead.is_superseded());
     }

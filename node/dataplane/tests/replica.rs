@@ -235,19 +235,21 @@ fn records_of_unknown_servers_wait_for_the_configuration() {
 
 #[test]
 fn a_copy_that_does_not_fit_says_so() {
-    let (table, config) = (table(2), config());
+    let (table, config) = (bounded_table(2, 1), config());
     let apply = |port, state| table.apply_replica(&replica(port, 1, state), &config, START);
-    assert_eq!(apply(1, State::SynRecv), Applied::Inserted);
+    assert_eq!(apply(1, State::CloseWait), Applied::Inserted);
     assert_eq!(apply(2, State::Established), Applied::Inserted);
     assert_eq!(apply(3, State::Established), Applied::Full, "nothing is pushed out");
     assert_eq!(apply(2, State::Established), Applied::Updated, "known ones still fit");
     assert_eq!(table.len(), 2);
+    assert_eq!(apply(4, State::SynRecv), Applied::Inserted, "what is half-open has its own place");
+    assert_eq!(apply(5, State::SynRecv), Applied::Full);
 }
 
 /// Otherwise forged datagrams, copied by the holder, would fill the table of its successor for good.
 #[test]
 fn the_copy_of_a_single_datagram_gives_way_as_the_original_does() {
-    let (table, config) = (table(3), config());
+    let (table, config) = (bounded_table(3, 1), config());
     let apply = |port, assured| {
         let replica = Replica { assured, ..replica(port, 1, State::Udp) };
         table.apply_replica(&replica, &config, START)
@@ -256,7 +258,8 @@ fn the_copy_of_a_single_datagram_gives_way_as_the_original_does() {
     assert_eq!([apply(2, false), apply(3, false)], [Applied::Inserted; 2]);
     assert_eq!(apply(3, true), Applied::Updated, "the holder has seen more of it");
     for port in 4..9 {
-        let local = NewConnection::new(record(port, 1), State::Udp, Provenance::Local, START);
+        let now = START + u64::from(port) * SECOND;
+        let local = NewConnection::new(record(port, 1), State::Udp, Provenance::Local, now);
         table.insert(local, &Timeouts::default(), &mut Vec::new()).unwrap();
     }
     let kept: Vec<_> = (1..9).filter(|port| table.find(&flow(*port)).is_some()).collect();

@@ -16,6 +16,17 @@ use steadfast_dataplane::{
 struct Model {
     /// (client port, incarnation, state, last seen)
     entries: Vec<(u16, u64, State, u64)>,
+    /// Until when the half-open ones that were pushed out are paid for.
+    paid: u64,
+}
+
+/// What comes of an insertion.
+#[derive(Debug)]
+enum Comes {
+    /// In the place of another, if there was no room.
+    In(Option<usize>),
+    TooManyHalfOpen,
+    Full,
 }
 
 #[derive(Clone, Debug)]
@@ -42,13 +53,34 @@ impl Model {
         self.entries.iter().position(|entry| entry.0 == port)
     }
 
-    /// Who goes for a new connection; `Err` when nobody may.
-    fn victim(&self, max: usize) -> Result<Option<usize>, ()> {
-        if self.entries.len() < max {
-            return Ok(None);
+    fn first(&self, class: Class) -> Option<usize> {
+        self.entries.iter().position(|entry| entry.2.class() == class)
+    }
+
+    fn half_open(&self) -> usize {
+        self.entries.iter().filter(|entry| entry.2.class() == Class::HalfOpen).count()
+    }
+
+    /// What becomes of a new connection.
+    fn comes(&mut self, max: usize, half_open_max: usize, now: u64) -> Comes {
+        let half_open = self.half_open();
+        if self.entries.len() - half_open >= max && self.first(Class::Closing).is_none() {
+            return Comes::Full;
         }
-        let first = |class| self.entries.iter().position(|entry| entry.2.class() == class);
-        first(Class::HalfOpen).or_else(|| first(Class::Closing)).map(Some).ok_or(())
+        if half_open >= half_open_max {
+            // As many a second as there are places, one at once where there are so few.
+            let cost = SECOND / half_open_max as u64;
+            if self.paid.max(now - cost) + cost > now {
+                return Comes::TooManyHalfOpen;
+            }
+            self.paid = self.paid.max(now - cost) + cost;
+            return Comes::In(self.first(Class::HalfOpen));
+        }
+        if self.entries.len() >= max + half_open_max {
+            // More were established than there should be.
+            return Comes::In(self.first(Class::HalfOpen).or_else(|| self.first(Class::Closing)));
+        }
+        Comes::In(None)
     }
 
     /// Ports due without fail at `now`, and ports that may be.
@@ -69,8 +101,12 @@ impl Model {
 proptest! {
     /// Insertion, eviction, replacement, expiry, look-ups both ways and walks against the model.
     #[test]
-    fn behaves_like_a_list(max in 1..6usize, steps in proptest::collection::vec(step(), 1..80)) {
-        let table = table(max);
+    fn behaves_like_a_list(
+        max in 1..6usize,
+        half_open_max in 1..6usize,
+        steps in proptest::collection::vec(step(), 1..80),
+    ) {
+        let table = bounded_table(max, half_open_max);
         let (config, groups, timeouts) = (config(), Groups::new(), Timeouts::default());
         let (mut model, mut now, mut incarnation) = (Model::default(), START, 0);
         table.advance(now, usize::MAX >> 1, &config, &groups, &mut |_| {});
@@ -86,8 +122,8 @@ proptest! {
                     if model.at(port).is_some() {
                         prop_assert!(matches!(result, Err(InsertError::Exists(_))));
                     } else {
-                        match model.victim(max) {
-                            Ok(victim) => {
+                        match model.comes(max, half_open_max, now) {
+                            Comes::In(victim) => {
                                 prop_assert!(result.is_ok());
                                 let victim = victim.map(|at| model.entries.remove(at).0);
                                 let went: Vec<_> =
@@ -95,7 +131,10 @@ proptest! {
                                 prop_assert_eq!(went, victim.into_iter().collect::<Vec<_>>());
                                 model.entries.push((port, incarnation, State::None, now));
                             }
-                            Err(()) => prop_assert!(matches!(result, Err(InsertError::Full))),
+                            Comes::TooManyHalfOpen => {
+                                prop_assert!(matches!(result, Err(InsertError::HalfOpenFull)));
+                            }
+                            Comes::Full => prop_assert!(matches!(result, Err(InsertError::Full))),
                         }
                     }
                 }
@@ -115,9 +154,9 @@ proptest! {
                     let connection = table.find(&flow(port)).unwrap();
                     connection.set_state(state);
                     connection.touch(now);
-                    table.changed(&connection, &timeouts);
+                    let gone = table.changed(&connection, &timeouts);
                     let mut entry = model.entries[at];
-                    let same = entry.2.class() == state.class();
+                    let (was, same) = (entry.2.class(), entry.2.class() == state.class());
                     (entry.2, entry.3) = (state, now);
                     if same {
                         model.entries[at] = entry;
@@ -125,6 +164,12 @@ proptest! {
                         model.entries.remove(at);
                         model.entries.push(entry);
                     }
+                    let joins = was == Class::HalfOpen && !same;
+                    let too_many = model.entries.len() - model.half_open() > max;
+                    let victim = model.first(Class::Closing).filter(|_| joins && too_many);
+                    let victim = victim.filter(|at| model.entries[*at].0 != port);
+                    let victim = victim.map(|at| model.entries.remove(at).0);
+                    prop_assert_eq!(gone.map(|gone| gone.key().client_port), victim);
                 }
                 Step::Replace(port) => {
                     let Some(at) = model.at(port) else { continue };
@@ -158,6 +203,8 @@ proptest! {
                 }
             }
             prop_assert_eq!(table.len(), model.entries.len());
+            prop_assert!(table.len() <= max + half_open_max);
+            prop_assert_eq!(table.half_open(), model.half_open());
             let mut held: Vec<_> = walk_all(&table, 2)
                 .iter()
                 .map(|c| (c.key().client_port, c.incarnation(), c.state()))
@@ -189,7 +236,7 @@ proptest! {
 
 #[test]
 fn a_single_datagram_is_worth_no_more_than_a_syn() {
-    let mut lab = Lab::with(config_spec(1), 2);
+    let mut lab = Lab::bounded(config_spec(1), 2, 1);
     let from =
         |port: u16| udp((CLIENT, FRONT), &format!("198.18.0.2:{port}"), "198.18.0.100:53", 64);
     lab.handle(0, &from(1));
@@ -209,7 +256,8 @@ fn a_single_datagram_is_worth_no_more_than_a_syn() {
 fn two_threads_insert_find_and_remove() {
     const PORTS: u16 = 64;
     const ROUNDS: u64 = 4_000;
-    let table = Arc::new(table(48)); // less than the ports, so that eviction runs too
+    // Less than the ports, so that eviction runs too.
+    let table = Arc::new(bounded_table(40, 8));
     let timeouts = Timeouts::default();
     thread::scope(|scope| {
         for thread in 0..2u64 {
@@ -232,7 +280,7 @@ fn two_threads_insert_find_and_remove() {
                         }
                         Ok(connection) => {
                             connection.set_state(State::Established);
-                            table.changed(&connection, &timeouts);
+                            let _ = table.changed(&connection, &timeouts);
                         }
                         Err(InsertError::Exists(connection)) => {
                             let (key, incarnation) = (connection.key(), connection.incarnation());
@@ -258,7 +306,8 @@ fn two_threads_insert_find_and_remove() {
         table.remove(&connection.key(), connection.incarnation()).unwrap();
     }
     // Every slot is free again.
-    for port in 0..48 {
+    assert_eq!(table.half_open(), 0);
+    for port in 0..40 {
         let new = NewConnection::new(record(port, 1), State::Established, Provenance::Local, START);
         assert!(table.insert(new, &timeouts, &mut Vec::new()).is_ok());
     }

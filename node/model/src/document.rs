@@ -5,6 +5,7 @@
 //! [`crate::validate`].
 
 mod connections;
+mod limits;
 mod scheduling;
 mod tunnel;
 
@@ -19,6 +20,7 @@ use thiserror::Error;
 
 pub use self::{
     connections::{ConnReuse, OnServerGone, Timeouts},
+    limits::{LimitsSpec, Over},
     scheduling::{HashSpec, Scheduler, SchedulerText, ServerOrder},
     tunnel::{GUE_PORT, MssClamp, TunnelKind, TunnelSpec},
 };
@@ -130,6 +132,9 @@ pub struct ServiceSpec {
     /// Which packets of a connection cause it to be replicated.
     #[serde(default)]
     pub sync: SyncSpec,
+    /// How many connections it may get.
+    #[serde(default)]
+    pub limits: LimitsSpec,
     /// What becomes of a connection whose server is in the document no more.
     #[serde(default)]
     pub on_server_gone: OnServerGone,
@@ -314,6 +319,8 @@ impl Default for SyncSpec {
 pub struct Settings {
     /// Size of each node's connection table, allocated at start.
     pub connections_max: u32,
+    /// Half-open connections that it has room for beside them.
+    pub half_open_max: u32,
     /// Whether connections are copied to the peers at all.
     pub replication: Switch,
     /// How nodes tell each other that they live.
@@ -326,6 +333,7 @@ impl Default for Settings {
     fn default() -> Self {
         Self {
             connections_max: 262_144,
+            half_open_max: 65_536,
             replication: Switch::On,
             beacon: BeaconSpec::default(),
             unserved: Unserved::Reject,

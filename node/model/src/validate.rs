@@ -6,6 +6,7 @@
 //! Every node applies the log by these rules: a document that one version refuses and another
 //! takes would tear the replicated state apart.
 
+mod limits;
 mod tunnel;
 
 use std::{
@@ -252,6 +253,7 @@ impl<'a> Check<'a> {
             self.service_settings(&place, service);
             self.tunnel(&place, service);
             self.mss_clamp(&place, service);
+            self.limits(&place, service);
             if service.forwarding == Forwarding::Nat {
                 self.nat_servers(&place, service, &mut pools);
             }
@@ -470,6 +472,7 @@ impl<'a> Check<'a> {
         let settings = &self.document.settings;
         let (least, most) = (CONNECTIONS_MIN, CONNECTIONS_LIMIT);
         self.range("settings.connections_max", settings.connections_max, least, most);
+        self.range("settings.half_open_max", settings.half_open_max, least, most);
         let beacon = &settings.beacon;
         self.range("settings.beacon.interval_ms", beacon.interval_ms, 5, 1_000);
         self.range("settings.beacon.silent_after", beacon.silent_after, 2, 20);

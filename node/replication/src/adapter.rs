@@ -31,10 +31,10 @@ impl Table for Shared {
             // Pairs with the fence of whoever removes it: either that one sees the bit, or we see
             // that the connection is dead.
             fence(Ordering::SeqCst);
-            let state = connection.state();
+            let (state, is_proven) = (connection.state(), !connection.is_unproven());
             let record = record_of(*key, &connection, state);
             if !connection.is_dead() {
-                return (state.class() != Class::HalfOpen).then_some(record);
+                return (is_proven && state.class() != Class::HalfOpen).then_some(record);
             }
         }
         None
@@ -50,7 +50,8 @@ impl Table for Shared {
         let (found, next) = self.table.walk(cursor, limit);
         for connection in found {
             let key = key_of(&connection.key());
-            if shard_of(&key) == shard && connection.state().class() != Class::HalfOpen {
+            let is_apt = connection.state().class() != Class::HalfOpen && !connection.is_unproven();
+            if shard_of(&key) == shard && is_apt {
                 visit(&key, GroupId(connection.group().0));
             }
         }

@@ -10,7 +10,7 @@ use serde_json::Value;
 use steadfast_model::document::Document;
 
 /// Settings that a running daemon does not change.
-const AT_RESTART: [&str; 2] = ["connections_max", "beacon"];
+const AT_RESTART: [&str; 3] = ["connections_max", "half_open_max", "beacon"];
 
 /// Kinds of things with a name, and the keys under which they stand.
 const KINDS: [(&str, &str); 3] =
@@ -165,7 +165,15 @@ services:
     #[test]
     fn each_value_that_changes_is_named_with_old_and_new() {
         assert_eq!(changed("port: 7", "port: 7"), Vec::<String>::new());
-        let cases: [(&str, &str, &[&str]); 8] = [
+        let cases: [(&str, &str, &[&str]); 9] = [
+            (
+                "scheduler: rr,",
+                "scheduler: rr, limits: {new_per_s: 500, over: refuse},",
+                &[
+                    "~ service echo: limits.new_per_s none -> 500",
+                    "~ service echo: limits.over hash -> refuse",
+                ],
+            ),
             (
                 "scheduler: rr,",
                 "scheduler: rr, forwarding: tun, tunnel: {type: gue}, mss_clamp: 1400,",
@@ -257,7 +265,7 @@ services:
     fn settings_that_wait_for_a_restart_say_so() {
         let lines = changed(
             "services:",
-            "settings: {connections_max: 1024, unserved: drop, beacon: {interval_ms: 50}}\nservices:",
+            "settings: {connections_max: 1024, half_open_max: 2048, unserved: drop, beacon: {interval_ms: 50}}\nservices:",
         );
         let wait = "(takes effect at the next restart of each clusterd)";
         assert_eq!(
@@ -265,6 +273,7 @@ services:
             [
                 format!("~ settings: beacon.interval_ms 25 -> 50 {wait}"),
                 format!("~ settings: connections_max 262144 -> 1024 {wait}"),
+                format!("~ settings: half_open_max 65536 -> 2048 {wait}"),
                 "~ settings: unserved reject -> drop".to_owned(),
             ]
         );

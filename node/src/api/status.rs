@@ -6,7 +6,7 @@ use std::{
 };
 
 use steadfast_dataplane::{self as dp, Reason, Sent};
-use steadfast_model::{ClusterState, NodeId};
+use steadfast_model::{ClusterState, NodeId, document::LimitsSpec};
 use steadfast_ownership::{Completeness, Path, PeerStatus, SegmentId, Status as View};
 use steadfast_proto::v1;
 use tonic::Status;
@@ -270,6 +270,7 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
         };
         let id = dp::ServiceId(service.id.0);
         let totals = config.service(id).map(|s| s.totals()).unwrap_or_default();
+        let excess = config.service(id).map(|s| s.excess()).unwrap_or_default();
         v1::Service {
             id: service.id.0,
             name: spec.name.clone(),
@@ -289,10 +290,26 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
             forwarding: forwarding.into(),
             tunnel: spec.tunnel_options().map(|tunnel| tunnel.to_string()).unwrap_or_default(),
             mss_clamp: spec.mss_clamp.to_string(),
+            limits: Some(limits(&spec.limits, &excess)),
             servers: servers.collect(),
         }
     });
     services.collect()
+}
+
+fn limits(limits: &LimitsSpec, excess: &dp::ExcessTotals) -> v1::Limits {
+    let named = |counts: &[u64]| {
+        let named = dp::Excess::ALL.iter().zip(counts).filter(|(_, count)| **count > 0);
+        named.map(|(excess, count)| (excess.name().to_owned(), *count)).collect()
+    };
+    v1::Limits {
+        new_per_s: limits.new_per_s,
+        per_source: limits.per_source,
+        over: limits.over.name().to_owned(),
+        hashed: named(&excess.hashed),
+        refused: named(&excess.refused),
+        adopted: excess.adopted,
+    }
 }
 
 fn rates(rates: dp::FlowRates) -> v1::Rates {
@@ -308,14 +325,18 @@ fn rates(rates: dp::FlowRates) -> v1::Rates {
 fn local(node: &Node, member: &Member, state: &ClusterState, view: &View) -> v1::LocalStatus {
     let workers = member.plane.workers();
     let gap = member.owner.gap_max_us.load(std::sync::atomic::Ordering::Relaxed);
+    let table = &member.plane.shared.table;
+    let half_open = table.half_open() as u64;
     let forwarded =
         workers.iter().map(|w| w.counters.sent(Sent::Forwarded) + w.counters.sent(Sent::Returned));
     v1::LocalStatus {
         interfaces: interfaces(node, member, state),
         forwarded_packets: forwarded.sum(),
         workers: workers.iter().map(|w| worker(w)).collect(),
-        connections: member.plane.shared.table.len() as u64,
-        connections_max: member.plane.shared.table.connections_max() as u64,
+        connections: (table.len() as u64).saturating_sub(half_open),
+        connections_max: table.connections_max() as u64,
+        half_open,
+        half_open_max: table.half_open_max() as u64,
         beacons: beacons(view),
         replication: replication(member, state),
         ownership_loop_gap_max_us: gap,
@@ -458,9 +479,9 @@ fn facts(member: &Member, state: &ClusterState, view: &View, disowned_by: &[Node
         panicking: member.health.panicking().into_iter().filter_map(service).collect(),
         raft_ended: member.raft.metrics().fatal,
         started_with: outdated.then(|| {
-            let StartSettings { connections_max, beacon } = started_with;
+            let StartSettings { connections_max, half_open_max, beacon } = started_with;
             format!(
-                "connections_max {connections_max} and beacons of {} ms x {}",
+                "connections_max {connections_max}, half_open_max {half_open_max} and beacons of {} ms x {}",
                 beacon.interval_ms, beacon.silent_after
             )
         }),

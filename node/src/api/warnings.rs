@@ -338,6 +338,17 @@ fn judge_local(here: &str, local: &LocalStatus, found: &mut Found) {
             "raise settings.connections_max and restart the nodes one by one",
         );
     }
+    if local.half_open_max > 0 && local.half_open >= local.half_open_max {
+        found.warn(
+            format!(
+                "node {here}: {} half-open connections, as many as it keeps: a flood, or too many \
+                 clients; others go by the hash",
+                local.half_open
+            ),
+            "see `clusterctl get service NAME --stats` for whose they are; raise \
+             settings.half_open_max",
+        );
+    }
 }
 
 fn judge_facts(here: &str, facts: &Facts, found: &mut Found) {

@@ -263,7 +263,8 @@ fn make_plane(
     node: &Arc<Node>,
     state: &ClusterState,
 ) -> anyhow::Result<(Arc<DataPlane>, HookParts)> {
-    let shared = DataPlane::shared(state.settings().connections_max)?;
+    let settings = state.settings();
+    let shared = DataPlane::shared(settings.connections_max, settings.half_open_max)?;
     let (dirty, copies) = (Arc::new(DirtySet::new()), Arc::new(Copies::new()));
     let hook = ReplicationHook::new(Arc::clone(&shared), Arc::clone(&dirty));
     let pins = Pins { bpffs: node.local.bpffs.clone(), instance: node.local.instance.clone() };

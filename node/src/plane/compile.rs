@@ -4,8 +4,8 @@ use steadfast_dataplane as dp;
 use steadfast_model::{
     ClusterState, Service,
     document::{
-        ConnReuse, Forwarding, GUE_PORT, MssClamp, OnServerGone, Protocol, Scheduler, ServerOrder,
-        ServiceSpec, Timeouts, TunnelKind, TunnelSpec, Unserved,
+        ConnReuse, Forwarding, GUE_PORT, MssClamp, OnServerGone, Over, Protocol, Scheduler,
+        ServerOrder, ServiceSpec, Timeouts, TunnelKind, TunnelSpec, Unserved,
     },
 };
 
@@ -71,6 +71,14 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
         },
         servers: servers.collect(),
         slow_start_ns: u64::from(spec.slow_start_s.unwrap_or(0)) * 1_000_000_000,
+        limits: dp::Limits {
+            new_per_s: spec.limits.new_per_s.unwrap_or(0),
+            per_source: spec.limits.per_source.unwrap_or(0),
+            over: match spec.limits.over {
+                Over::Hash => dp::Over::Hash,
+                Over::Refuse => dp::Over::Refuse,
+            },
+        },
         policies: dp::Policies {
             on_server_gone: match spec.on_server_gone {
                 OnServerGone::Drop => dp::OnServerGone::Drop,

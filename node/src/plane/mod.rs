@@ -116,9 +116,10 @@ impl DataPlane {
     ///
     /// # Errors
     /// When the kernel has no random numbers.
-    pub(crate) fn shared(connections_max: u32) -> anyhow::Result<Arc<Shared>> {
+    pub(crate) fn shared(connections_max: u32, half_open_max: u32) -> anyhow::Result<Arc<Shared>> {
         let options = TableOptions {
             connections_max: connections_max as usize,
+            half_open_max: half_open_max as usize,
             seed: [random_u64()?, random_u64()?],
         };
         Ok(Arc::new(Shared::new(options)))

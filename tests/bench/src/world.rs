@@ -8,10 +8,10 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use anyhow::Context;
 use steadfast_dataplane::{
-    Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, MssClamp, NextHops,
-    NextHopsSpec, Policies, PortSpec, Protocol, Role, Route, SchedulerKind, ServerId, ServerOrder,
-    ServerSpec, ServiceId, ServiceSpec, Shared, SyncSettings, TableOptions, Timeouts, Unserved,
-    Verdict, Worker,
+    Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, Limits, MssClamp,
+    NextHops, NextHopsSpec, Policies, PortSpec, Protocol, Role, Route, SchedulerKind, ServerId,
+    ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared, SyncSettings, TableOptions, Timeouts,
+    Unserved, Verdict, Worker,
 };
 use steadfast_model::{BootId, Epoch, NodeId};
 use steadfast_packet::{Mac, internet_checksum};
@@ -118,6 +118,7 @@ fn config(shape: &Shape) -> ConfigSpec {
         timeouts: Timeouts::default(),
         mss_clamp: MssClamp::Off,
         slow_start_ns: 0,
+        limits: Limits::default(),
         policies: Policies::default(),
         sync: SyncSettings::default(),
     };
@@ -166,7 +167,11 @@ impl World {
     pub(crate) fn new(shape: Shape) -> anyhow::Result<Self> {
         let connections_max = shape.connections_max;
         let seed = [0x5eed_0001, 0x5eed_0002];
-        let shared = Arc::new(Shared::new(TableOptions { connections_max, seed }));
+        let shared = Arc::new(Shared::new(TableOptions {
+            connections_max,
+            half_open_max: connections_max,
+            seed,
+        }));
         shared.set_config(Config::compile(config(&shape), None)?);
         shared.set_next_hops(NextHops::new(next_hops(&shape)));
         let role = Role::Holder { epoch: origin_of(epoch()), since_ns: 0, copy_complete: true };

@@ -15,7 +15,10 @@ mod tests;
 mod twos;
 mod warmup;
 
-use std::{net::IpAddr, sync::Arc};
+use std::{
+    net::IpAddr,
+    sync::{Arc, OnceLock},
+};
 
 pub(crate) use self::load::Loads;
 pub use self::load::ServerLoad;
@@ -35,6 +38,8 @@ use crate::{HashOptions, SchedulerKind, ServerId, ServerSpec};
 pub struct Scheduler {
     kind: Kind,
     slow_start_ns: u64,
+    /// Where the kind does not hash by the client: what stands in, once it is needed.
+    stand_in: Arc<OnceLock<Maglev>>,
 }
 
 #[derive(Clone, Debug)]
@@ -165,7 +170,7 @@ impl Scheduler {
                 _ => Kind::Mh(Arc::new(Maglev::new(servers)), options),
             },
         };
-        Self { kind, slow_start_ns: 0 }
+        Self { kind, slow_start_ns: 0, stand_in: Arc::default() }
     }
 
     /// Servers that came up get fewer connections for so long, where weights are shares.
@@ -188,7 +193,8 @@ impl Scheduler {
                 self.kind.clone()
             }
         };
-        Self { kind, slow_start_ns: self.slow_start_ns }
+        let stand_in = Arc::clone(&self.stand_in);
+        Self { kind, slow_start_ns: self.slow_start_ns, stand_in }
     }
 
     /// Where hashing looks first; none for schedulers that do not hash.
@@ -231,6 +237,31 @@ impl Scheduler {
             }
             Kind::Mh(table, options) => {
                 table.pick(client, *options, |index| pool.is_available(index))
+            }
+        }
+    }
+
+    /// The server for a packet of a connection that is not in the table, by hashing alone: the same
+    /// for all packets of a connection, on every node, while servers and their health stay. Where the
+    /// scheduler does not hash, `mh` with port and fallback stands in.
+    #[must_use]
+    pub fn pick_by_hash(
+        &self,
+        servers: &[ServerSpec],
+        loads: &[Arc<ServerLoad>],
+        asked: &Asked,
+    ) -> Option<usize> {
+        match &self.kind {
+            Kind::Destination(_) | Kind::Source(..) | Kind::Mh(..) => {
+                self.pick(servers, loads, asked)
+            }
+            Kind::Rr(_) | Kind::Wrr(_) | Kind::Least(_) | Kind::Twos(_) | Kind::Locality { .. } => {
+                let pool =
+                    Pool { servers, loads: Loads(loads), now_ns: asked.now_ns, slow_start_ns: 0 };
+                let table = self.stand_in.get_or_init(|| Maglev::new(servers));
+                let options = HashOptions { port: true, fallback: true };
+                let client = (asked.client, asked.client_port);
+                table.pick(client, options, |index| pool.is_available(index))
             }
         }
     }

@@ -9,7 +9,7 @@ use std::{
 use etherparse::{PacketBuilder, TcpHeader};
 use steadfast_dataplane::{
     Action, Actions, Config, ConfigSpec, Connection, ConnectionTable, Cursor, FlowKey, Forwarding,
-    Gone, GroupId, GroupSpec, MssClamp, NextHops, NextHopsSpec, Origin, Policies, PortSpec,
+    Gone, GroupId, GroupSpec, Limits, MssClamp, NextHops, NextHopsSpec, Origin, Policies, PortSpec,
     Protocol, Reason, Record, Removal, Replica, Role, Route, SchedulerKind, ServerId, ServerOrder,
     ServerSpec, ServiceId, ServiceSpec, Shared, State, SyncHook, SyncSettings, TableOptions,
     Target, Timeouts, Unserved, Verdict, Worker,
@@ -114,6 +114,7 @@ pub fn service(id: u32, protocol: Protocol, port: u16, servers: Vec<ServerSpec>)
         mss_clamp: MssClamp::Off,
         servers,
         slow_start_ns: 0,
+        limits: Limits::default(),
         policies: Policies::default(),
         timeouts: Timeouts::default(),
         sync: SyncSettings::default(),
@@ -181,7 +182,12 @@ impl Lab {
     }
 
     pub fn with(spec: ConfigSpec, connections_max: usize) -> Self {
-        let shared = Arc::new(Shared::new(TableOptions { connections_max, seed: [1, 2] }));
+        Self::bounded(spec, connections_max, connections_max)
+    }
+
+    pub fn bounded(spec: ConfigSpec, connections_max: usize, half_open_max: usize) -> Self {
+        let options = TableOptions { connections_max, half_open_max, seed: [1, 2] };
+        let shared = Arc::new(Shared::new(options));
         shared.set_config(Config::compile(spec, None).unwrap());
         shared.set_next_hops(NextHops::new(next_hops(1)));
         let log = Arc::new(Log::default());
@@ -270,7 +276,11 @@ pub fn from_client(port: u16, vip_port: u16, flags: u8) -> Vec<u8> {
 }
 
 pub fn table(connections_max: usize) -> ConnectionTable {
-    ConnectionTable::new(TableOptions { connections_max, seed: [3, 4] })
+    bounded_table(connections_max, connections_max)
+}
+
+pub fn bounded_table(connections_max: usize, half_open_max: usize) -> ConnectionTable {
+    ConnectionTable::new(TableOptions { connections_max, half_open_max, seed: [3, 4] })
 }
 
 pub fn flow(client_port: u16) -> FlowKey {

@@ -32,6 +32,9 @@ const LIVE_MIN: u64 = 60;
 
 const CONNECTIONS_MAX: usize = 1 << 16;
 
+/// Few, so that they are often too many.
+const HALF_OPEN_MAX: usize = 16;
+
 /// The crate under test.
 struct Plane {
     shared: Arc<dp::Shared>,
@@ -42,7 +45,11 @@ struct Plane {
 
 impl Plane {
     fn new() -> Self {
-        let options = dp::TableOptions { connections_max: CONNECTIONS_MAX, seed: [1, 2] };
+        let options = dp::TableOptions {
+            connections_max: CONNECTIONS_MAX,
+            half_open_max: HALF_OPEN_MAX,
+            seed: [1, 2],
+        };
         let shared = Arc::new(dp::Shared::new(options));
         let worker = dp::Worker::new(0, Arc::clone(&shared), dp::NoHook);
         Self { shared, worker, actions: dp::Actions::new(), generation: 0 }
@@ -236,6 +243,7 @@ fn agrees_with_a_naive_model() {
         "replay: STEADFAST_SEED={seed} STEADFAST_PACKETS={packets} cargo test -p steadfast-dataplane --test model"
     );
     let (mut world, mut plane) = (World::new(seed), Plane::new());
+    world.naive.half_open_max = HALF_OPEN_MAX;
     plane.set_hops(&world.naive);
     let mut coverage = Coverage::default();
     for count in 0..packets {
@@ -275,8 +283,12 @@ fn agrees_with_a_naive_model() {
     }
     compare_tables(&plane, &world.naive, packets, seed);
     coverage.print(packets);
+    let config = plane.shared.config.load_full();
+    let adopted: u64 = config.services().map(|service| service.excess().adopted).sum();
+    println!("{adopted} connections went by the hash and then into the table");
     if packets >= PACKETS {
         coverage.check(packets);
+        assert!(adopted >= HITS_MIN, "{adopted} connections adopted: too few");
     }
 }
 
@@ -315,6 +327,7 @@ impl Coverage {
             Fate::Dropped(reason) => reason,
             Fate::Sent(_) if naive.met.is_some() => "forwarded",
             Fate::Sent(sent) if sent.ttl == pkt.ttl && sent.dst == pkt.dst => "relayed",
+            Fate::Sent(sent) if sent.ttl + 1 == pkt.ttl => "by_hash",
             Fate::Sent(_) => "answered",
         };
         *self.verdicts.entry(format!("{family} {verdict}")).or_default() += 1;
@@ -350,9 +363,10 @@ impl Coverage {
 }
 
 /// What can become of a packet in this world.
-const VERDICTS: [&str; 18] = [
+const VERDICTS: [&str; 20] = [
     "answered",
     "forwarded",
+    "by_hash",
     "relayed",
     "held_back",
     "malformed",
@@ -360,6 +374,7 @@ const VERDICTS: [&str; 18] = [
     "no_holder",
     "no_route",
     "not_ours",
+    "over_limit",
     "other_mac",
     "protocol",
     "rate_limited",

@@ -1,6 +1,7 @@
 //! The data plane once more, slowly: lists that are searched from the front, tables typed in again
 //! from the references, nothing shared with the crate.
 
+mod excess;
 mod schedulers;
 
 use std::net::IpAddr;
@@ -68,6 +69,8 @@ pub(crate) struct Service {
     last: Option<(IpAddr, u16)>,
     /// wrr: where the walk stands, and the weight it asks for.
     walk: (isize, i64),
+    /// Until then packets of unknown connections go by the hash.
+    hashing: u64,
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -95,6 +98,14 @@ pub(crate) struct Conn {
     seen: u64,
     /// The holder was given its successor.
     superseded: bool,
+    /// Inbound packets.
+    packets: u64,
+    /// More than one inbound packet was seen, or a reply.
+    assured: bool,
+    /// It went by the hash before.
+    adopted: bool,
+    /// When it came into the class it is in, as a number.
+    entered: u64,
 }
 
 /// What should become of a packet.
@@ -133,6 +144,10 @@ pub(crate) struct Naive {
     pub(crate) peer: Mac,
     pub(crate) neighbours: Vec<(IpAddr, Way)>,
     paid: u64,
+    /// Room for half-open connections.
+    pub(crate) half_open_max: usize,
+    half_open_paid: u64,
+    entries: u64,
     /// The cell that the packet at hand met.
     pub(crate) met: Option<Cell>,
 }
@@ -228,7 +243,9 @@ impl Service {
     ) -> Self {
         let gone = [Gone::Reset, Gone::Drop, Gone::Reschedule][id as usize % 3];
         let (last, walk) = (None, (-1, 0));
-        let mut service = Self { id, proto, vip, port, mode, sched, gone, servers, last, walk };
+        let hashing = 0;
+        let mut service =
+            Self { id, proto, vip, port, mode, sched, gone, servers, last, walk, hashing };
         service.sort();
         service
     }
@@ -267,6 +284,9 @@ impl Naive {
             peer,
             neighbours: Vec::new(),
             paid: 0,
+            half_open_max: usize::MAX,
+            half_open_paid: 0,
+            entries: 0,
             met: None,
         }
     }
@@ -305,6 +325,9 @@ impl Naive {
             }
             (Some(at), _) => self.forward(pkt, at, false),
             (None, Role::Other) => self.relay(pkt),
+            (None, Role::Holder { .. }) if self.hashed_return(pkt, proto).is_some() => {
+                self.hashed_return(pkt, proto).unwrap()
+            }
             (None, Role::Holder { .. }) if !self.is_settled() => Fate::Dropped("held_back"),
             (None, _) => Fate::Dropped("unknown_return"),
         }
@@ -388,10 +411,13 @@ impl Naive {
             {
                 self.conns.remove(at);
             }
+            if old.is_none() && self.services[service].hashing > self.now {
+                return self.adopt(pkt, proto, service);
+            }
             return self.reject(pkt);
         }
         match self.schedule(service, pkt) {
-            Some(server) => self.open(pkt, proto, service, server, old),
+            Some(server) => self.open(pkt, proto, (service, server), old, false),
             None => {
                 if let Some(at) = old {
                     self.conns.remove(at);
@@ -405,10 +431,11 @@ impl Naive {
         &mut self,
         pkt: &Pkt,
         proto: Proto,
-        service: usize,
-        server: usize,
+        (of, server): (usize, usize),
         old: Option<usize>,
+        adopted: bool,
     ) -> Fate {
+        let service = of;
         let (cport, vport) = pkt.ports();
         let service = &self.services[service];
         let server = service.servers[server];
@@ -426,7 +453,12 @@ impl Naive {
             state: if proto == Proto::Udp { "UDP" } else { "NONE" },
             seen: self.now,
             superseded: false,
+            packets: 0,
+            assured: false,
+            adopted,
+            entered: self.entries,
         };
+        self.entries += 1;
         // Two connections of one client port with one server's port could not be told apart.
         let twin = self.conns.iter().enumerate().position(|(at, held)| {
             Some(at) != old
@@ -447,6 +479,9 @@ impl Naive {
             at += 1;
             !gone.contains(&(at - 1))
         });
+        if old.is_none() && !self.make_room(of) {
+            return self.by_hash(pkt, of);
+        }
         self.conns.push(conn);
         self.forward(pkt, self.conns.len() - 1, true)
     }
@@ -484,9 +519,16 @@ impl Naive {
         });
         let now = self.now;
         let conn = &mut self.conns[at];
+        let was = conn.worth();
         conn.seen = now;
         if conn.proto == Proto::Tcp {
             conn.state = step(conn.state, conn.mode, inbound, row);
+        }
+        conn.packets += u64::from(inbound);
+        conn.assured |= conn.packets > 1 || !inbound;
+        if conn.worth() != was {
+            conn.entered = self.entries;
+            self.entries += 1;
         }
         Fate::Sent(sent)
     }

@@ -238,7 +238,7 @@ impl World {
         let mut pkt = match kind {
             _ if self.burst > 0 => self.unserved(),
             0..80 if !self.naive.conns.is_empty() => self.of_a_connection(),
-            0..95 => self.opening(),
+            0..94 => self.opening(),
             _ => self.odd(),
         };
         if self.random.percent(2) {
@@ -282,7 +282,7 @@ impl World {
         let mut at = self.random.below(self.naive.services.len());
         // Two services on the same servers: a client port in both leads to the same tuple.
         let of_shared = |service: &Service| service.id % 200 / 2 == 50;
-        if self.random.percent(18) {
+        if self.random.percent(27) {
             let shared: Vec<usize> = (0..self.naive.services.len())
                 .filter(|at| of_shared(&self.naive.services[*at]))
                 .collect();
@@ -325,8 +325,12 @@ impl World {
             }
             4 => {
                 // From a server of a NAT pool that never was asked.
-                let ports = (8000 + 20 + if ipv6 { 200 } else { 0 }, 5);
-                let mut pkt = self.pkt(Proto::Tcp, (addr(ipv6, 1, 20), client), ports, flags);
+                let number = self.random.below(15) as u16;
+                let service = 20 + number + if ipv6 { 200 } else { 0 };
+                let server = addr(ipv6, 1, 20 + self.random.below(4) as u8);
+                let proto = if number % 3 == 2 { Proto::Udp } else { Proto::Tcp };
+                let ports = (8000 + service, 5);
+                let mut pkt = self.pkt(proto, (server, client), ports, flags);
                 (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 20]);
                 pkt
             }

@@ -124,6 +124,22 @@ const CASES: &[(&str, &str, &str)] = &[
     ),
     (
         "port: 81, forwarding: dr",
+        "port: 81, forwarding: dr, limits: {new_per_s: 0}",
+        "services[1].limits.new_per_s: 0 is out of range; write 1 to 16777216",
+    ),
+    (
+        "port: 81, forwarding: dr",
+        "port: 81, forwarding: dr, limits: {per_source: 99999999}",
+        "services[1].limits.per_source: 99999999 is out of range; write 1 to 67108864",
+    ),
+    (
+        "port: 81, forwarding: dr",
+        "port: 81, forwarding: dr, limits: {over: refuse}",
+        "services[1].limits.over: there is no limit to be above; write `new_per_s` or `per_source` \
+         too, or take it out",
+    ),
+    (
+        "port: 81, forwarding: dr",
         "port: 81, forwarding: dr, slow_start_s: 60",
         "services[1].slow_start_s: scheduler mh does not share by weight: no server can start \
          slow; take it out, or write scheduler: wrr, wlc, sed, nq, lblc, lblcr or twos",

@@ -37,6 +37,7 @@ fn shared() -> Arc<Shared> {
             mss_clamp: steadfast_dataplane::MssClamp::Off,
             servers: vec![server],
             slow_start_ns: 0,
+            limits: steadfast_dataplane::Limits::default(),
             policies: Policies::default(),
             timeouts: Timeouts::default(),
             sync: SyncSettings::default(),
@@ -44,7 +45,8 @@ fn shared() -> Arc<Shared> {
         now_ns: 0,
         workers: 1,
     };
-    let shared = Shared::new(TableOptions { connections_max: 8_192, seed: [1, 2] });
+    let shared =
+        Shared::new(TableOptions { connections_max: 8_192, half_open_max: 8_192, seed: [1, 2] });
     shared.set_config(Config::compile(spec, None).unwrap());
     Arc::new(shared)
 }

@@ -37,7 +37,8 @@ fn connection() -> Connection {
         incarnation: 1,
         origin: steadfast_dataplane::Origin::default(),
     };
-    let table = ConnectionTable::new(TableOptions { connections_max: 1, seed: [1, 2] });
+    let table =
+        ConnectionTable::new(TableOptions { connections_max: 1, half_open_max: 1, seed: [1, 2] });
     let new = NewConnection::new(record, State::None, Provenance::Local, 0);
     table.insert(new, &Timeouts::default(), &mut Vec::new()).unwrap()
 }

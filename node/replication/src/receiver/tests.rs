@@ -20,7 +20,7 @@ fn receiver(shard: u8) -> Receiver {
 }
 
 fn table() -> Shared {
-    Shared::new(TableOptions { connections_max: 16, seed: [1, 2] })
+    Shared::new(TableOptions { connections_max: 16, half_open_max: 16, seed: [1, 2] })
 }
 
 fn record(shard: u8, protocol: u8) -> Record {

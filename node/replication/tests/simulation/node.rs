@@ -49,6 +49,7 @@ pub(crate) fn config(servers: u32) -> Config {
         mss_clamp: steadfast_dataplane::MssClamp::Off,
         servers: (1..=servers).map(|n| server(id * 10 + n, ipv6)).collect(),
         slow_start_ns: 0,
+        limits: steadfast_dataplane::Limits::default(),
         policies: Policies::default(),
         timeouts: Timeouts::default(),
         sync: SyncSettings::default(),
@@ -100,7 +101,8 @@ pub(crate) fn key(group: GroupId, client_port: u16) -> FlowKey {
 
 impl Node {
     pub(crate) fn new(id: u32, boot: u64, connections_max: usize, dirty: DirtySet) -> Self {
-        let options = TableOptions { connections_max, seed: [1, 2] };
+        let options =
+            TableOptions { connections_max, half_open_max: connections_max, seed: [1, 2] };
         let shared = Arc::new(Shared::new(options));
         shared.set_config(config(3));
         let dirty = Arc::new(dirty);
@@ -175,7 +177,8 @@ impl Node {
         assert!(connection.swap_state(old, state));
         connection.touch(now);
         let count = connection.count_in(0);
-        self.shared.table.changed(connection, &Timeouts::default());
+        let gone = self.shared.table.changed(connection, &Timeouts::default());
+        assert!(gone.is_none(), "the tables are large enough");
         self.hook.forwarded(connection, old, state, count, now);
     }
 

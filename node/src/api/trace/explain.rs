@@ -207,7 +207,15 @@ impl Told<'_> {
             }
             return None;
         };
-        let Some(record) = opened else { return Some(service) };
+        let Some(record) = opened else {
+            if let Some(target) = self.rehearsal.hashed {
+                let server = SocketAddr::new(target.addr, target.port);
+                let text = "the service, or the half-open connections of this node, are above a \
+                            limit, or were in the last minute: the packet goes by the hash, ";
+                self.line("limits", format!("{text}{server}, and no connection is opened"));
+            }
+            return Some(service);
+        };
         let names = connections::Names::of(self.facts.state);
         let scheduler = self.scheduler(record.service);
         self.line("service", format!("{}, scheduler {scheduler}", names.service(record.service)));
@@ -334,7 +342,7 @@ impl Told<'_> {
     fn forwarding(&self) -> Option<Forwarding> {
         let of_met = self.rehearsal.met.as_ref().and_then(|met| met.connection.target());
         let of_opened = self.rehearsal.opened.and_then(|record| record.target);
-        of_opened.or(of_met).map(|target| target.forwarding)
+        of_opened.or(of_met).or(self.rehearsal.hashed).map(|target| target.forwarding)
     }
 }
 
@@ -364,7 +372,8 @@ fn fate(rehearsal: &Rehearsal) -> TraceFate {
 /// The real server that the packet goes to, or comes from.
 fn target(rehearsal: &Rehearsal) -> Option<SocketAddr> {
     let of_met = rehearsal.met.as_ref().and_then(|met| met.connection.target());
-    let target = rehearsal.opened.and_then(|record| record.target).or(of_met)?;
+    let target = rehearsal.opened.and_then(|record| record.target).or(of_met);
+    let target = target.or(rehearsal.hashed)?;
     Some(SocketAddr::new(target.addr, target.port))
 }
 

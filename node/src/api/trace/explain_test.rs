@@ -44,7 +44,8 @@ services:
 
 /// A node of that cluster; its servers are up but for those listed.
 fn shared(state: &ClusterState, down: &[&str]) -> Shared {
-    let shared = Shared::new(TableOptions { connections_max: 100, seed: [1, 2] });
+    let shared =
+        Shared::new(TableOptions { connections_max: 100, half_open_max: 100, seed: [1, 2] });
     let up = |service: &steadfast_model::Service, index: usize| {
         !down.contains(&service.spec.servers[index].address.to_string().as_str())
     };
@@ -179,7 +180,7 @@ fn a_known_connection_is_told_with_its_state_and_server() {
 #[test]
 fn without_an_interface_nothing_can_be_told() {
     let state = state();
-    let shared = Shared::new(TableOptions { connections_max: 10, seed: [1, 2] });
+    let shared = Shared::new(TableOptions { connections_max: 10, half_open_max: 10, seed: [1, 2] });
     let asked = Asked {
         protocol: Protocol::Tcp,
         src: "198.18.0.9:1".parse().unwrap(),

@@ -7,9 +7,9 @@ use std::{
 };
 
 use steadfast_dataplane::{
-    Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, HashOptions, MssClamp,
-    NextHops, NextHopsSpec, NoHook, OnServerGone, Origin, Policies, PortSpec, Protocol, Role,
-    Route, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared,
+    Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, HashOptions, Limits,
+    MssClamp, NextHops, NextHopsSpec, NoHook, OnServerGone, Origin, Policies, PortSpec, Protocol,
+    Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared,
     SyncSettings, TableOptions, Timeouts, Unserved, Verdict, Worker,
 };
 use steadfast_guest::ipvs::{
@@ -60,7 +60,11 @@ pub(crate) struct Done {
 
 impl<'a> Ours<'a> {
     pub(crate) fn new(scenario: &'a Scenario) -> Self {
-        let shared = Arc::new(Shared::new(TableOptions { connections_max: 10_000, seed: [1, 2] }));
+        let shared = Arc::new(Shared::new(TableOptions {
+            connections_max: 10_000,
+            half_open_max: 10_000,
+            seed: [1, 2],
+        }));
         shared.set_next_hops(NextHops::new(next_hops()));
         let worker = Worker::new(0, Arc::clone(&shared), NoHook);
         let mut ours = Self {
@@ -175,6 +179,7 @@ impl<'a> Ours<'a> {
             servers: self.servers.iter().map(|server| self.server_spec(server)).collect(),
             mss_clamp: MssClamp::Off,
             slow_start_ns: 0,
+            limits: Limits::default(),
             // expire_nodest_conn=0, conn_reuse_mode=1, sloppy_tcp=0, sloppy_sctp=0
             policies: Policies {
                 on_server_gone: OnServerGone::Drop,

@@ -2,7 +2,7 @@
 
 use std::{hash::Hasher, net::IpAddr};
 
-use super::{Naive, Sched, Server};
+use super::{Naive, Sched, Server, Service};
 use crate::packet::Pkt;
 
 impl Naive {
@@ -73,22 +73,11 @@ impl Naive {
                 heaviest(room, weight)
             }
             Sched::Dh => {
-                let bucket = golden(words(pkt.dst)) as usize;
-                let chosen = (!servers.is_empty()).then(|| bucket % servers.len())?;
+                let chosen = service.destination(pkt.dst)?;
                 servers[chosen].takes().then_some(chosen)
             }
             Sched::Sh { port, fallback } => {
-                let mut buckets = Vec::new();
-                while buckets.len() < 256 && !servers.is_empty() {
-                    for (at, server) in servers.iter().enumerate() {
-                        for _ in 0..server.weight.max(1) {
-                            buckets.push(at);
-                        }
-                    }
-                }
-                buckets.truncate(256);
-                let cport = if port { u32::from(cport) } else { 0 };
-                let hash = golden(cport.wrapping_add(words(pkt.src))) as usize;
+                let (buckets, hash) = service.buckets(pkt.src, cport, port);
                 let first = *buckets.get(hash)?;
                 if servers[first].takes() {
                     return Some(first);
@@ -98,8 +87,39 @@ impl Naive {
                 let slot = |offset: usize| buckets[(offset % 256 + hash) % 256];
                 steps.map(|step| slot(step + hash)).find(|at| servers[*at].takes())
             }
-            Sched::Mh { port, fallback } => maglev(&servers, pkt.src, cport, port, fallback),
+            Sched::Mh { port, fallback } => {
+                maglev(&servers, pkt.src, cport, port, fallback, &|at| servers[at].takes())
+            }
         }
+    }
+}
+
+impl Service {
+    /// The server of a destination under dh.
+    pub(super) fn destination(&self, vip: IpAddr) -> Option<usize> {
+        let bucket = golden(words(vip)) as usize;
+        (!self.servers.is_empty()).then(|| bucket % self.servers.len())
+    }
+
+    /// The first choice of a client under sh.
+    pub(super) fn bucket(&self, client: IpAddr, cport: u16, with_port: bool) -> Option<usize> {
+        let (buckets, hash) = self.buckets(client, cport, with_port);
+        buckets.get(hash).copied()
+    }
+
+    /// The buckets of sh and a client's place there.
+    fn buckets(&self, client: IpAddr, cport: u16, with_port: bool) -> (Vec<usize>, usize) {
+        let mut buckets = Vec::new();
+        while buckets.len() < 256 && !self.servers.is_empty() {
+            for (at, server) in self.servers.iter().enumerate() {
+                for _ in 0..server.weight.max(1) {
+                    buckets.push(at);
+                }
+            }
+        }
+        buckets.truncate(256);
+        let cport = if with_port { u32::from(cport) } else { 0 };
+        (buckets, golden(cport.wrapping_add(words(client))) as usize)
     }
 }
 
@@ -131,12 +151,13 @@ fn golden(value: u32) -> u32 {
     value.wrapping_mul(0x61C8_8647) >> 24
 }
 
-fn maglev(
+pub(super) fn maglev(
     servers: &[Server],
     client: IpAddr,
     cport: u16,
     with_port: bool,
     fallback: bool,
+    takes: &dyn Fn(usize) -> bool,
 ) -> Option<usize> {
     const SLOTS: u64 = 4093;
     let sip = |value: u32, key: u64| {
@@ -173,13 +194,12 @@ fn maglev(
     let cport = if with_port { cport } else { 0 };
     let first = of(client, cport, 0, 2_654_435_761) % SLOTS;
     let choice = slots[first as usize]?;
-    if servers[choice].takes() || !fallback {
-        return servers[choice].takes().then_some(choice);
+    if takes(choice) || !fallback {
+        return takes(choice).then_some(choice);
     }
     let probed = (0..SLOTS as u32).find_map(|step| {
         let offset = (step + first as u32) % SLOTS as u32;
-        slots[(of(client, cport, offset, 2_654_435_761) % SLOTS) as usize]
-            .filter(|at| servers[*at].takes())
+        slots[(of(client, cport, offset, 2_654_435_761) % SLOTS) as usize].filter(|at| takes(*at))
     });
-    probed.or_else(|| slots.iter().flatten().copied().find(|at| servers[*at].takes()))
+    probed.or_else(|| slots.iter().flatten().copied().find(|at| takes(*at)))
 }

@@ -1,0 +1,177 @@
+//! The bound of half-open connections, and what goes by the hash above it.
+
+use super::{Conn, Fate, Mode, Naive, SECOND, Sched, Way, schedulers::maglev};
+use crate::packet::{Pkt, Proto, Row};
+
+/// What a connection is worth.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(super) enum Worth {
+    Little,
+    Less,
+    All,
+}
+
+impl Conn {
+    pub(super) fn worth(&self) -> Worth {
+        if !self.assured && (self.adopted || self.proto == Proto::Udp) {
+            return Worth::Little;
+        }
+        match self.state {
+            "NONE" | "SYN_SENT" | "SYN_RECV" | "LISTEN" | "SYNACK" => Worth::Little,
+            "ESTABLISHED" | "UDP" => Worth::All,
+            _ => Worth::Less,
+        }
+    }
+}
+
+impl Naive {
+    /// The oldest half-open connection goes when there are too many, as many in a second as there
+    /// may be, an eighth of that at once. False when it may not go yet.
+    pub(super) fn make_room(&mut self, service: usize) -> bool {
+        let half_open = (0..self.conns.len()).filter(|at| self.conns[*at].worth() == Worth::Little);
+        let half_open: Vec<usize> = half_open.collect();
+        if half_open.len() < self.half_open_max {
+            return true;
+        }
+        let cost = SECOND / self.half_open_max as u64;
+        let saved = cost * (self.half_open_max as u64 / 8).max(1);
+        let from = self.half_open_paid.max(self.now - saved);
+        if from + cost > self.now {
+            return false;
+        }
+        self.half_open_paid = from + cost;
+        let oldest = half_open.into_iter().min_by_key(|at| self.conns[*at].entered).unwrap();
+        let gone = self.conns.remove(oldest);
+        self.expect(service, &gone);
+        true
+    }
+
+    /// A handshake that went, but whose server the hash would find again.
+    fn expect(&mut self, service: usize, gone: &Conn) {
+        let of = &mut self.services[service];
+        let is_of = (of.proto, of.vip, of.port) == (gone.proto, gone.vip, gone.vport);
+        let first = match of.sched {
+            Sched::Mh { port, .. } => {
+                maglev(&of.servers, gone.client, gone.cport, port, false, &|_| true)
+            }
+            Sched::Sh { port, .. } => of.bucket(gone.client, gone.cport, port),
+            Sched::Dh => of.destination(gone.vip),
+            _ => None,
+        };
+        let same = first.is_some_and(|at| of.servers[at].id == gone.server);
+        if is_of && same && gone.proto == Proto::Tcp && gone.state != "ESTABLISHED" {
+            of.hashing = of.hashing.max(self.now + 60 * SECOND);
+        }
+    }
+
+    /// A packet in the middle of a connection that may have gone by the hash.
+    pub(super) fn adopt(&mut self, pkt: &Pkt, proto: Proto, service: usize) -> Fate {
+        let (cport, _) = pkt.ports();
+        match self.hashed(service, pkt, (pkt.src, cport, pkt.dst)) {
+            Some(server) if pkt.row() != Row::Rst => {
+                self.open(pkt, proto, (service, server), None, true)
+            }
+            _ => self.by_hash(pkt, service),
+        }
+    }
+
+    /// A packet that goes by the hash.
+    pub(super) fn by_hash(&mut self, pkt: &Pkt, service: usize) -> Fate {
+        let (cport, _) = pkt.ports();
+        let Some(server) = self.hashed(service, pkt, (pkt.src, cport, pkt.dst)) else {
+            return self.reject(pkt);
+        };
+        let of = &self.services[service];
+        let (server, mode) = (of.servers[server], of.mode);
+        if mode == Mode::Nat && self.answering(of.proto, server.addr, server.port) != Some(service)
+        {
+            return Fate::Dropped("over_limit");
+        }
+        let of = &mut self.services[service];
+        of.hashing = of.hashing.max(self.now + 60 * SECOND);
+        let mut sent = match self.alone(pkt, server.addr) {
+            Ok(sent) => sent,
+            Err(reason) => return Fate::Dropped(reason),
+        };
+        if mode == Mode::Nat {
+            sent.dst = server.addr;
+            sent.set_ports(cport, server.port);
+        }
+        Fate::Sent(sent)
+    }
+
+    /// A server's packet for a connection that may have gone by the hash.
+    pub(super) fn hashed_return(&mut self, pkt: &Pkt, proto: Proto) -> Option<Fate> {
+        let (sport, dport) = pkt.ports();
+        let service = self.answering(proto, pkt.src, sport)?;
+        let of = &self.services[service];
+        let (vip, port) = (of.vip, of.port);
+        if of.hashing <= self.now {
+            return None;
+        }
+        let server = self.hashed(service, pkt, (pkt.dst, dport, vip))?;
+        let server = self.services[service].servers[server];
+        if (server.addr, server.port) != (pkt.src, sport) {
+            return None;
+        }
+        Some(match self.alone(pkt, pkt.dst) {
+            Ok(mut sent) => {
+                sent.src = vip;
+                sent.set_ports(port, dport);
+                Fate::Sent(sent)
+            }
+            Err(reason) => Fate::Dropped(reason),
+        })
+    }
+
+    /// The packet on its way, but for addresses and ports.
+    fn alone(&self, pkt: &Pkt, towards: std::net::IpAddr) -> Result<Pkt, &'static str> {
+        let (port, mac) = match self.way(towards) {
+            Way::Known(port, mac) => (port, mac),
+            Way::Silent => return Err("next_hop_unresolved"),
+            Way::NoRoute => return Err("no_route"),
+        };
+        if pkt.ttl <= 1 {
+            return Err("ttl_exceeded");
+        }
+        let mut sent = pkt.clone();
+        (sent.port, sent.src_mac, sent.dst_mac) = (port, self.own[usize::from(port)], mac);
+        sent.ttl -= 1;
+        Ok(sent)
+    }
+
+    /// The only NAT service with this server.
+    fn answering(&self, proto: Proto, addr: std::net::IpAddr, port: u16) -> Option<usize> {
+        let of = (0..self.services.len()).filter(|at| {
+            let service = &self.services[*at];
+            let servers = &mut service.servers.iter();
+            service.mode == Mode::Nat
+                && service.proto == proto
+                && servers.any(|s| (s.addr, s.port) == (addr, port))
+        });
+        let of: Vec<usize> = of.collect();
+        (of.len() == 1).then(|| of[0])
+    }
+
+    /// The server that hashing alone gives a client.
+    fn hashed(
+        &mut self,
+        service: usize,
+        pkt: &Pkt,
+        (client, cport, vip): (std::net::IpAddr, u16, std::net::IpAddr),
+    ) -> Option<usize> {
+        match self.services[service].sched {
+            Sched::Dh | Sched::Sh { .. } | Sched::Mh { .. } => {
+                let (_, vport) = pkt.ports();
+                let mut asking = pkt.clone();
+                (asking.src, asking.dst) = (client, vip);
+                asking.set_ports(cport, vport);
+                self.schedule(service, &asking)
+            }
+            _ => {
+                let servers = &self.services[service].servers;
+                maglev(servers, client, cport, true, true, &|at| servers[at].takes())
+            }
+        }
+    }
+}
