@@ -16,9 +16,8 @@ use crate::slab::Aligned;
 /// Entries of a line.
 const LINE: usize = 8;
 
-/// Entries that a look-up reads at most.
-#[cfg(test)]
-const PROBE_MAX: usize = 2 * LINE;
+/// Entries that a look-up of a connection reads at most, whatever clients send.
+pub const PROBE_MAX: usize = 2 * LINE;
 
 /// Entries per line that are used when the table is full.
 const LOAD: f64 = 6.0;
@@ -72,6 +71,24 @@ impl Index {
             std::hint::spin_loop();
         }
         Err(Moving)
+    }
+
+    /// What a look-up that ends at `slot`, or nowhere, does: entries that it reads, and slots that it
+    /// looks into because they may be the one.
+    pub(crate) fn steps(&self, hash: u64, slot: Option<u32>) -> (usize, usize) {
+        let (mut read, mut looked) = (0, 0);
+        let first = self.first(hash);
+        for line in [first, self.other(first, hash)] {
+            for entry in self.line(line) {
+                read += 1;
+                let found = slot_of(entry.load(Ordering::Relaxed), hash);
+                looked += usize::from(found.is_some());
+                if found.is_some() && found == slot {
+                    return (read, looked);
+                }
+            }
+        }
+        (read, looked)
     }
 
     /// The slot that an entry of this hash most likely names, for fetching it early.

@@ -65,6 +65,7 @@ pub use fragments::{FRAGMENT_TIMEOUT_NS, FRAGMENTED_MAX};
 pub use group::{GroupState, Groups, Role};
 pub use hook::{NoHook, Removal, SyncHook};
 pub use ids::{GroupId, Origin, ServerId, ServiceId};
+pub use index::PROBE_MAX;
 pub use limits::{Excess, ExcessTotals, Limits, Over};
 pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route};
 pub use policies::{OnServerGone, Policies};

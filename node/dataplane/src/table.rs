@@ -394,6 +394,14 @@ impl ConnectionTable {
         self.sources.count(self.source(service, client))
     }
 
+    /// What a look-up of this key does: entries of the index that it reads, at most [`crate::PROBE_MAX`],
+    /// and connections that it looks into.
+    #[must_use]
+    pub fn steps(&self, key: &FlowKey) -> (usize, usize) {
+        let slot = self.locate(key).map(|place| place.slot);
+        self.keys.steps(self.hash(key), slot)
+    }
+
     /// Counts as many connections of a source as `other` does, of which this is a copy.
     pub(crate) fn count_as(&self, other: &Self, service: ServiceId, client: IpAddr) {
         let hash = self.source(service, client);
