@@ -123,7 +123,11 @@ where
         let record = Record {
             key,
             server: chosen.id,
-            target: Some(Target { addr: chosen.addr, port: chosen.port, forwarding }),
+            target: Some(Target {
+                addr: chosen.addr,
+                port: chosen.port_for(key.vip_port),
+                forwarding,
+            }),
             service: service.spec.id,
             group: service.spec.group,
             // Time tells incarnations apart even when nobody remembers the one before.

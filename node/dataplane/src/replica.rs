@@ -33,7 +33,10 @@ enum Merge {
 impl ConnectionTable {
     /// Applies a peer's record by the merge rules of this module.
     pub fn apply_replica(&self, replica: &Replica, config: &Config, now_ns: u64) -> Applied {
-        let record = Record { target: config.target(replica.record.server), ..replica.record };
+        let record = Record {
+            target: config.target(replica.record.server, replica.record.key.vip_port),
+            ..replica.record
+        };
         let timeouts = config.timeouts(record.service);
         for _ in 0..MERGE_TRIES_MAX {
             let Some(here) = self.find(&record.key) else {
@@ -127,7 +130,7 @@ impl ConnectionTable {
         if connection.target().is_some() {
             return None;
         }
-        let target = config.target(connection.server())?;
+        let target = config.target(connection.server(), connection.key().vip_port)?;
         self.bind_to(connection, target)
     }
 

@@ -4,8 +4,8 @@ use steadfast_dataplane as dp;
 use steadfast_model::{
     ClusterState, Service,
     document::{
-        ConnReuse, Forwarding, GUE_PORT, MssClamp, OnServerGone, Protocol, Scheduler, ServerOrder,
-        ServiceSpec, Timeouts, TunnelKind, TunnelSpec, Unserved,
+        ConnReuse, Forwarding, GUE_PORT, Listener, MssClamp, OnServerGone, Protocol, Scheduler,
+        ServerOrder, ServiceSpec, Timeouts, TunnelKind, TunnelSpec, Unserved,
     },
 };
 
@@ -42,7 +42,7 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
     let servers = servers.map(|(i, (server, id))| dp::ServerSpec {
         id: dp::ServerId(id.0),
         addr: server.address,
-        port: server.port,
+        port: spec.server_port(server).unwrap_or(0),
         // Validation bounds it: see WEIGHT_MAX.
         weight: u16::try_from(server.weight).unwrap_or(u16::MAX),
         last_weight: last_weight(service, i),
@@ -55,9 +55,7 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
     dp::ServiceSpec {
         id: dp::ServiceId(service.id.0),
         group: dp::GroupId(service.group.0),
-        vip: spec.address,
-        port: spec.port,
-        protocol: protocol(spec.protocol),
+        listen: spec.listeners().iter().map(listen).collect(),
         scheduler: scheduler(spec),
         order: match spec.server_order {
             ServerOrder::Canonical => dp::ServerOrder::Canonical,
@@ -91,6 +89,11 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
             every_packet: spec.sync.every_packet,
         },
     }
+}
+
+fn listen(listener: &Listener) -> dp::Listen {
+    let ports = dp::Ports { first: listener.ports.first(), last: listener.ports.last() };
+    dp::Listen { protocol: protocol(listener.protocol), vip: listener.address, ports }
 }
 
 /// The weight that keeps a server's place in a hash table while its weight is 0. IPVS's `sh` has

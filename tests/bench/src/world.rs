@@ -8,10 +8,10 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use anyhow::Context;
 use steadfast_dataplane::{
-    Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, MssClamp, NextHops,
-    NextHopsSpec, Policies, PortSpec, Protocol, Role, Route, SchedulerKind, ServerId, ServerOrder,
-    ServerSpec, ServiceId, ServiceSpec, Shared, SyncSettings, TableOptions, Timeouts, Unserved,
-    Verdict, Worker,
+    Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, Listen, MssClamp,
+    NextHops, NextHopsSpec, Policies, PortSpec, Protocol, Role, Route, SchedulerKind, ServerId,
+    ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared, SyncSettings, TableOptions, Timeouts,
+    Unserved, Verdict, Worker,
 };
 use steadfast_model::{BootId, Epoch, NodeId};
 use steadfast_packet::{Mac, internet_checksum};
@@ -108,9 +108,7 @@ fn config(shape: &Shape) -> ConfigSpec {
     let service = |service: u32| ServiceSpec {
         id: ServiceId(service + 1),
         group: GROUP,
-        vip: vip(service).into(),
-        port: PORT,
-        protocol: Protocol::Tcp,
+        listen: vec![Listen::new(Protocol::Tcp, vip(service).into(), PORT)],
         scheduler: shape.scheduler,
         order: ServerOrder::Canonical,
         forwarding: shape.forwarding,

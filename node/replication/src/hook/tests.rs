@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use steadfast_dataplane::{
-    Config, ConfigSpec, FlowKey, Forwarding, GroupId as Group, GroupSpec, NewConnection, Origin,
-    Policies, Protocol, Provenance, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId,
-    ServiceSpec, SyncSettings, TableOptions, Timeouts, Unserved,
+    Config, ConfigSpec, FlowKey, GroupId as Group, GroupSpec, Listen, NewConnection, Origin,
+    Protocol, Provenance, ServerId, ServerSpec, ServiceId, ServiceSpec, TableOptions, Timeouts,
+    Unserved,
 };
 use steadfast_model::NodeId;
 
@@ -28,18 +28,9 @@ fn shared() -> Arc<Shared> {
         services: vec![ServiceSpec {
             id: ServiceId(1),
             group: Group(1),
-            vip,
-            port: 53,
-            protocol: Protocol::Udp,
-            scheduler: SchedulerKind::Rr,
-            order: ServerOrder::Canonical,
-            forwarding: Forwarding::Dr,
-            mss_clamp: steadfast_dataplane::MssClamp::Off,
+            listen: vec![Listen::new(Protocol::Udp, vip, 53)],
             servers: vec![server],
-            slow_start_ns: 0,
-            policies: Policies::default(),
-            timeouts: Timeouts::default(),
-            sync: SyncSettings::default(),
+            ..ServiceSpec::default()
         }],
         now_ns: 0,
         workers: 1,
@@ -60,7 +51,7 @@ fn flow(shared: &Shared, port: u16) -> Connection {
     let record = steadfast_dataplane::Record {
         key,
         server: ServerId(7),
-        target: shared.config.load().target(ServerId(7)),
+        target: shared.config.load().target(ServerId(7), 53),
         service: ServiceId(1),
         group: Group(1),
         incarnation: 1,

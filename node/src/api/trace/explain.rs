@@ -396,7 +396,10 @@ fn unavailable(server: &ServerSpec, overloaded: bool) -> &'static str {
 }
 
 fn socket(server: &ServerSpec) -> String {
-    SocketAddr::new(server.addr, server.port).to_string()
+    match server.port {
+        0 => server.addr.to_string(),
+        port => SocketAddr::new(server.addr, port).to_string(),
+    }
 }
 
 fn group_name(state: &ClusterState, id: dp::GroupId) -> String {

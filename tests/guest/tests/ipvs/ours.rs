@@ -7,9 +7,9 @@ use std::{
 };
 
 use steadfast_dataplane::{
-    Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, HashOptions, MssClamp,
-    NextHops, NextHopsSpec, NoHook, OnServerGone, Origin, Policies, PortSpec, Protocol, Role,
-    Route, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared,
+    Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, HashOptions, Listen,
+    MssClamp, NextHops, NextHopsSpec, NoHook, OnServerGone, Origin, Policies, PortSpec, Protocol,
+    Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared,
     SyncSettings, TableOptions, Timeouts, Unserved, Verdict, Worker,
 };
 use steadfast_guest::ipvs::{
@@ -166,9 +166,7 @@ impl<'a> Ours<'a> {
         let service = ServiceSpec {
             id: SERVICE,
             group: GROUP,
-            vip: VIP.into(),
-            port: VIP_PORT,
-            protocol: self.protocol(),
+            listen: vec![Listen::new(self.protocol(), VIP.into(), VIP_PORT)],
             scheduler: scheduler(self.scenario),
             order: ServerOrder::NewestFirst,
             forwarding: if self.scenario.dr { Forwarding::Dr } else { Forwarding::Nat },
