@@ -187,6 +187,7 @@ pub(crate) fn healthy() -> StatusReply {
                 first_port: 80,
                 last_port: 80,
             }],
+            persistence: String::new(),
         }],
         local: Some(local()),
         warnings: Vec::new(),

@@ -72,9 +72,17 @@ where
         }
         let (client, client_port, vip, now_ns) =
             (key.client, key.client_port, key.vip, frame.now_ns);
-        match service.schedule(&Asked { client, client_port, vip, now_ns }) {
-            Some(server) => {
-                self.open(frame.now_ns, key, service, server, epoch, old).map_err(Verdict::Drop)
+        match self.choose(service, &Asked { client, client_port, vip, now_ns }, epoch) {
+            Some((server, controlled)) => {
+                let chosen = (server, controlled);
+                let opened = self.open(frame.now_ns, key, service, chosen, epoch, old);
+                let is_new = opened.as_ref().is_ok_and(|(_, is_new)| *is_new);
+                if let (true, false, Some(server)) =
+                    (controlled, is_new, service.spec.servers.get(server))
+                {
+                    self.shared.table.templates.release(service.spec.id, client, server.id);
+                }
+                opened.map(|(connection, _)| connection).map_err(Verdict::Drop)
             }
             //= Linux ip_vs_core.c, ip_vs_leave(): a service without a server says so
             None => {
@@ -107,16 +115,17 @@ where
         }
     }
 
-    /// Puts a new connection to the server at index `server` into the table.
+    /// Puts a new connection to a server, by its index, into the table; `controlled`: a template
+    /// counts it. True when it is this one that is in the table.
     fn open(
         &self,
         now_ns: u64,
         key: FlowKey,
         service: &Service,
-        server: usize,
+        (server, controlled): (usize, bool),
         epoch: Origin,
         old: Option<Connection>,
-    ) -> Result<Connection, Reason> {
+    ) -> Result<(Connection, bool), Reason> {
         let chosen = service.spec.servers.get(server).ok_or(Reason::TableFull)?;
         let forwarding = service.spec.forwarding;
         let before = old.as_ref().map_or(0, |old| old.incarnation().saturating_add(1));
@@ -138,7 +147,10 @@ where
         let (table, timeouts) = (&self.shared.table, &service.spec.timeouts);
         let mut evicted = Vec::new();
         for _ in 0..INSERT_TRIES_MAX {
-            let connection = NewConnection::new(record, state, Provenance::Local, now_ns);
+            let connection = NewConnection {
+                controlled,
+                ..NewConnection::new(record, state, Provenance::Local, now_ns)
+            };
             let inserted = match &old {
                 Some(old) => {
                     table.replace(old, connection, timeouts).map(|(new, gone)| (new, Some(gone)))
@@ -157,11 +169,14 @@ where
                         counters.count_conn(self.index);
                     }
                     self.hook.created(&connection, now_ns);
-                    return Ok(connection);
+                    return Ok((connection, true));
                 }
                 // Another worker was first: the packet follows its choice.
-                Err(InsertError::Exists(connection)) => return Ok(connection),
-                Err(InsertError::Gone) => return table.find(&key).ok_or(Reason::TableFull),
+                Err(InsertError::Exists(connection)) => return Ok((connection, false)),
+                Err(InsertError::Gone) => {
+                    let found = table.find(&key).ok_or(Reason::TableFull)?;
+                    return Ok((found, false));
+                }
                 Err(InsertError::Full) => return Err(Reason::TableFull),
                 Err(InsertError::ReplyTaken(held)) => {
                     // The client reuses its port for another VIP: the finished one gives way.

@@ -152,6 +152,13 @@ where
             self.shared.table.changed(connection, &hot.server.timeouts);
         }
         self.count(packet, hot);
+        let converses = old != new && new == State::Established || assured && new == State::Udp;
+        if converses
+            && connection.is_controlled()
+            && let Some(template) = self.shared.table.templates.assure(connection)
+        {
+            self.hook.template(&template, now_ns);
+        }
         match hot.way {
             Way::In => self.hook.forwarded(connection, old, new, in_pkts, now_ns),
             Way::Out => self.hook.replied(connection, old, new, now_ns),

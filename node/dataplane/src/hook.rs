@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::{Connection, Gone, State};
+use crate::{Connection, Gone, State, Template};
 
 /// Why a connection left the table.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -32,6 +32,12 @@ pub trait SyncHook {
 
     /// This node scheduled a new connection; its first packet may not have gone out yet.
     fn created(&self, _connection: &Connection, _now_ns: u64) {}
+
+    /// A template is new here, names another server, or is assured from now on.
+    fn template(&self, _template: &Template, _now_ns: u64) {}
+
+    /// This node removed a template by itself (never: by a peer's delete or a sweep).
+    fn template_removed(&self, _template: &Template) {}
 
     /// This node removed a connection by itself (never: by a peer's delete or a sweep).
     fn removed(&self, _gone: &Gone, _removal: Removal, _now_ns: u64) {}
@@ -66,6 +72,14 @@ where
 
     fn created(&self, connection: &Connection, now_ns: u64) {
         (**self).created(connection, now_ns);
+    }
+
+    fn template(&self, template: &Template, now_ns: u64) {
+        (**self).template(template, now_ns);
+    }
+
+    fn template_removed(&self, template: &Template) {
+        (**self).template_removed(template);
     }
 
     fn removed(&self, gone: &Gone, removal: Removal, now_ns: u64) {

@@ -34,6 +34,7 @@ mod mss;
 mod neighbour;
 mod next_hop;
 mod other;
+mod persist;
 mod policies;
 mod question;
 mod rehearse;
@@ -45,6 +46,8 @@ mod spec;
 mod stale;
 mod state;
 mod table;
+mod template;
+mod templates;
 mod too_big;
 mod tunnel;
 mod verdict;
@@ -80,5 +83,7 @@ pub use table::{
     Advanced, Applied, CONNECTIONS_CEILING, ConnectionTable, Cursor, InsertError, Replica, Sweep,
     TableOptions,
 };
+pub use template::{Persistence, Template, TemplateKey, TemplateRecord, TemplateReplica};
+pub use templates::Templates;
 pub use verdict::{ACTIONS_MAX, Action, Actions, Reason, Verdict};
 pub use worker::Worker;

@@ -41,7 +41,10 @@ impl ConnectionTable {
         for _ in 0..MERGE_TRIES_MAX {
             let Some(here) = self.find(&record.key) else {
                 match self.insert_without_eviction(replica.connection(record, now_ns), &timeouts) {
-                    Ok(_) => return Applied::Inserted,
+                    Ok(connection) => {
+                        self.control(&connection, config);
+                        return Applied::Inserted;
+                    }
                     Err(InsertError::Exists(_) | InsertError::Gone) => continue,
                     Err(InsertError::Full) => return Applied::Full,
                     Err(InsertError::ReplyTaken(held)) if self.yield_reply(replica, &held) => {
@@ -72,7 +75,10 @@ impl ConnectionTable {
                 Merge::Replace => {
                     let connection = replica.connection(record, now_ns);
                     match self.replace(&here, connection, &timeouts) {
-                        Ok(_) => return Applied::Replaced,
+                        Ok((connection, _)) => {
+                            self.control(&connection, config);
+                            return Applied::Replaced;
+                        }
                         Err(InsertError::ReplyTaken(held)) if !self.yield_reply(replica, &held) => {
                             return Applied::Kept;
                         }
@@ -82,6 +88,20 @@ impl ConnectionTable {
             }
         }
         Applied::Kept
+    }
+
+    /// Counts a copied connection with the copy of its template, if that led it there.
+    fn control(&self, connection: &Connection, config: &Config) {
+        let service = config.service(connection.service());
+        if service.is_none_or(|service| service.spec.persistence.is_none()) {
+            return;
+        }
+        let (service, client) = (connection.service(), connection.key().client);
+        let server = connection.server();
+        // Removed meanwhile: nobody else will tell.
+        if self.templates.hold(service, client, server) && !connection.set_controlled() {
+            self.templates.release(service, client, server);
+        }
     }
 
     /// Applies the holder's delete of `incarnation` and older ones of that key, unless what is here

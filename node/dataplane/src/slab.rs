@@ -72,6 +72,8 @@ pub(crate) const DONATED: u64 = 1 << 11;
 pub(crate) const ASSURED: u64 = 1 << 12;
 /// Its server is known.
 pub(crate) const BOUND: u64 = 1 << 13;
+/// A template counts it.
+pub(crate) const CONTROLLED: u64 = 1 << 14;
 /// The addresses that are IPv6.
 const CLIENT6: u64 = 1 << 24;
 const VIP6: u64 = 1 << 25;

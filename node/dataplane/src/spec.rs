@@ -5,7 +5,7 @@ use std::net::IpAddr;
 
 use steadfast_packet::Tunnel;
 
-use crate::{GroupId, Listen, Policies, ServerId, ServiceId, Timeouts};
+use crate::{GroupId, Listen, Persistence, Policies, ServerId, ServiceId, Timeouts};
 
 /// Input of [`Config::compile`](crate::Config::compile).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -60,6 +60,8 @@ pub struct ServiceSpec {
     pub policies: Policies,
     /// Time-outs of its connections.
     pub timeouts: Timeouts,
+    /// Clients keep their server; none: each connection is scheduled anew.
+    pub persistence: Option<Persistence>,
     /// When its connections are replicated; carried for the replication policy, not used here.
     pub sync: SyncSettings,
 }

@@ -6,6 +6,7 @@
 
 mod connections;
 mod listening;
+mod persistence;
 mod scheduling;
 mod tunnel;
 
@@ -21,6 +22,7 @@ use thiserror::Error;
 pub use self::{
     connections::{ConnReuse, OnServerGone, Timeouts},
     listening::{Listener, MatchSpec, Ports},
+    persistence::PersistenceSpec,
     scheduling::{HashSpec, Scheduler, SchedulerText, ServerOrder},
     tunnel::{GUE_PORT, MssClamp, TunnelKind, TunnelSpec},
 };
@@ -135,6 +137,9 @@ pub struct ServiceSpec {
     /// The health check of each server; none: a server counts as up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<CheckSpec>,
+    /// Clients keep their server; none: each connection is scheduled anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<PersistenceSpec>,
     /// Which packets of a connection cause it to be replicated.
     #[serde(default)]
     pub sync: SyncSpec,

@@ -391,6 +391,12 @@ impl<'a> Check<'a> {
                 self.problem(format!("{place}.{name}"), what, "take it out");
             }
         }
+        if let Some(persistence) = &service.persistence {
+            let place = format!("{place}.persistence");
+            self.range(format!("{place}.timeout_s"), persistence.timeout_s, 1, TIMEOUT_MAX_S);
+            self.range(format!("{place}.prefix_v4"), persistence.prefix_v4, 1, 32);
+            self.range(format!("{place}.prefix_v6"), persistence.prefix_v6, 1, 128);
+        }
         for (name, value) in service.timeouts.named() {
             self.range(format!("{place}.timeouts.{name}"), value, 1, TIMEOUT_MAX_S);
         }

@@ -4,8 +4,8 @@ use steadfast_dataplane as dp;
 use steadfast_model::{
     ClusterState, Service,
     document::{
-        ConnReuse, Forwarding, GUE_PORT, Listener, MssClamp, OnServerGone, Protocol, Scheduler,
-        ServerOrder, ServiceSpec, Timeouts, TunnelKind, TunnelSpec, Unserved,
+        ConnReuse, Forwarding, GUE_PORT, Listener, MssClamp, OnServerGone, PersistenceSpec,
+        Protocol, Scheduler, ServerOrder, ServiceSpec, Timeouts, TunnelKind, TunnelSpec, Unserved,
     },
 };
 
@@ -80,6 +80,7 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
             sloppy_sctp: spec.sloppy_sctp,
         },
         timeouts: timeouts(&spec.timeouts),
+        persistence: spec.persistence.as_ref().map(persistence),
         sync: dp::SyncSettings {
             threshold: spec.sync.threshold,
             period: spec.sync.period,
@@ -88,6 +89,17 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
             on_established: spec.sync.on_established,
             every_packet: spec.sync.every_packet,
         },
+    }
+}
+
+fn persistence(spec: &PersistenceSpec) -> dp::Persistence {
+    // Validation bounds the prefixes.
+    let bits = |prefix: u32| u8::try_from(prefix).unwrap_or(u8::MAX);
+    dp::Persistence {
+        timeout_ns: u64::from(spec.timeout_s) * 1_000_000_000,
+        prefix_v4: bits(spec.prefix_v4),
+        prefix_v6: bits(spec.prefix_v6),
+        expire_quiescent_template: spec.expire_quiescent_template,
     }
 }
 

@@ -113,6 +113,7 @@ fn config(shape: &Shape) -> ConfigSpec {
         order: ServerOrder::Canonical,
         forwarding: shape.forwarding,
         servers: (0..shape.servers).map(|index| server(service, index)).collect(),
+        persistence: None,
         timeouts: Timeouts::default(),
         mss_clamp: MssClamp::Off,
         slow_start_ns: 0,

@@ -347,6 +347,16 @@ const CASES: &[(&str, &str, &str)] = &[
     ),
     (
         "port: 8080}]}",
+        "port: 8080}], persistence: {timeout_s: 2678401}}",
+        "services[0].persistence.timeout_s: 2678401 is out of range; write 1 to 2678400",
+    ),
+    (
+        "port: 8080}]}",
+        "port: 8080}], persistence: {prefix_v4: 33}}",
+        "services[0].persistence.prefix_v4: 33 is out of range; write 1 to 32",
+    ),
+    (
+        "port: 8080}]}",
         "port: 8080}], sync: {retries: 4}}",
         "services[0].sync.retries: 4 is out of range; write 0 to 3",
     ),

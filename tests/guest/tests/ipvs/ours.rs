@@ -180,6 +180,7 @@ impl<'a> Ours<'a> {
                 sloppy_tcp: false,
                 sloppy_sctp: false,
             },
+            persistence: None,
             timeouts: Timeouts::default(),
             sync: SyncSettings::default(),
         };
