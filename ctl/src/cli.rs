@@ -372,6 +372,9 @@ pub(crate) struct ConnArgs {
     /// Only those made here, or only copies
     #[arg(long, value_enum)]
     pub(crate) origin: Option<OriginArg>,
+    /// The templates of persistent services instead: which clients keep which server
+    #[arg(long)]
+    pub(crate) templates: bool,
     /// Print at most this many; 0 prints all
     #[arg(long, value_name = "N", default_value_t = CONNECTIONS_DEFAULT)]
     pub(crate) limit: u64,

@@ -253,6 +253,7 @@ impl Session<'_> {
             client_address: args.client.map(|address| address.to_string()).unwrap_or_default(),
             origin: origin.into(),
             limit: Some(args.limit).filter(|limit| *limit > 0),
+            templates: args.templates,
         };
         let mut client = self.client(TIMEOUT).await?;
         let reply = client.list_connections(request).await?;

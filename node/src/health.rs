@@ -235,5 +235,7 @@ impl Health {
 fn target(service: &Service, i: usize) -> Option<Target> {
     let check = service.spec.check.as_ref()?;
     let server = service.spec.servers.get(i)?;
-    Some(Target::new(SocketAddr::new(server.address, server.port), check))
+    // Validation wants a port in the check where the server has none.
+    let port = service.spec.server_port(server).unwrap_or(0);
+    Some(Target::new(SocketAddr::new(server.address, port), check))
 }

@@ -2,8 +2,8 @@
 
 use steadfast_proto::json::NamedEnum;
 use steadfast_proto::v1::{
-    Connection, CopyState, Group, GroupCopy, ListConnectionsReply, Node, NodeRef, Server, Service,
-    StatusReply,
+    Connection, CopyState, Group, GroupCopy, ListConnectionsReply, Listener, Node, NodeRef, Server,
+    Service, StatusReply,
 };
 
 use super::paint::{Paint, Tone, printable};
@@ -62,9 +62,8 @@ pub(crate) fn services(reply: &StatusReply, paint: Paint) -> String {
     let mut table = Table::new(&columns);
     for service in &reply.services {
         let virtual_server = format!(
-            "{} {} {} {} (group {})",
-            service.protocol().json_name(),
-            socket(&service.vip, service.port),
+            "{} {} {} (group {})",
+            listeners(service),
             service.scheduler,
             service.forwarding().json_name(),
             service.group
@@ -264,7 +263,63 @@ fn connection_row(connection: &Connection) -> Vec<Cell> {
     ]
 }
 
-/// `ADDRESS:PORT`, IPv6 in brackets.
+/// What a service listens on: `tcp 198.18.0.100:80`, with ` and 2 more` for a match group.
+pub(super) fn listeners(service: &Service) -> String {
+    let Some(first) = service.listeners.first() else {
+        // Of a daemon from before there were several.
+        let name = service.protocol().json_name();
+        return format!("{name} {}", socket(&service.vip, service.port));
+    };
+    let more = match service.listeners.len() {
+        1 => String::new(),
+        n => format!(" and {} more", n - 1),
+    };
+    listener(first) + &more
+}
+
+/// `tcp 198.18.0.100:8000-8999`.
+pub(super) fn listener(listener: &Listener) -> String {
+    let ports = match (listener.first_port, listener.last_port) {
+        (0, 65_535) => "any".to_owned(),
+        (first, last) if first == last => first.to_string(),
+        (first, last) => format!("{first}-{last}"),
+    };
+    format!("{} {}", listener.protocol().json_name(), at(&listener.address, &ports))
+}
+
+/// `ADDRESS:PORT`, IPv6 in brackets; without a port where it is that of the packet.
 pub(super) fn socket(address: &str, port: u32) -> String {
+    if port == 0 { address.to_owned() } else { at(address, &port.to_string()) }
+}
+
+fn at(address: &str, port: &str) -> String {
     if address.contains(':') { format!("[{address}]:{port}") } else { format!("{address}:{port}") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::render::samples;
+
+    #[test]
+    fn a_service_shows_what_it_listens_on() {
+        let mut service = samples::healthy().services.remove(0);
+        assert_eq!(listeners(&service), "tcp 198.18.0.100:80");
+        service.listeners[0].last_port = 89;
+        assert_eq!(listeners(&service), "tcp 198.18.0.100:80-89");
+        let all = Listener {
+            address: "2001:db8::1".to_owned(),
+            first_port: 0,
+            last_port: 65_535,
+            ..service.listeners[0].clone()
+        };
+        assert_eq!(listener(&all), "tcp [2001:db8::1]:any");
+        service.listeners.push(all);
+        assert_eq!(listeners(&service), "tcp 198.18.0.100:80-89 and 1 more");
+        let screen = crate::render::service(&service, "n1", crate::render::Paint::new(false));
+        assert!(screen.contains(": tcp 198.18.0.100:80-89, tcp [2001:db8::1]:any, group web"));
+        service.listeners.clear();
+        assert_eq!(listeners(&service), "tcp 198.18.0.100:80", "an older daemon");
+        assert_eq!(socket("198.18.0.11", 0), "198.18.0.11", "the port of the packet");
+    }
 }

@@ -1,7 +1,7 @@
 use insta::assert_snapshot;
 use steadfast_proto::v1::{
-    Connection, Forwarding, ListConnectionsReply, NodeRef, Origin, Protocol, Server, ServerOrder,
-    StatusReply, TraceFate, TraceLine, TraceNode, TraceReply, Warning,
+    Connection, Forwarding, ListConnectionsReply, Listener, NodeRef, Origin, Protocol, Server,
+    ServerOrder, StatusReply, TraceFate, TraceLine, TraceNode, TraceReply, Warning,
 };
 
 use super::samples::{electing, failing_over, healthy, no_quorum, removed};
@@ -109,6 +109,22 @@ fn service_above_its_limits() {
         adopted: 5,
     });
     assert_snapshot!(super::service(&service, "n1", PLAIN()));
+}
+
+#[test]
+fn service_of_a_match_group_that_is_persistent() {
+    let mut service = healthy().services.remove(0);
+    let first = service.listeners[0].clone();
+    service.listeners.push(Listener { first_port: 8000, last_port: 8999, ..first.clone() });
+    service.listeners.push(Listener { first_port: 0, last_port: 65_535, ..first });
+    service.persistence = "300 s by /24 and /56".to_owned();
+    let text = super::service(&service, "n1", PLAIN());
+    for part in [
+        "tcp 198.18.0.100:80, tcp 198.18.0.100:8000-8999, tcp 198.18.0.100:any, group web",
+        "Scheduler rr   persistent 300 s by /24 and /56   Forwarding dr",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
 }
 
 #[test]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 use steadfast_proto::v1::{
     AttachMode, BindMode, CheckState, CopyState, Epoch, Forwarding, Group, GroupCopy, Interface,
-    LocalStatus, Node, NodeAddresses, NodePath, NodeRef, NodeRole, Protocol, Rates,
+    Listener, LocalStatus, Node, NodeAddresses, NodePath, NodeRef, NodeRole, Protocol, Rates,
     ReplicationPeer, Server, ServerCheck, ServerOrder, Service, Severity, StatusReply, Warning,
     Worker,
 };
@@ -184,6 +184,13 @@ pub(crate) fn healthy() -> StatusReply {
                 ..Rates::default()
             }),
             servers: vec![server(1, true), server(2, true), server(3, true)],
+            listeners: vec![Listener {
+                protocol: Protocol::Tcp.into(),
+                address: "198.18.0.100".to_owned(),
+                first_port: 80,
+                last_port: 80,
+            }],
+            persistence: String::new(),
         }],
         local: Some(local()),
         warnings: Vec::new(),

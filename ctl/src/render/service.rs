@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use steadfast_proto::json::NamedEnum;
 use steadfast_proto::v1::{Forwarding, Rates, Server, ServerOrder, Service};
 
-use super::lists::{server_state, service_state, socket};
+use super::lists::{listener, listeners, server_state, service_state, socket};
 use super::paint::{Paint, Tone, printable};
 use super::table::{Cell, Table};
 
@@ -113,6 +113,11 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         ServerOrder::NewestFirst => ", the newest server first",
         ServerOrder::Canonical | ServerOrder::Unspecified => "",
     };
+    // All of a match group: this screen is about nothing else.
+    let all = match service.listeners.len() {
+        0 => listeners(service),
+        _ => service.listeners.iter().map(listener).collect::<Vec<_>>().join(", "),
+    };
     let tunnel = match service.tunnel.as_str() {
         "" => String::new(),
         tunnel => format!(" ({})", printable(tunnel)),
@@ -121,12 +126,15 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         "" | "off" => String::new(),
         most => format!("   MSS clamp {}", printable(most)),
     };
+    let persistent = match service.persistence.as_str() {
+        "" => String::new(),
+        how => format!("   persistent {}", printable(how)),
+    };
     format!(
-        "{} {}: {} {}, group {}\nScheduler {}{order}   Forwarding {}{tunnel}{mss}   {}   counted by {node}\n{}\n",
+        "{} {}: {}, group {}\nScheduler {}{order}{persistent}   Forwarding {}{tunnel}{mss}   {}   counted by {node}\n{}\n",
         paint.text(Tone::Title, "SERVICE"),
         printable(&service.name),
-        service.protocol().json_name(),
-        printable(&socket(&service.vip, service.port)),
+        printable(&all),
         printable(&service.group),
         printable(&service.scheduler),
         service.forwarding().json_name(),

@@ -167,8 +167,13 @@ INLINE int has_ports(u8 protocol)
 INLINE int is_nat_source(const struct address *address, u8 protocol, be16 port)
 {
 	struct nat_source key = { .address = *address, .port = port, .protocol = protocol };
+	u32 *range;
 
-	return bpf_map_lookup_elem(&nat_sources, &key) != 0;
+	if (bpf_map_lookup_elem(&nat_sources, &key))
+		return 1;
+	key.port = 0;
+	range = bpf_map_lookup_elem(&nat_sources, &key);
+	return range && HTONS(port) >= *range >> 16 && HTONS(port) <= (*range & 0xffff);
 }
 
 INLINE void note_fragments(const struct nat_fragment *key)

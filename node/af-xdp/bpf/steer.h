@@ -45,7 +45,8 @@ struct settings {
 	u32 has_virtual_mac;
 };
 
-/* A server of a NAT pool: who may send packets that belong to us. */
+/* A server of a NAT pool: who may send packets that belong to us. With port 0 it is those ports of
+ * the server that the value names: the first in the upper half, the last in the lower one. */
 struct nat_source {
 	struct address address;
 	be16 port;

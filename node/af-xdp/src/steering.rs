@@ -225,6 +225,8 @@ impl Steering {
 
     /// Makes these the servers whose return traffic is ours, and no others.
     ///
+    /// Several ranges of ports of one server and protocol become the one range that has them all.
+    ///
     /// # Errors
     ///
     /// More than [`NAT_SOURCES_MAX`]: then nothing is changed.
@@ -232,8 +234,11 @@ impl Steering {
         &mut self,
         sources: impl IntoIterator<Item = NatSource>,
     ) -> Result<(), SteeringError> {
-        let wanted: BTreeMap<SourceKey, u32> =
-            sources.into_iter().map(|source| (source.key(), 1)).collect();
+        let mut wanted: BTreeMap<SourceKey, u32> = BTreeMap::new();
+        for source in sources {
+            let add = |ports: &mut u32| *ports = source.hull(*ports);
+            wanted.entry(source.key()).and_modify(add).or_insert_with(|| source.value());
+        }
         self.replace(tables::NAT_SOURCES, NAT_SOURCES_MAX, &wanted)
     }
 

@@ -168,6 +168,13 @@ fn nat_cases(own: [u8; 6]) -> Vec<Case> {
         ("a server's answer to the node (health check)", from(SERVER, NODE, 6, 8080), PASS),
         ("a server's other traffic, other port", from(SERVER, CLIENT, 6, 22), PASS),
         ("a server's other traffic, other protocol", from(SERVER, CLIENT, 17, 8080), PASS),
+        ("the first port of a range", from(SERVER, CLIENT, 6, 9000), returned),
+        ("the last port of a range", from(SERVER, CLIENT, 6, 9009), returned),
+        ("the port below a range", from(SERVER, CLIENT, 6, 8999), PASS),
+        ("the port above a range", from(SERVER, CLIENT, 6, 9010), PASS),
+        ("a port of a range, other protocol", from(SERVER, CLIENT, 17, 9001), PASS),
+        ("a port of a range, no server", from(client_server, CLIENT, 6, 9001), PASS),
+        ("ICMP error about a port of a range", icmp_error(own, CLIENT, 3, SERVER, 9003), NAT_ICMP),
         ("the same port of no server", from(client_server, CLIENT, 6, 8080), PASS),
         ("a server's port cut off", from(SERVER, CLIENT, 6, 8080)[..36].to_vec(), PASS),
         ("ICMP error about a NAT server", icmp_error(own, CLIENT, 3, SERVER, 8080), NAT_ICMP),
@@ -341,12 +348,16 @@ fn prepare(steering: &mut Steering) {
             (GATEWAY.into(), AddressRole::Gateway),
         ])
         .unwrap();
-    let source = |address, protocol, port| NatSource { address, protocol, port };
+    let source = |address, protocol, port| NatSource { address, protocol, ports: (port, port) };
+    let range = |protocol, ports| NatSource { address: SERVER.into(), protocol, ports };
     steering
         .set_nat_sources([
             source(SERVER.into(), 6, 8080),
             source(SERVER.into(), 17, 5353),
             source(SERVER6.into(), 6, 8080),
+            // Two ranges are one that has both.
+            range(6, (9000, 9005)),
+            range(6, (9007, 9009)),
         ])
         .unwrap();
     steering.set_local_addresses([NODE.into(), NODE6.into()]).unwrap();

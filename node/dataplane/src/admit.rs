@@ -31,6 +31,8 @@ struct Opening {
     epoch: Origin,
     /// It went by the hash so far.
     adopted: bool,
+    /// A template counts it.
+    controlled: bool,
 }
 
 impl<H> Core<H>
@@ -100,15 +102,22 @@ where
             let above = Above { service, key, excess };
             return Err(self.open_above(frame, packet, &above, view, actions));
         }
-        match service.schedule(&asked(key, now_ns)) {
-            Some(server) => {
-                let new = Opening { key, server, epoch, adopted: false };
-                match self.open(now_ns, service, &new, old) {
+        match self.choose(service, &asked(key, now_ns), epoch) {
+            Some((server, controlled)) => {
+                let new = Opening { key, server, epoch, adopted: false, controlled };
+                let opened = self.open(now_ns, service, &new, old);
+                let is_new = opened.as_ref().is_ok_and(|(_, is_new)| *is_new);
+                if let (true, false, Some(server)) =
+                    (controlled, is_new, service.spec.servers.get(server))
+                {
+                    self.shared.table.templates.release(service.spec.id, key.client, server.id);
+                }
+                match opened {
                     Err(Reason::OverLimit) => {
                         let above = Above { service, key, excess: Excess::HalfOpen };
                         Err(self.open_above(frame, packet, &above, view, actions))
                     }
-                    opened => opened.map_err(Verdict::Drop),
+                    opened => opened.map(|(connection, _)| connection).map_err(Verdict::Drop),
                 }
             }
             //= Linux ip_vs_core.c, ip_vs_leave(): a service without a server says so
@@ -135,9 +144,15 @@ where
         // Its fragments could follow no connection that a later part would have to make.
         if !resets(packet) && self.excess(service, &key, now_ns).is_none() {
             let server = service.by_hash(&asked(key, now_ns));
-            let new = server.map(|server| Opening { key, server, epoch, adopted: true });
+            let new = server.map(|server| Opening {
+                key,
+                server,
+                epoch,
+                adopted: true,
+                controlled: false,
+            });
             match new.map(|new| self.open(now_ns, service, &new, None)) {
-                Some(Ok(connection)) => {
+                Some(Ok((connection, _))) => {
                     service.defence.count_adopted(self.index);
                     return Ok(connection);
                 }
@@ -177,22 +192,26 @@ where
         }
     }
 
-    /// Puts a new connection into the table.
+    /// Puts a new connection into the table. True when it is this one that is there.
     fn open(
         &self,
         now_ns: u64,
         service: &Service,
         new: &Opening,
         old: Option<Connection>,
-    ) -> Result<Connection, Reason> {
-        let Opening { key, server, epoch, adopted } = *new;
+    ) -> Result<(Connection, bool), Reason> {
+        let Opening { key, server, epoch, adopted, controlled } = *new;
         let chosen = service.spec.servers.get(server).ok_or(Reason::TableFull)?;
         let forwarding = service.spec.forwarding;
         let before = old.as_ref().map_or(0, |old| old.incarnation().saturating_add(1));
         let record = Record {
             key,
             server: chosen.id,
-            target: Some(Target { addr: chosen.addr, port: chosen.port, forwarding }),
+            target: Some(Target {
+                addr: chosen.addr,
+                port: chosen.port_for(key.vip_port),
+                forwarding,
+            }),
             service: service.spec.id,
             group: service.spec.group,
             // Time tells incarnations apart even when nobody remembers the one before.
@@ -206,6 +225,7 @@ where
             let connection = NewConnection {
                 counted: service.spec.limits.per_source > 0,
                 adopted,
+                controlled,
                 ..NewConnection::new(record, state, Provenance::Local, now_ns)
             };
             let inserted = match &old {
@@ -227,11 +247,14 @@ where
                         counters.count_conn(self.index);
                     }
                     self.hook.created(&connection, now_ns);
-                    return Ok(connection);
+                    return Ok((connection, true));
                 }
                 // Another worker was first: the packet follows its choice.
-                Err(InsertError::Exists(connection)) => return Ok(connection),
-                Err(InsertError::Gone) => return table.find(&key).ok_or(Reason::TableFull),
+                Err(InsertError::Exists(connection)) => return Ok((connection, false)),
+                Err(InsertError::Gone) => {
+                    let found = table.find(&key).ok_or(Reason::TableFull)?;
+                    return Ok((found, false));
+                }
                 Err(InsertError::Full) => return Err(Reason::TableFull),
                 Err(InsertError::HalfOpenFull) => return Err(Reason::OverLimit),
                 Err(InsertError::ReplyTaken(held)) => {

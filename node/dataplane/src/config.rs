@@ -16,8 +16,12 @@ use steadfast_packet::Protocol;
 
 use crate::{
     Asked, ConfigSpec, ExcessTotals, FlowCounters, FlowKey, FlowTotals, Forwarding, GroupId,
-    Scheduler, ServerId, ServerLoad, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Slot, Target,
-    Timeouts, Unserved, WORKERS_MAX, bucket::SharedBucket, fast::Map, limits::Defence,
+    Listen, Scheduler, ServerId, ServerLoad, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Slot,
+    Target, Timeouts, Unserved, WORKERS_MAX,
+    bucket::SharedBucket,
+    fast::Map,
+    limits::Defence,
+    listen::{Intervals, Listeners, RANGES_MAX},
 };
 
 /// A compiled configuration.
@@ -25,10 +29,10 @@ use crate::{
 pub struct Config {
     generation: u64,
     addresses: Map<IpAddr, Address>,
-    listeners: Map<(Protocol, IpAddr, u16), Arc<Service>>,
+    listeners: Listeners,
     services: Map<ServiceId, Arc<Service>>,
     servers: Map<ServerId, (Arc<Service>, usize)>,
-    pools: Map<(Protocol, IpAddr, u16), GroupId>,
+    pools: Map<(Protocol, IpAddr), Intervals<GroupId>>,
     pool_addrs: Map<IpAddr, GroupId>,
     /// The one service whose replies come from there; none where there are two.
     answering: Map<(Protocol, IpAddr, u16), Option<ServiceId>>,
@@ -82,6 +86,12 @@ pub enum ConfigError {
     /// Two services listen on the same address and port.
     #[error("services {0} and {1} listen on the same address, port and protocol: change one")]
     ListenerTaken(ServiceId, ServiceId),
+    /// Too many port ranges at one address.
+    #[error("address {0} has more than {RANGES_MAX} port ranges: join some")]
+    Ranges(IpAddr),
+    /// A service listens nowhere.
+    #[error("service {0} listens nowhere: give it an address and a port")]
+    Nowhere(ServiceId),
     /// A service listens on an address that is no VIP of its group.
     #[error("service {service}: {vip} is no VIP of group {group}: add it to the group")]
     NotAVip {
@@ -111,6 +121,9 @@ pub enum ConfigError {
     /// Under DR and over tunnels the server must listen on the service's port.
     #[error("server {0}: under dr and tun its port must be the service's port")]
     FixedPort(ServerId),
+    /// A server's port stands for several.
+    #[error("server {0}: its port cannot stand for the several ports of its service")]
+    PortOfMany(ServerId),
     /// Server and VIP are of different families.
     #[error("server {0}: its address is of another family than the VIP")]
     Family(ServerId),
@@ -158,7 +171,7 @@ impl Config {
     /// The service that listens there.
     #[must_use]
     pub fn listener(&self, protocol: Protocol, vip: IpAddr, port: u16) -> Option<&Arc<Service>> {
-        self.listeners.get(&(protocol, vip, port))
+        self.listeners.find(protocol, vip, port)
     }
 
     /// A service by id.
@@ -184,7 +197,7 @@ impl Config {
     /// does not depend on it.
     #[must_use]
     pub fn pool_group(&self, protocol: Protocol, addr: IpAddr, port: u16) -> Option<GroupId> {
-        self.pools.get(&(protocol, addr, port)).copied()
+        self.pools.get(&(protocol, addr))?.find(port).copied()
     }
 
     /// As [`Self::pool_group`], for a packet that shows no port.
@@ -205,13 +218,13 @@ impl Config {
         self.service(id)
     }
 
-    /// Where the server of this id is, for a record that names it.
+    /// Where the server of this id is, for a record of a connection to `vip_port` that names it.
     #[must_use]
-    pub fn target(&self, id: ServerId) -> Option<Target> {
+    pub fn target(&self, id: ServerId, vip_port: u16) -> Option<Target> {
         let (service, index) = self.server(id)?;
         let server = service.spec.servers.get(index)?;
         let forwarding = service.spec.forwarding;
-        Some(Target { addr: server.addr, port: server.port, forwarding })
+        Some(Target { addr: server.addr, port: server.port_for(vip_port), forwarding })
     }
 
     /// Time-outs of a service; the defaults of IPVS when it is gone.
@@ -234,13 +247,12 @@ impl Config {
         let copy_of = |service: &Arc<Service>| {
             services.get(&service.spec.id).map_or_else(|| Arc::clone(service), Arc::clone)
         };
-        let listeners = self.listeners.iter().map(|(at, service)| (*at, copy_of(service)));
         let servers =
             self.servers.iter().map(|(id, (service, index))| (*id, (copy_of(service), *index)));
         Self {
             generation: self.generation,
             addresses: self.addresses.clone(),
-            listeners: listeners.collect(),
+            listeners: self.listeners.map(copy_of),
             servers: servers.collect(),
             pools: self.pools.clone(),
             pool_addrs: self.pool_addrs.clone(),
@@ -255,17 +267,15 @@ impl Config {
         workers: usize,
         previous: Option<&Self>,
     ) -> Result<(), ConfigError> {
-        let is_vip = self
-            .addresses
-            .get(&spec.vip)
-            .is_some_and(|found| found.kind == AddressKind::Vip && found.group == spec.group);
-        if !is_vip {
-            let (service, vip, group) = (spec.id, spec.vip, spec.group);
-            return Err(ConfigError::NotAVip { service, vip, group });
+        if spec.listen.is_empty() {
+            return Err(ConfigError::Nowhere(spec.id));
         }
-        let listen = (spec.protocol, spec.vip, spec.port);
-        if let Some(other) = self.listeners.get(&listen) {
-            return Err(ConfigError::ListenerTaken(other.spec.id, spec.id));
+        for listen in &spec.listen {
+            let found = self.addresses.get(&listen.vip);
+            if !found.is_some_and(|at| at.kind == AddressKind::Vip && at.group == spec.group) {
+                let (service, vip, group) = (spec.id, listen.vip, spec.group);
+                return Err(ConfigError::NotAVip { service, vip, group });
+            }
         }
         if self.services.contains_key(&spec.id) {
             return Err(ConfigError::ServiceIdTaken(spec.id));
@@ -282,14 +292,27 @@ impl Config {
                 return Err(ConfigError::ServerIdTaken(server.id));
             }
             if service.spec.forwarding == Forwarding::Nat {
-                let source = (service.spec.protocol, server.addr, server.port);
-                self.pools.entry(source).or_insert(service.spec.group);
                 self.pool_addrs.entry(server.addr).or_insert(service.spec.group);
-                let id = Some(service.spec.id);
-                self.answering.entry(source).and_modify(|one| *one = None).or_insert(id);
+                // Of a service of several addresses or ports the reply does not say which.
+                if let [listen] = service.spec.listen.as_slice()
+                    && listen.ports.first == listen.ports.last
+                {
+                    let port = server.port_for(listen.ports.first);
+                    let source = (listen.protocol, server.addr, port);
+                    let id = Some(service.spec.id);
+                    self.answering.entry(source).and_modify(|one| *one = None).or_insert(id);
+                }
+                for listen in &service.spec.listen {
+                    let own = (server.port != 0).then(|| server.port.into());
+                    let pool = self.pools.entry((listen.protocol, server.addr)).or_default();
+                    // Ports of two services are the first one's: see `pool_group`.
+                    let _ = pool.add(own.unwrap_or(listen.ports), service.spec.group);
+                }
             }
         }
-        self.listeners.insert(listen, Arc::clone(&service));
+        for listen in &service.spec.listen {
+            self.listeners.add(*listen, &service)?;
+        }
         self.services.insert(service.spec.id, service);
         Ok(())
     }
@@ -440,13 +463,20 @@ fn set_up_since(service: &mut ServiceSpec, now_ns: u64, previous: Option<&Config
 }
 
 fn check_servers(spec: &ServiceSpec) -> Result<(), ConfigError> {
+    let single = spec.single_port();
     for server in &spec.servers {
         let is_tunnel = matches!(spec.forwarding, Forwarding::Tunnel(_));
-        if server.addr.is_ipv4() != spec.vip.is_ipv4() && !is_tunnel {
+        let is_of_family = |at: &Listen| at.vip.is_ipv4() == server.addr.is_ipv4();
+        if !is_tunnel && !spec.listen.iter().all(is_of_family) {
             return Err(ConfigError::Family(server.id));
         }
-        if spec.forwarding != Forwarding::Nat && server.port != spec.port {
-            return Err(ConfigError::FixedPort(server.id));
+        match (server.port, single) {
+            (0, _) => {}
+            (_, None) => return Err(ConfigError::PortOfMany(server.id)),
+            (port, Some(own)) if spec.forwarding != Forwarding::Nat && port != own => {
+                return Err(ConfigError::FixedPort(server.id));
+            }
+            _ => {}
         }
     }
     let same = |pair: &&[ServerSpec]| (pair[0].addr, pair[0].port) == (pair[1].addr, pair[1].port);
@@ -463,7 +493,7 @@ fn check_servers(spec: &ServiceSpec) -> Result<(), ConfigError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::{GroupSpec, HashOptions, Limits, MssClamp, Policies, SchedulerKind, SyncSettings};
+    use crate::{GroupSpec, HashOptions, Ports, SchedulerKind};
 
     const IPIP: Forwarding = Forwarding::Tunnel(steadfast_packet::Tunnel::IpIp);
 
@@ -480,19 +510,12 @@ mod tests {
         ServiceSpec {
             id: ServiceId(id),
             group: GroupId(1),
-            vip: addr(100),
-            port,
-            protocol: Protocol::Tcp,
+            listen: vec![Listen::new(Protocol::Tcp, addr(100), port)],
             scheduler: SchedulerKind::Mh(HashOptions { port: true, fallback: true }),
             order: ServerOrder::Canonical,
             forwarding: Forwarding::Nat,
-            mss_clamp: MssClamp::Off,
             servers,
-            slow_start_ns: 0,
-            limits: Limits::default(),
-            policies: Policies::default(),
-            timeouts: Timeouts::default(),
-            sync: SyncSettings::default(),
+            ..ServiceSpec::default()
         }
     }
 
@@ -514,11 +537,25 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         type Change = fn(&mut ConfigSpec);
-        let cases: [(Change, &str); 10] = [
+        let cases: [(Change, &str); 13] = [
             (|s| s.groups[1].vips = vec![addr(100)], "address 198.18.0.100 belongs to two"),
             (|s| s.groups[0].gateways = vec![addr(100)], "address 198.18.0.100 belongs to two"),
-            (|s| s.services[1].port = 80, "services 1 and 2 listen on the same"),
-            (|s| s.services[1].vip = addr(200), "service 2: 198.18.0.200 is no VIP of group 1"),
+            (|s| s.services[1].listen[0].ports = 80.into(), "services 1 and 2 listen on the same"),
+            (
+                |s| s.services[1].listen[0].vip = addr(200),
+                "service 2: 198.18.0.200 is no VIP of group 1",
+            ),
+            (|s| s.services[1].listen.clear(), "service 2 listens nowhere"),
+            (|s| s.services[1].listen[0].ports = Ports::ANY, "server 4: its port cannot stand for"),
+            (
+                |s| {
+                    for (service, first) in s.services.iter_mut().zip([80, 89]) {
+                        service.listen[0].ports = Ports { first, last: 90 };
+                        service.servers.iter_mut().for_each(|server| server.port = 0);
+                    }
+                },
+                "services 1 and 2 listen on the same",
+            ),
             (|s| s.services[1].id = ServiceId(1), "service id 1 stands twice"),
             (|s| s.services[1].servers[0].id = ServerId(3), "server id 3 stands twice"),
             (|s| s.services[0].servers[0].addr = addr(2), "have the same address and port"),

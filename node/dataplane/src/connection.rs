@@ -168,6 +168,8 @@ pub struct NewConnection {
     pub adopted: bool,
     /// Snapshot generation that confirms it.
     pub snapshot: u64,
+    /// A template counts it.
+    pub(crate) controlled: bool,
 }
 
 fn class(state: State, assured: bool, adopted: bool) -> Class {
@@ -180,6 +182,7 @@ pub struct Gone {
     record: Record,
     state: State,
     sent_to: u32,
+    controlled: bool,
 }
 
 /// A connection in the table, or one that was: a handle.
@@ -209,6 +212,7 @@ impl NewConnection {
             assured: false,
             counted: false,
             adopted: false,
+            controlled: false,
             snapshot: 0,
         }
     }
@@ -220,8 +224,19 @@ impl NewConnection {
 }
 
 impl Gone {
-    pub(crate) fn new(record: Record, state: State, sent_to: u32) -> Self {
-        Self { record, state, sent_to }
+    /// What the connection in a slot that was just closed was; `word` is its state and flags.
+    pub(crate) fn new(connection: &Connection, word: u64) -> Self {
+        Self {
+            record: connection.record(),
+            state: State::from_u8(word as u8).unwrap_or(State::Close),
+            sent_to: connection.sent_to(),
+            controlled: word & slab::CONTROLLED != 0,
+        }
+    }
+
+    /// A template counted it, and wants to hear of its end.
+    pub(crate) fn is_controlled(&self) -> bool {
+        self.controlled
     }
 
     /// Client, VIP and protocol.
@@ -576,6 +591,16 @@ impl Connection {
     pub(crate) fn assure(&self) -> bool {
         let old = self.slab.update(self.place, |word| Some(word | slab::ASSURED));
         old.is_some_and(|word| word & slab::ASSURED == 0)
+    }
+
+    /// A template counts it, and wants to hear of its end.
+    pub(crate) fn is_controlled(&self) -> bool {
+        self.word() & slab::CONTROLLED != 0
+    }
+
+    /// From here on a template counts it; false when it is gone.
+    pub(crate) fn set_controlled(&self) -> bool {
+        self.slab.update(self.place, |word| Some(word | slab::CONTROLLED)).is_some()
     }
 
     /// The holder vouches for it: from now on it is a replica.

@@ -9,8 +9,9 @@
 //! What a connection lacks while it goes by the hash: it is not copied to peers and not counted by
 //! the thresholds of its server; it moves when a server comes, goes or changes its weight or health;
 //! it is lost when it is silent for longer than the time-out of a SYN after the limit was last
-//! exceeded. Its fragments and ICMP errors about it are dropped. Under NAT there is none of this for
-//! servers that two services share: what is above a limit is dropped there.
+//! exceeded. Its fragments and ICMP errors about it are dropped. Nor
+//! does it go where a template says. Under NAT there is none of this for servers that two services
+//! share, or whose service has several addresses or ports: what is above a limit is dropped there.
 //!
 //! Guarantees: no memory and no lock for such a packet, beside trying for a place.
 
@@ -79,7 +80,7 @@ where
         let Some(server) = service.by_hash(&asked(key, frame.now_ns)) else {
             return self.reject(frame, packet, view);
         };
-        let Some(target) = target(service, server, view) else {
+        let Some(target) = target(service, server, &key, view) else {
             return Verdict::Drop(Reason::OverLimit);
         };
         service.defence.hash_for(frame.now_ns, hashing_time(service));
@@ -113,15 +114,16 @@ where
             return None;
         }
         let spec = &service.spec;
+        let listen = spec.listen.first()?;
         let key = FlowKey {
             protocol,
             client: dst,
             client_port: dst_port,
-            vip: spec.vip,
-            vip_port: spec.port,
+            vip: listen.vip,
+            vip_port: listen.ports.first,
         };
         let server = service.by_hash(&asked(key, frame.now_ns))?;
-        let target = target(service, server, view)?;
+        let target = target(service, server, &key, view)?;
         if (target.addr, target.port) != (src, src_port) {
             return None;
         }
@@ -180,14 +182,15 @@ pub(crate) fn hashing_time(service: &Service) -> Duration {
 }
 
 /// How packets reach the server at this index, if its replies find back without a connection.
-fn target(service: &Service, index: usize, view: View<'_>) -> Option<Target> {
+fn target(service: &Service, index: usize, key: &FlowKey, view: View<'_>) -> Option<Target> {
     let spec = &service.spec;
     let server = spec.servers.get(index)?;
+    let (addr, port) = (server.addr, server.port_for(key.vip_port));
     if spec.forwarding == Forwarding::Nat {
-        let answering = view.config.answering(spec.protocol, server.addr, server.port)?;
+        let answering = view.config.answering(key.protocol, addr, port)?;
         if answering.spec.id != spec.id {
             return None;
         }
     }
-    Some(Target { addr: server.addr, port: server.port, forwarding: spec.forwarding })
+    Some(Target { addr, port, forwarding: spec.forwarding })
 }

@@ -183,6 +183,13 @@ where
         if connection.is_unproven() {
             return;
         }
+        let converses = old != new && new == State::Established || assured && new == State::Udp;
+        if converses
+            && connection.is_controlled()
+            && let Some(template) = self.shared.table.templates.assure(connection)
+        {
+            self.hook.template(&template, now_ns);
+        }
         let old = if proves { State::first(connection.key().protocol) } else { old };
         match hot.way {
             Way::In => self.hook.forwarded(connection, old, new, in_pkts, now_ns),

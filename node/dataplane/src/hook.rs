@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::{Connection, Gone, State, Target};
+use crate::{Connection, Gone, State, Target, Template};
 
 /// Why a connection left the table.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -35,6 +35,12 @@ pub trait SyncHook {
 
     /// A packet of a connection that is above a limit goes by the hash, to or from this server.
     fn hashed(&self, _target: &Target) {}
+
+    /// A template is new here, names another server, or is assured from now on.
+    fn template(&self, _template: &Template, _now_ns: u64) {}
+
+    /// This node removed a template by itself (never: by a peer's delete or a sweep).
+    fn template_removed(&self, _template: &Template) {}
 
     /// This node removed a connection by itself (never: by a peer's delete or a sweep).
     fn removed(&self, _gone: &Gone, _removal: Removal, _now_ns: u64) {}
@@ -73,6 +79,14 @@ where
 
     fn hashed(&self, target: &Target) {
         (**self).hashed(target);
+    }
+
+    fn template(&self, template: &Template, now_ns: u64) {
+        (**self).template(template, now_ns);
+    }
+
+    fn template_removed(&self, template: &Template) {
+        (**self).template_removed(template);
     }
 
     fn removed(&self, gone: &Gone, removal: Removal, now_ns: u64) {

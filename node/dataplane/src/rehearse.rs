@@ -14,7 +14,7 @@ use steadfast_packet::{ANSWER_LEN_MAX, Content, OUTER_LEN_MAX, parse};
 
 use crate::{
     Action, Actions, Connection, ConnectionTable, Gone, NewConnection, Record, Removal, Sent,
-    Shared, State, SyncHook, TableOptions, Target, Verdict, Worker, cache::Tuple,
+    Shared, State, SyncHook, TableOptions, Target, TemplateKey, Verdict, Worker, cache::Tuple,
 };
 
 /// Room for the connections of the copy: the one met, one that stands in its way, the new one.
@@ -90,12 +90,14 @@ impl Shared {
     /// What would become of `frame`, if it came in on interface `port` at `now_ns`.
     #[must_use]
     pub fn rehearse(&self, now_ns: u64, port: u16, frame: &[u8]) -> Rehearsal {
-        let met = parse(frame).ok().and_then(|parsed| match parsed.content {
-            Content::Ip(packet) => self.connection_of(Tuple::of_packet(&packet)?),
+        let tuple = parse(frame).ok().and_then(|parsed| match parsed.content {
+            Content::Ip(packet) => Tuple::of_packet(&packet),
             _ => None,
         });
+        let met = tuple.and_then(|tuple| self.connection_of(tuple));
+        let hosts = tuple.map_or(Vec::new(), |tuple| vec![tuple.src, tuple.dst]);
         let mut known: Vec<Connection> = met.iter().cloned().collect();
-        let mut rehearsal = self.run(now_ns, port, frame, met.as_ref(), &known);
+        let mut rehearsal = self.run(now_ns, (port, frame), met.as_ref(), &known, &hosts);
         for _ in 1..RUNS_MAX {
             // The server may have a connection from this client already, through another VIP.
             let reply = rehearsal.opened.and_then(|record| record.reply_key());
@@ -104,7 +106,7 @@ impl Shared {
                 Some(other) => known.push(other),
                 None => break,
             }
-            rehearsal = self.run(now_ns, port, frame, met.as_ref(), &known);
+            rehearsal = self.run(now_ns, (port, frame), met.as_ref(), &known, &hosts);
         }
         rehearsal
     }
@@ -120,12 +122,12 @@ impl Shared {
     fn run(
         &self,
         now_ns: u64,
-        port: u16,
-        frame: &[u8],
+        (port, frame): (u16, &[u8]),
         met: Option<&Connection>,
         known: &[Connection],
+        hosts: &[IpAddr],
     ) -> Rehearsal {
-        let copy = self.copy(known);
+        let copy = self.copy(known, hosts);
         copy.count_source(self, frame);
         let mut met = met.map(|met| Met { connection: met.clone(), next: met.state() });
         let (copy, notes) = (Arc::new(copy), Arc::new(Notes::default()));
@@ -157,8 +159,8 @@ impl Shared {
         Rehearsal { verdict, sent, frame, met, opened, hashed, removed, probe }
     }
 
-    /// A copy that knows only these connections.
-    fn copy(&self, known: &[Connection]) -> Self {
+    /// A copy that knows only these connections, and which servers these hosts keep.
+    fn copy(&self, known: &[Connection], hosts: &[IpAddr]) -> Self {
         let options =
             TableOptions { connections_max: COPIED_MAX, half_open_max: COPIED_MAX, seed: [0; 2] };
         let mut copy = Self::new(options);
@@ -169,6 +171,16 @@ impl Shared {
             copy_into(&copy.table, connection, &config);
         }
         copy.table.bound_as(&self.table);
+        copy.table.templates.configure(&config);
+        for service in config.services() {
+            let Some(persistence) = service.spec.persistence else { continue };
+            let keys = hosts.iter().map(|host| TemplateKey {
+                service: service.spec.id,
+                client: persistence.network(*host),
+            });
+            keys.filter_map(|key| self.table.templates.find(&key))
+                .for_each(|template| copy.table.templates.copy_in(template));
+        }
         // Not `set_config`: it would show the schedulers the loads of the copy's table.
         copy.config.store(Arc::new(config));
         copy

@@ -33,7 +33,10 @@ enum Merge {
 impl ConnectionTable {
     /// Applies a peer's record by the merge rules of this module.
     pub fn apply_replica(&self, replica: &Replica, config: &Config, now_ns: u64) -> Applied {
-        let record = Record { target: config.target(replica.record.server), ..replica.record };
+        let record = Record {
+            target: config.target(replica.record.server, replica.record.key.vip_port),
+            ..replica.record
+        };
         let timeouts = config.timeouts(record.service);
         let limits = config.service(record.service).map(|service| service.spec.limits);
         let counted = limits.is_some_and(|limits| limits.per_source > 0);
@@ -41,7 +44,10 @@ impl ConnectionTable {
         for _ in 0..MERGE_TRIES_MAX {
             let Some(here) = self.find(&record.key) else {
                 match self.insert_without_eviction(connection, &timeouts) {
-                    Ok(_) => return Applied::Inserted,
+                    Ok(connection) => {
+                        self.control(&connection, config);
+                        return Applied::Inserted;
+                    }
                     Err(InsertError::Exists(_) | InsertError::Gone) => continue,
                     Err(InsertError::Full | InsertError::HalfOpenFull) => return Applied::Full,
                     Err(InsertError::ReplyTaken(held)) if self.yield_reply(replica, &held) => {
@@ -70,7 +76,10 @@ impl ConnectionTable {
                     return Applied::Updated;
                 }
                 Merge::Replace => match self.replace(&here, connection, &timeouts) {
-                    Ok(_) => return Applied::Replaced,
+                    Ok((connection, _)) => {
+                        self.control(&connection, config);
+                        return Applied::Replaced;
+                    }
                     Err(InsertError::ReplyTaken(held)) if !self.yield_reply(replica, &held) => {
                         return Applied::Kept;
                     }
@@ -79,6 +88,20 @@ impl ConnectionTable {
             }
         }
         Applied::Kept
+    }
+
+    /// Counts a copied connection with the copy of its template, if that led it there.
+    fn control(&self, connection: &Connection, config: &Config) {
+        let service = config.service(connection.service());
+        if service.is_none_or(|service| service.spec.persistence.is_none()) {
+            return;
+        }
+        let (service, client) = (connection.service(), connection.key().client);
+        let server = connection.server();
+        // Removed meanwhile: nobody else will tell.
+        if self.templates.hold(service, client, server) && !connection.set_controlled() {
+            self.templates.release(service, client, server);
+        }
     }
 
     /// Applies the holder's delete of `incarnation` and older ones of that key, unless what is here
@@ -127,7 +150,7 @@ impl ConnectionTable {
         if connection.target().is_some() {
             return None;
         }
-        let target = config.target(connection.server())?;
+        let target = config.target(connection.server(), connection.key().vip_port)?;
         self.bind_to(connection, target)
     }
 

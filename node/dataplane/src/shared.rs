@@ -6,7 +6,7 @@ use arc_swap::ArcSwap;
 
 use crate::{
     Advanced, Config, ConnectionTable, Cursor, Groups, NextHops, Removal, StaleSenders, SyncHook,
-    TableOptions, fragments::Fragments,
+    TableOptions, Template, fragments::Fragments,
 };
 
 /// Connections looked at per lock of the table when records are bound to their servers.
@@ -49,6 +49,7 @@ impl Shared {
     /// Swaps the configuration in and binds replicated records that waited for it.
     pub fn set_config(&self, config: Config) {
         self.table.attach_loads(&config);
+        self.table.templates.configure(&config);
         let config = Arc::new(config);
         self.config.store(Arc::clone(&config));
         let mut cursor = (self.table.unbound() > 0).then(Cursor::default);
@@ -76,8 +77,12 @@ impl Shared {
             let mut cursor = self.bind_cursor.lock().unwrap_or_else(PoisonError::into_inner);
             *cursor = self.table.bind(&config, *cursor, BIND_BATCH).1.unwrap_or_default();
         }
-        self.table.advance(now_ns, budget, &config, &self.groups, &mut |connection| {
+        let templates = &self.table.templates;
+        let mut gone = |template: &Template| hook.template_removed(template);
+        let more = templates.advance(now_ns, budget, &self.groups, &mut gone);
+        let done = self.table.advance(now_ns, budget, &config, &self.groups, &mut |connection| {
             hook.removed(connection, Removal::Expired, now_ns);
-        })
+        });
+        Advanced { more: done.more || more, ..done }
     }
 }

@@ -76,6 +76,8 @@ pub(crate) const BOUND: u64 = 1 << 13;
 pub(crate) const COUNTED: u64 = 1 << 14;
 /// Opened in its middle, where the hash said, and nothing proves yet that it is a conversation.
 pub(crate) const ADOPTED: u64 = 1 << 15;
+/// A template counts it.
+pub(crate) const CONTROLLED: u64 = 1 << 16;
 /// The addresses that are IPv6.
 const CLIENT6: u64 = 1 << 24;
 const VIP6: u64 = 1 << 25;

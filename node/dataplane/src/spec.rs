@@ -3,9 +3,9 @@
 
 use std::net::IpAddr;
 
-use steadfast_packet::{Protocol, Tunnel};
+use steadfast_packet::Tunnel;
 
-use crate::{GroupId, Limits, Policies, ServerId, ServiceId, Timeouts};
+use crate::{GroupId, Limits, Listen, Persistence, Policies, ServerId, ServiceId, Timeouts};
 
 /// Input of [`Config::compile`](crate::Config::compile).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -36,18 +36,14 @@ pub struct GroupSpec {
 }
 
 /// A virtual service.
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct ServiceSpec {
     /// Its committed id.
     pub id: ServiceId,
-    /// The group its VIP belongs to.
+    /// The group its VIPs belong to.
     pub group: GroupId,
-    /// Virtual address.
-    pub vip: IpAddr,
-    /// Port.
-    pub port: u16,
-    /// TCP, UDP or SCTP.
-    pub protocol: Protocol,
+    /// Where it listens: several addresses, protocols and ports are one service (a match group).
+    pub listen: Vec<Listen>,
     /// How new connections choose a server.
     pub scheduler: SchedulerKind,
     /// In which order it looks at the servers.
@@ -66,6 +62,8 @@ pub struct ServiceSpec {
     pub policies: Policies,
     /// Time-outs of its connections.
     pub timeouts: Timeouts,
+    /// Clients keep their server; none: each connection is scheduled anew.
+    pub persistence: Option<Persistence>,
     /// When its connections are replicated; carried for the replication policy, not used here.
     pub sync: SyncSettings,
 }
@@ -77,7 +75,8 @@ pub struct ServerSpec {
     pub id: ServerId,
     /// Address.
     pub addr: IpAddr,
-    /// Port; must be the service's port under DR and over tunnels.
+    /// Port; 0: the port that the packet was sent to. Another one than that only with NAT, and only
+    /// for a service of a single port.
     pub port: u16,
     /// Weight; 0 takes no new connections.
     pub weight: u16,
@@ -215,6 +214,15 @@ impl Default for SyncSettings {
     }
 }
 
+impl ServiceSpec {
+    /// Its one port, if there is just one, on whatever addresses.
+    #[must_use]
+    pub fn single_port(&self) -> Option<u16> {
+        let first = self.listen.first()?.ports.single()?;
+        self.listen.iter().all(|listen| listen.ports.single() == Some(first)).then_some(first)
+    }
+}
+
 impl Default for ServerSpec {
     /// No server: one that is up and has the weight 1, at no address.
     fn default() -> Self {
@@ -234,6 +242,12 @@ impl Default for ServerSpec {
 }
 
 impl ServerSpec {
+    /// The port for packets that were sent to `vip_port`.
+    #[must_use]
+    pub fn port_for(&self, vip_port: u16) -> u16 {
+        if self.port == 0 { vip_port } else { self.port }
+    }
+
     /// Weight in hash tables: going to 0 moves nobody but its own clients.
     //= Linux net/netfilter/ipvs/ip_vs_mh.c: `last_weight`
     #[must_use]

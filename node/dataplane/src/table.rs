@@ -10,7 +10,7 @@
 //! before the call returns. Who goes when there is no room: see `room.rs`.
 //! Not guaranteed: that a found connection is still in the table (look at [`Connection::is_dead`]).
 //!
-//! Lock order: the ledger, then the epochs of the slab.
+//! Lock order: the ledger, then the epochs of the slab, then the templates.
 
 use std::{
     hash::{Hash, Hasher},
@@ -25,7 +25,8 @@ use siphasher::sip::SipHasher13;
 
 use crate::{
     Class, Config, Connection, FlowKey, Forwarding, Gone, GroupId, Groups, NewConnection, Origin,
-    Provenance, Record, ReplyKey, Role, ServerId, ServerLoad, ServiceId, State, Target, Timeouts,
+    Provenance, Record, ReplyKey, Role, ServerId, ServerLoad, ServiceId, State, Target, Template,
+    Templates, Timeouts,
     index::Index,
     ledger::{Entry, Ledger},
     slab::{self, Place, Slab},
@@ -50,6 +51,8 @@ pub struct ConnectionTable {
     keys: Index,
     replies: Index,
     seed: [u64; 2],
+    /// Which server clients of persistent services keep. For every four connections one.
+    pub templates: Templates,
     ledger: Mutex<Ledger>,
     /// Slots from here on were never used; for walks.
     high: AtomicU32,
@@ -139,6 +142,10 @@ pub struct Cursor(u32);
 /// Empty slots looked at per connection asked for, in one walk step.
 const WALK_STRIDE: usize = 16;
 
+/// The fewest and the most templates that there is room for.
+const TEMPLATES_MIN: usize = 1 << 10;
+const TEMPLATES_MAX: usize = 1 << 20;
+
 /// The most connections a table can number.
 pub const CONNECTIONS_CEILING: usize = 1 << 28;
 
@@ -154,6 +161,10 @@ impl ConnectionTable {
             keys: Index::new(slots),
             replies: Index::new(slots),
             seed: options.seed,
+            templates: Templates::new(
+                (max / 4).clamp(TEMPLATES_MIN, TEMPLATES_MAX) as u32,
+                options.seed,
+            ),
             ledger: Mutex::new(Ledger::new(slots, half_open_max)),
             high: AtomicU32::new(0),
             connections_max: max,
@@ -227,6 +238,7 @@ impl ConnectionTable {
         }
         ledger.vacate(slot, gone.record().server);
         ledger.fill(slot, &entry(&connection, timeouts));
+        self.release(&gone);
         match (gone.record().target.is_none(), new.record.target.is_none()) {
             (true, false) => drop(self.unbound.fetch_sub(1, Ordering::Relaxed)),
             (false, true) => drop(self.unbound.fetch_add(1, Ordering::Relaxed)),
@@ -355,6 +367,23 @@ impl ConnectionTable {
             slot += 1;
         }
         (found, (slot < high).then_some(Cursor(slot)))
+    }
+
+    /// Templates and connections, the templates first so that a peer has them before the
+    /// connections they control. Otherwise as [`Self::walk`].
+    #[must_use]
+    pub fn walk_all(
+        &self,
+        cursor: Cursor,
+        max: usize,
+    ) -> (Vec<Template>, Vec<Connection>, Option<Cursor>) {
+        let templates = to_u32(self.templates.max());
+        if let Some(at) = cursor.0.checked_sub(templates) {
+            let (found, next) = self.walk(Cursor(at), max);
+            return (Vec::new(), found, next.map(|next| Cursor(next.0 + templates)));
+        }
+        let (found, next) = self.templates.walk(cursor.0, max);
+        (found, Vec::new(), Some(Cursor(next.unwrap_or(templates))))
     }
 
     /// Connections in the table.
@@ -550,6 +579,7 @@ impl ConnectionTable {
         }
         ledger.vacate(slot, record.server);
         ledger.release(slot);
+        self.release(&gone);
         self.len.fetch_sub(1, Ordering::Relaxed);
         if record.target.is_none() {
             self.unbound.fetch_sub(1, Ordering::Relaxed);
@@ -563,8 +593,7 @@ impl ConnectionTable {
         // A sender that notes its peer from here on sees that the connection is gone.
         fence(Ordering::SeqCst);
         let connection = self.at(Place { slot, generation: slab::generation(word) });
-        let state = State::from_u8(word as u8).unwrap_or(State::Close);
-        let gone = Gone::new(connection.record(), state, connection.sent_to());
+        let gone = Gone::new(&connection, word);
         let number = self.slab.cold(slot)[slab::SNAPSHOT].load(Ordering::Relaxed) as u32;
         self.slab.give_origin(number);
         if word & slab::COUNTED != 0 {
@@ -620,6 +649,7 @@ impl ConnectionTable {
             (new.assured, slab::ASSURED),
             (new.counted, slab::COUNTED),
             (new.adopted, slab::ADOPTED),
+            (new.controlled, slab::CONTROLLED),
         ];
         let flags = flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag);
         self.open(slot, bits | from | flags | new.state as u64)
@@ -646,6 +676,14 @@ impl ConnectionTable {
 
     pub(crate) fn occupant(&self, slot: u32) -> Option<Place> {
         self.slab.occupant(slot)
+    }
+
+    /// Tells the template of a connection that it is gone.
+    fn release(&self, gone: &Gone) {
+        if gone.is_controlled() {
+            let Record { key, service, server, .. } = gone.record();
+            self.templates.release(service, key.client, server);
+        }
     }
 
     pub(crate) fn ledger(&self) -> MutexGuard<'_, Ledger> {

@@ -315,7 +315,7 @@ fn a_source_of_ipv6_is_its_first_64_bits_and_copies_count() {
     let vip: std::net::IpAddr = "2001:db8::100".parse().unwrap();
     spec.groups[0].vips.push(vip);
     spec.services.push(ServiceSpec {
-        vip,
+        listen: vec![steadfast_dataplane::Listen::new(Protocol::Tcp, vip, 8080)],
         limits: Limits { per_source: 2, ..Limits::default() },
         ..service(2, Protocol::Tcp, 8080, vec![server(22, "2001:db8::21", 80)])
     });

@@ -36,7 +36,9 @@ fn dual_stack() -> Lab {
     };
     for mut service in spec.services.clone() {
         service.id.0 += 10;
-        service.vip = translated(service.vip);
+        for listen in &mut service.listen {
+            listen.vip = translated(listen.vip);
+        }
         for server in &mut service.servers {
             server.id.0 += 100;
             server.addr = translated(server.addr);

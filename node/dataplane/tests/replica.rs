@@ -135,7 +135,7 @@ fn merge_rules() {
     let side = |side: Side| {
         let server = ServerId(if side.3 == 21 { 21 } else { 22 });
         let record = Record { server, origin: epoch(side.2), ..record(1, side.1) };
-        Record { target: config.target(server), ..record }
+        Record { target: config.target(server, record.key.vip_port), ..record }
     };
     for (description, here, peer, donated, expected) in cases {
         let table = table(4);

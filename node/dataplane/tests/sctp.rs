@@ -8,8 +8,8 @@ use std::net::{IpAddr, SocketAddr};
 use etherparse::{IpNumber, PacketBuilder};
 use lab::*;
 use steadfast_dataplane::{
-    ConfigSpec, Connection, Direction, FlowKey, Forwarding, NextHops, Policies, Protocol, Reason,
-    Route, ServiceSpec, State,
+    ConfigSpec, Connection, Direction, FlowKey, Forwarding, Listen, NextHops, Policies, Protocol,
+    Reason, Route, ServiceSpec, State,
 };
 use steadfast_packet::{Chunk, Content, Packet, Transport, crc32c, internet_checksum, parse};
 
@@ -61,7 +61,8 @@ fn node(sloppy: bool) -> Lab {
         let server = server(id, &to.ip().to_string(), to.port());
         let spec = service(id, Protocol::Sctp, vip.port(), vec![server]);
         let policies = Policies { sloppy_sctp: sloppy, ..Policies::default() };
-        ServiceSpec { vip: vip.ip(), forwarding, policies, ..spec }
+        let listen = vec![Listen::new(Protocol::Sctp, vip.ip(), vip.port())];
+        ServiceSpec { listen, forwarding, policies, ..spec }
     };
     let mut spec = ConfigSpec { services: Vec::new(), ..config_spec(1) };
     spec.groups[0].vips.push("2001:db8::100".parse().unwrap());

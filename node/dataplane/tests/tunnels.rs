@@ -12,8 +12,8 @@ use etherparse::{
 };
 use lab::*;
 use steadfast_dataplane::{
-    ConfigSpec, Forwarding, GroupSpec, MssClamp, NextHops, NextHopsSpec, PortSpec, Protocol,
-    Reason, Route, Sent, ServiceSpec, State,
+    ConfigSpec, Forwarding, GroupSpec, Listen, MssClamp, NextHops, NextHopsSpec, PortSpec,
+    Protocol, Reason, Route, Sent, ServiceSpec, State,
 };
 use steadfast_packet::{Tunnel, UdpChecksum};
 
@@ -62,7 +62,7 @@ fn lab_with(
     mss_clamp: MssClamp,
 ) -> Lab {
     let of = |id: u32, protocol| ServiceSpec {
-        vip: ip(vip(inner_six)),
+        listen: vec![Listen::new(protocol, ip(vip(inner_six)), 80)],
         forwarding,
         mss_clamp,
         ..service(id, protocol, 80, vec![server(id * 10, server_addr, 80)])

@@ -6,6 +6,8 @@
 
 mod connections;
 mod limits;
+mod listening;
+mod persistence;
 mod scheduling;
 mod tunnel;
 
@@ -21,6 +23,8 @@ use thiserror::Error;
 pub use self::{
     connections::{ConnReuse, OnServerGone, Timeouts},
     limits::{LimitsSpec, Over},
+    listening::{Listener, MatchSpec, Ports},
+    persistence::PersistenceSpec,
     scheduling::{HashSpec, Scheduler, SchedulerText, ServerOrder},
     tunnel::{GUE_PORT, MssClamp, TunnelKind, TunnelSpec},
 };
@@ -94,13 +98,19 @@ pub struct ServiceSpec {
     pub name: String,
     /// Name of the group its address belongs to.
     pub group: String,
-    /// The VIP.
-    pub address: IpAddr,
-    /// The port on the VIP.
-    pub port: u16,
-    /// Transport protocol.
-    #[serde(default)]
-    pub protocol: Protocol,
+    /// The VIP. It stands here with `port` and `protocol`, or in `match`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub address: Option<IpAddr>,
+    /// The port, or several, on the VIP.
+    #[serde(alias = "ports", default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<Ports>,
+    /// Transport protocol; none: TCP.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub protocol: Option<Protocol>,
+    /// A match group: several addresses, protocols and ports that are one service, in place of a
+    /// firewall mark.
+    #[serde(rename = "match", default, skip_serializing_if = "Vec::is_empty")]
+    pub matches: Vec<MatchSpec>,
     /// How a server is chosen for a new connection.
     #[serde(default)]
     pub scheduler: Scheduler,
@@ -129,6 +139,9 @@ pub struct ServiceSpec {
     /// The health check of each server; none: a server counts as up.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub check: Option<CheckSpec>,
+    /// Clients keep their server; none: each connection is scheduled anew.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub persistence: Option<PersistenceSpec>,
     /// Which packets of a connection cause it to be replicated.
     #[serde(default)]
     pub sync: SyncSpec,
@@ -158,8 +171,9 @@ pub struct ServiceSpec {
 pub struct ServerSpec {
     /// Its own address.
     pub address: IpAddr,
-    /// Its port; for DR and TUN it must be the port of the service.
-    pub port: u16,
+    /// Its port; none: the port that the packet was sent to, which only NAT can change.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub port: Option<u16>,
     /// Share of new connections; 0 drains.
     #[serde(default = "weight_default")]
     pub weight: u32,

@@ -22,4 +22,6 @@ pub use problem::{PROBLEMS_MAX, Problem};
 pub use state::{
     Cluster, ClusterState, Config, Grant, Group, HISTORY_MAX, NODES_MAX, Node, Service, TOKENS_MAX,
 };
-pub use validate::{GROUPS_MAX, SERVERS_MAX, SERVICES_MAX, WEIGHT_MAX, validate};
+pub use validate::{
+    GROUPS_MAX, MATCHES_MAX, RANGES_MAX, SERVERS_MAX, SERVICES_MAX, WEIGHT_MAX, validate,
+};

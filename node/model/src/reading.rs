@@ -78,11 +78,18 @@ services:
 
     /// (what is put in place of what, what is said of it)
     const CASES: &[(&str, &str, &str)] = &[
-        ("port: 80", "port: 70000", "not a whole number from 0 to 65535; write one (line 5,"),
-        ("port: 80", "port: -1", "not a whole number from 0 to 65535; write one (line 5,"),
-        ("port: 80", "port: http", "not a whole number from 0 to 65535; write one (line 5,"),
+        (
+            "port: 80",
+            "port: 70000",
+            "70000 is no port; write 1 to 65535, a range such as 8000-8999, or any (line 5,",
+        ),
+        ("port: 80", "port: -1", "-1 is no port; write 1 to 65535, a range such as"),
+        ("port: 80", "port: http", "`http` is no port; write 1 to 65535, a range such as"),
+        ("port: 80", "port: 90-80", "`90-80` is no port; write 1 to 65535, a range such as"),
+        ("port: 80", "port: 0-80", "`0-80` is no port; write 1 to 65535, a range such as"),
+        ("port: 80", "port: [80, 81]", "(line 5,"),
         ("port: 80", "port: 80, port: 81", "`port` is given twice; take one of them out (line 5,"),
-        (", port: 80", "", "`port` is missing; add it (line 5,"),
+        ("address: 198.18.0.100, port: 80", "match: [{port: 80}]", "`address` is missing; add it"),
         ("scheduler: rr", "scheduler: wlcc", "expected one of rr, wrr, lc, wlc, sed, nq, lblc,"),
         (
             "scheduler: rr",

@@ -158,7 +158,7 @@ struct Counters {
 }
 
 /// Id and last weight of a service's servers.
-type KnownServers = BTreeMap<(IpAddr, u16), (ServerId, u32)>;
+type KnownServers = BTreeMap<(IpAddr, Option<u16>), (ServerId, u32)>;
 
 impl ClusterState {
     /// Applies the entry at `index` of the log.
@@ -386,7 +386,7 @@ impl ClusterState {
                     let known = known.map(|((i, server), id)| {
                         // A state of an older version has none.
                         let last = s.last_weights.get(i).copied().unwrap_or(server.weight);
-                        ((server.address, server.port), (*id, last))
+                        ((server.address, s.spec.server_port(server)), (*id, last))
                     });
                     (s.id, known.collect())
                 }
@@ -398,7 +398,7 @@ impl ClusterState {
             let mut servers = Vec::with_capacity(spec.servers.len());
             let mut last_weights = Vec::with_capacity(spec.servers.len());
             for server in &spec.servers {
-                let known = old.get(&(server.address, server.port)).copied();
+                let known = old.get(&(server.address, spec.server_port(server))).copied();
                 let (server_id, last_weight) = known.unwrap_or_else(|| {
                     self.counters.server += 1;
                     (ServerId(self.counters.server), 0)

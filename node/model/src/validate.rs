@@ -7,6 +7,7 @@
 //! takes would tear the replicated state apart.
 
 mod limits;
+mod listening;
 mod tunnel;
 
 use std::{
@@ -14,8 +15,12 @@ use std::{
     net::IpAddr,
 };
 
+use self::listening::{Endpoints, Pools};
+pub use self::listening::{MATCHES_MAX, RANGES_MAX};
 use crate::{
-    document::{Document, Forwarding, GroupSpec, Prefix, Protocol, ServerSpec, ServiceSpec},
+    document::{
+        Document, Forwarding, GroupSpec, Listener, Prefix, Protocol, ServerSpec, ServiceSpec,
+    },
     problem::{NAME_LENGTH_MAX, Problem, Problems, choose_or, in_names, shown},
 };
 
@@ -222,58 +227,26 @@ impl<'a> Check<'a> {
         let groups: BTreeMap<&str, &GroupSpec> =
             self.document.groups.iter().map(|g| (g.name.as_str(), g)).collect();
         let mut names = BTreeMap::new();
-        let mut endpoints = BTreeMap::new();
-        let mut pools = BTreeMap::new();
+        let mut endpoints = Endpoints::default();
+        let mut pools = Pools::default();
         for (i, service) in self.document.services.iter().enumerate() {
             let place = format!("services[{i}]");
             self.name(&place, &service.name, &mut names);
-            let key = (service.address, service.port, service.protocol);
-            if let Some(other) = endpoints.insert(key, &service.name) {
-                let (protocol, address, port) =
-                    (service.protocol.name(), service.address, service.port);
-                self.problem(
-                    format!("{place}.port"),
-                    format!("{protocol} {address}:{port} is already service {}", shown(other)),
-                    "write another port, or list the servers in one of the services",
-                );
-            }
-            if service.port == 0 {
-                let what = "port 0 (all ports) is not served by this version";
-                self.problem(format!("{place}.port"), what, PORT_FIX);
-            }
+            let listeners = self.listeners(&place, service, &mut endpoints);
             match groups.get(service.group.as_str()) {
                 None => self.problem(
                     format!("{place}.group"),
                     format!("group {} does not exist", shown(&service.group)),
                     choose_or("", groups.keys().map(|name| shown(name)), "add it under `groups`"),
                 ),
-                Some(group) => self.service_in_group(&place, service, group),
+                Some(group) => self.service_in_group(&listeners, &place, service, group),
             }
             self.servers(&place, service);
             self.service_settings(&place, service);
             self.tunnel(&place, service);
             self.mss_clamp(&place, service);
             self.limits(&place, service);
-            if service.forwarding == Forwarding::Nat {
-                self.nat_servers(&place, service, &mut pools);
-            }
-        }
-    }
-
-    fn service_in_group(&mut self, place: &str, service: &ServiceSpec, group: &GroupSpec) {
-        if !group.addresses.contains(&service.address) {
-            self.problem(
-                format!("{place}.address"),
-                format!("{} is no address of group {}", service.address, shown(&group.name)),
-                choose_or(
-                    "",
-                    group.addresses.iter().map(ToString::to_string),
-                    "add it to the `addresses` of that group",
-                ),
-            );
-        }
-        for (j, server) in service.servers.iter().enumerate() {
-            self.server_in_group(&format!("{place}.servers[{j}].address"), service, server, group);
+            self.nat_servers(&place, service, &mut pools);
         }
     }
 
@@ -283,6 +256,7 @@ impl<'a> Check<'a> {
         service: &ServiceSpec,
         server: &ServerSpec,
         group: &GroupSpec,
+        listeners: &[(String, Listener)],
     ) {
         if service.forwarding == Forwarding::Tun {
             return self.tunnel_server(place, server.address);
@@ -292,19 +266,24 @@ impl<'a> Check<'a> {
             return;
         };
         let name = shown(&segment.name);
-        let shares = |address| {
-            self.document.segment_of(address).is_some_and(|found| found.name == segment.name)
+        let shares = |listener: &Listener| {
+            self.document
+                .segment_of(listener.address)
+                .is_some_and(|found| found.name == segment.name)
         };
-        match service.forwarding {
-            Forwarding::Dr if !shares(service.address) => self.problem(
+        let outside = listeners.iter().find(|(_, at)| !shares(at));
+        match (service.forwarding, outside) {
+            (Forwarding::Dr, Some((_, listener))) => self.problem(
                 place,
                 format!(
                     "{} is in segment {name}, the VIP {} is not",
-                    server.address, service.address
+                    server.address, listener.address
                 ),
                 "dr needs both in one: write a server of that segment, or forwarding: nat",
             ),
-            Forwarding::Nat if !group.gateways.iter().any(|gateway| prefix.contains(*gateway)) => {
+            (Forwarding::Nat, _)
+                if !group.gateways.iter().any(|gateway| prefix.contains(*gateway)) =>
+            {
                 let group = shown(&group.name);
                 self.problem(
                     place,
@@ -316,37 +295,7 @@ impl<'a> Check<'a> {
                     format!("add an address of {prefix} to the `gateways` of that group"),
                 );
             }
-            Forwarding::Dr | Forwarding::Nat | Forwarding::Tun => {}
-        }
-    }
-
-    /// A server of two NAT services could not tell for which of them it answers. `pools` has the
-    /// servers of the services before: service and group of each.
-    fn nat_servers(
-        &mut self,
-        place: &str,
-        service: &'a ServiceSpec,
-        pools: &mut BTreeMap<(IpAddr, u16, &'static str), (&'a str, &'a str)>,
-    ) {
-        for (j, server) in service.servers.iter().enumerate() {
-            let key = (server.address, server.port, service.protocol.name());
-            let pool = (service.name.as_str(), service.group.as_str());
-            let Some((other, group)) = pools.insert(key, pool) else { continue };
-            if other == service.name {
-                continue;
-            }
-            self.problem(
-                format!("{place}.servers[{j}]"),
-                format!(
-                    "{}:{} is also a NAT server of service {} (group {}): its answers could \
-                     belong to either",
-                    server.address,
-                    server.port,
-                    shown(other),
-                    shown(group)
-                ),
-                "write another port",
-            );
+            (Forwarding::Dr | Forwarding::Nat | Forwarding::Tun, _) => {}
         }
     }
 
@@ -357,8 +306,8 @@ impl<'a> Check<'a> {
         let mut seen = BTreeSet::new();
         for (j, server) in service.servers.iter().enumerate() {
             let place = format!("{place}.servers[{j}]");
-            if !seen.insert((server.address, server.port)) {
-                let what = format!("{}:{} is listed twice", server.address, server.port);
+            if !seen.insert((server.address, service.server_port(server))) {
+                let what = format!("{} is listed twice", server.place());
                 self.problem(&place, what, "take one out; for a larger share give it more weight");
             }
             self.server(&place, service, server);
@@ -366,23 +315,15 @@ impl<'a> Check<'a> {
     }
 
     fn server(&mut self, place: &str, service: &ServiceSpec, server: &ServerSpec) {
-        let (address, port) = (format!("{place}.address"), format!("{place}.port"));
-        let same_family = server.address.is_ipv4() == service.address.is_ipv4();
-        if !same_family && service.forwarding != Forwarding::Tun {
-            let what =
-                format!("{} is of another family than the VIP {}", server.address, service.address);
-            let family = if service.address.is_ipv4() { "IPv4" } else { "IPv6" };
+        let address = format!("{place}.address");
+        let vip = service.listeners().first().map(|listener| listener.address);
+        let other = |vip: &IpAddr| vip.is_ipv4() != server.address.is_ipv4();
+        if let Some(vip) = vip.filter(other).filter(|_| service.forwarding != Forwarding::Tun) {
+            let what = format!("{} is of another family than the VIP {vip}", server.address);
+            let family = if vip.is_ipv4() { "IPv4" } else { "IPv6" };
             self.problem(&address, what, format!("write an {family} address"));
         }
-        if server.port == 0 {
-            self.problem(&port, "0 is no port of a server", PORT_FIX);
-        }
-        let fixed_port = service.forwarding != Forwarding::Nat && service.port != 0;
-        if fixed_port && server.port != service.port {
-            let (name, from, to) = (service.forwarding.name(), service.port, server.port);
-            let what = format!("{name} cannot change ports from {from} to {to}");
-            self.problem(&port, what, format!("write {}, or forwarding: nat", service.port));
-        }
+        self.server_port(place, service, server);
         self.range(format!("{place}.weight"), server.weight, 0, WEIGHT_MAX);
         if let Some(lower) = server.lower
             && !(1..server.upper.unwrap_or(0)).contains(&lower)
@@ -441,21 +382,31 @@ impl<'a> Check<'a> {
             );
         }
         self.range(format!("{place}.sync.retries"), sync.retries, 0, RETRIES_MAX);
+        let listeners = service.listeners();
         for (name, set, of, packets) in [
             ("sloppy_tcp", service.sloppy_tcp, Protocol::Tcp, "TCP"),
             ("sloppy_sctp", service.sloppy_sctp, Protocol::Sctp, "SCTP"),
         ] {
-            if set && service.protocol != of {
-                let what = format!("protocol {} has no {packets} packets", service.protocol.name());
+            let other = listeners.iter().all(|listener| listener.protocol != of);
+            if let (true, true, Some(first)) = (set, other, listeners.first()) {
+                let what = format!("protocol {} has no {packets} packets", first.protocol.name());
                 self.problem(format!("{place}.{name}"), what, "take it out");
             }
+        }
+        if let Some(persistence) = &service.persistence {
+            let place = format!("{place}.persistence");
+            self.range(format!("{place}.timeout_s"), persistence.timeout_s, 1, TIMEOUT_MAX_S);
+            self.range(format!("{place}.prefix_v4"), persistence.prefix_v4, 1, 32);
+            self.range(format!("{place}.prefix_v6"), persistence.prefix_v6, 1, 128);
         }
         for (name, value) in service.timeouts.named() {
             self.range(format!("{place}.timeouts.{name}"), value, 1, TIMEOUT_MAX_S);
         }
         let Some(check) = &service.check else { return };
         let place = format!("{place}.check");
-        if service.protocol == Protocol::Sctp && check.port.is_none() {
+        // Of a group, TCP is what the check speaks to.
+        let only_sctp = listeners.iter().all(|listener| listener.protocol == Protocol::Sctp);
+        if only_sctp && !listeners.is_empty() && check.port.is_none() {
             self.problem(
                 &place,
                 "a check over TCP says nothing about the SCTP port of a server",

@@ -3,17 +3,20 @@
 //! Guarantees: what is copied is a conversation (never half-open), and its state is at least as new
 //! as the mark that led to it. The merge rules are those of the data plane's table.
 
-use std::sync::atomic::{Ordering, fence};
+use std::{
+    net::IpAddr,
+    sync::atomic::{Ordering, fence},
+};
 
 use steadfast_dataplane::{
     Applied as TableApplied, Class, Connection, Cursor, FlowKey, Origin, Protocol, Replica, Shared,
-    State, Sweep,
+    State, Sweep, Template, TemplateKey, TemplateRecord, TemplateReplica,
 };
 use steadfast_model::{Epoch, GroupId, ServerId, ServiceId};
 
 use crate::{
-    Applied, Authority, Deleted, FLAG_UNASSURED, Key, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP,
-    Record, Slot, Table, shard_of,
+    Applied, Authority, Deleted, FLAG_UNASSURED, Key, PROTOCOL_SCTP, PROTOCOL_TCP,
+    PROTOCOL_TEMPLATE, PROTOCOL_UDP, Record, Slot, Table, shard_of,
 };
 
 /// Connections looked at per lock of the table when it is swept.
@@ -24,6 +27,9 @@ const FIND_TRIES_MAX: usize = 4;
 
 impl Table for Shared {
     fn get(&self, key: &Key, slot: Slot) -> Option<Record> {
+        if let Some(key) = template_of(key) {
+            return Some(record_of_template(&self.table.templates.send(&key, slot.bit())?));
+        }
         let flow = flow_of(key)?;
         for _ in 0..FIND_TRIES_MAX {
             let connection = self.table.find(&flow)?;
@@ -47,7 +53,13 @@ impl Table for Shared {
         limit: usize,
         visit: &mut dyn FnMut(&Key, GroupId),
     ) -> Option<Cursor> {
-        let (found, next) = self.table.walk(cursor, limit);
+        let (templates, found, next) = self.table.walk_all(cursor, limit);
+        for template in templates {
+            let key = key_of_template(&template.record.key);
+            if shard_of(&key) == shard {
+                visit(&key, GroupId(template.record.group.0));
+            }
+        }
         for connection in found {
             let key = key_of(&connection.key());
             let is_apt = connection.state().class() != Class::HalfOpen && !connection.is_unproven();
@@ -59,6 +71,9 @@ impl Table for Shared {
     }
 
     fn apply(&self, record: &Record, authority: &Authority) -> Applied {
+        if let Some(key) = template_of(&record.key) {
+            return self.apply_template(key, record, authority);
+        }
         let Some(key) = flow_of(&record.key) else { return Applied::Unfit };
         let Some(state) = State::of_number(key.protocol, record.state) else {
             return Applied::Unfit;
@@ -98,6 +113,13 @@ impl Table for Shared {
     }
 
     fn delete(&self, key: &Key, incarnation: u64, authority: &Authority) -> Deleted {
+        if let Some(key) = template_of(key) {
+            let epoch = origin_of(authority.epoch);
+            return match self.table.templates.delete(&key, incarnation, epoch) {
+                Some(_) => Deleted::Removed,
+                None => Deleted::Kept,
+            };
+        }
         let Some(flow) = flow_of(key) else { return Deleted::Kept };
         match self.table.delete_replica(&flow, incarnation, origin_of(authority.epoch)) {
             Some(_) => Deleted::Removed,
@@ -119,16 +141,46 @@ impl Table for Shared {
             removed += gone;
             cursor = next;
         }
+        let of_shard = |key: &TemplateKey| shard_of(&key_of_template(key)) == shard;
+        let mut from = Some(0);
+        while let Some(at) = from {
+            let (gone, next) = self.table.templates.sweep(&sweep, &of_shard, at, SWEEP_BATCH);
+            removed += gone;
+            from = next;
+        }
         removed
     }
 }
 
 /// What the peer already knows need not be sent back to it when this node takes over.
 trait NoteSynced {
+    fn apply_template(&self, key: TemplateKey, record: &Record, authority: &Authority) -> Applied;
     fn note_synced(&self, key: &FlowKey, state: State);
 }
 
 impl NoteSynced for Shared {
+    fn apply_template(&self, key: TemplateKey, record: &Record, authority: &Authority) -> Applied {
+        let replica = TemplateReplica {
+            record: TemplateRecord {
+                key,
+                server: record.server.0.into(),
+                group: record.group.0.into(),
+                incarnation: record.incarnation,
+                origin: origin_of(authority.epoch),
+                assured: record.flags & FLAG_UNASSURED == 0,
+            },
+            donated: authority.donated,
+            snapshot: authority.generation,
+        };
+        match self.table.templates.apply(&replica, authority.now_ns) {
+            TableApplied::Inserted => Applied::Inserted,
+            TableApplied::Replaced => Applied::Replaced,
+            TableApplied::Updated => Applied::Updated,
+            TableApplied::Kept => Applied::Kept,
+            TableApplied::Full => Applied::Full,
+        }
+    }
+
     //= Linux ip_vs_sync.c, ip_vs_proc_conn(): old_state is the state of the message
     fn note_synced(&self, key: &FlowKey, state: State) {
         if let Some(connection) = self.table.find(key) {
@@ -160,6 +212,35 @@ pub fn key_of(flow: &FlowKey) -> Key {
         Protocol::Sctp => PROTOCOL_SCTP,
     };
     Key { protocol, client, client_port, vip, vip_port }
+}
+
+/// The data plane's key of a template; `None` for a connection.
+#[must_use]
+pub fn template_of(key: &Key) -> Option<TemplateKey> {
+    let IpAddr::V4(service) = key.vip else { return None };
+    let service = steadfast_dataplane::ServiceId(service.to_bits());
+    (key.protocol == PROTOCOL_TEMPLATE).then_some(TemplateKey { service, client: key.client })
+}
+
+/// The key of a template on the wire.
+#[must_use]
+pub fn key_of_template(template: &TemplateKey) -> Key {
+    let TemplateKey { service, client } = *template;
+    let vip = IpAddr::V4(service.0.into());
+    Key { protocol: PROTOCOL_TEMPLATE, client, client_port: 0, vip, vip_port: 0 }
+}
+
+fn record_of_template(template: &Template) -> Record {
+    let record = &template.record;
+    Record {
+        key: key_of_template(&record.key),
+        group: GroupId(record.group.0),
+        service: ServiceId(record.key.service.0),
+        server: ServerId(record.server.0),
+        incarnation: record.incarnation,
+        state: State::None as u8,
+        flags: if record.assured { 0 } else { FLAG_UNASSURED },
+    }
 }
 
 /// The data plane's form of an epoch.

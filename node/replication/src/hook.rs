@@ -5,12 +5,12 @@
 
 use std::sync::Arc;
 
-use steadfast_dataplane::{Connection, Gone, Removal, Shared, State, SyncHook};
+use steadfast_dataplane::{Connection, Gone, Removal, Shared, State, SyncHook, Template};
 use steadfast_model::GroupId;
 
 use crate::{
     DirtySet,
-    adapter::key_of,
+    adapter::{key_of, key_of_template},
     policy::{self, Packet},
 };
 
@@ -69,6 +69,22 @@ impl SyncHook for ReplicationHook {
         {
             self.mark(connection);
         }
+    }
+
+    fn template(&self, template: &Template, now_ns: u64) {
+        let record = &template.record;
+        let config = self.shared.config.load();
+        let Some(service) = config.service(record.key.service) else { return };
+        // Anybody can make one with a forged packet; an assured one is a client's.
+        if record.assured || service.take_first_copy(now_ns) {
+            self.dirty.mark(&key_of_template(&record.key), GroupId(record.group.0));
+        }
+    }
+
+    fn template_removed(&self, template: &Template) {
+        let Template { record, sent_to, .. } = template;
+        let (key, group) = (key_of_template(&record.key), GroupId(record.group.0));
+        self.dirty.mark_deleted(&key, group, record.incarnation, *sent_to);
     }
 
     fn removed(&self, gone: &Gone, _removal: Removal, _now_ns: u64) {

@@ -50,8 +50,8 @@ pub use hook::ReplicationHook;
 pub use metrics::{ReceiverMetrics, SenderMetrics};
 pub use receiver::{Local, ReceiveError, Receiver, Reply, check_hello};
 pub use record::{
-    FLAG_UNASSURED, FLAGS_MAX, Key, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_UDP, Record, SHARDS,
-    STATE_MAX, shard_of,
+    FLAG_UNASSURED, FLAGS_MAX, Key, PROTOCOL_SCTP, PROTOCOL_TCP, PROTOCOL_TEMPLATE, PROTOCOL_UDP,
+    Record, SHARDS, STATE_MAX, shard_of,
 };
 pub use sender::{
     AckError, BATCH_INTERVAL_NS, BATCH_RECORDS_MAX, GroupRole, HEARTBEAT_NS, SWEEP_DELAY_NS,

@@ -10,6 +10,10 @@ use steadfast_model::{GroupId, ServerId, ServiceId};
 /// Streams per peer. Every node must use the same number: it is part of the protocol version.
 pub const SHARDS: u8 = 4;
 
+/// No protocol but a persistence template: its key has the client's network, and the id of the
+/// service in the place of the VIP.
+//= Linux ip_vs_core.c, ip_vs_sched_persist(): IPPROTO_IP, and the mark in the place of the VIP
+pub const PROTOCOL_TEMPLATE: u8 = 0;
 /// TCP, as the IP header spells it (RFC 9293).
 pub const PROTOCOL_TCP: u8 = 6;
 /// UDP (RFC 768).

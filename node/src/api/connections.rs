@@ -43,7 +43,20 @@ pub(crate) fn list(
     let config = member.plane.shared.config.load();
     let now = clock::now_ns();
     let (mut total, mut found) = (0_u64, Vec::new());
-    let mut cursor = Some(Cursor::default());
+    let mut from = request.templates.then_some(0);
+    while let Some(at) = from {
+        let (templates, next) = member.plane.shared.table.templates.walk(at, WALK);
+        from = next;
+        for template in
+            templates.iter().filter(|template| filter.matches_template(template, &config))
+        {
+            total += 1;
+            if found.len() < limit {
+                found.push(describe_template(template, &config, &names, now));
+            }
+        }
+    }
+    let mut cursor = (!request.templates).then(Cursor::default);
     while let Some(at) = cursor {
         let (connections, next) = member.plane.shared.table.walk(at, WALK);
         cursor = next;
@@ -83,6 +96,56 @@ impl Filter {
             && self.service.is_none_or(|s| s == record.service)
             && self.server.is_none_or(|s| s == record.server)
             && self.client.is_none_or(|c| c == record.key.client)
+    }
+}
+
+impl Filter {
+    fn matches_template(&self, template: &dp::Template, config: &dp::Config) -> bool {
+        let record = &template.record;
+        let service = config.service(record.key.service);
+        let network = |client| match service.and_then(|service| service.spec.persistence) {
+            Some(persistence) => persistence.network(client),
+            None => client,
+        };
+        let origin = match template.provenance {
+            Provenance::Local => Origin::Local,
+            _ => Origin::Replica,
+        };
+        (self.origin == Origin::Unspecified || self.origin == origin)
+            && self.group.is_none_or(|g| g == record.group)
+            && self.service.is_none_or(|s| s == record.key.service)
+            && self.server.is_none_or(|s| s == record.server)
+            && self.client.is_none_or(|c| network(c) == record.key.client)
+    }
+}
+
+/// A template in the form of a connection, as IPVS lists it.
+fn describe_template(
+    template: &dp::Template,
+    config: &dp::Config,
+    names: &Names,
+    now: u64,
+) -> v1::Connection {
+    let record = &template.record;
+    let server = config.server(record.server).and_then(|(s, at)| s.spec.servers.get(at));
+    let named =
+        |names: &BTreeMap<u32, String>, id: u32| names.get(&id).cloned().unwrap_or_default();
+    let origin = match template.provenance {
+        Provenance::Local => Origin::Local,
+        _ => Origin::Replica,
+    };
+    v1::Connection {
+        client: record.key.client.to_string(),
+        server: server.map(|server| server.addr.to_string()).unwrap_or_default(),
+        server_id: record.server.0,
+        service: named(&names.services, record.key.service.0),
+        state: if record.assured { "ASSURED" } else { "NONE" }.to_owned(),
+        origin: origin.into(),
+        timeout_ms: template.until_ns.saturating_sub(now) / 1_000_000,
+        epoch: epoch(record.origin).to_string(),
+        incarnation: record.incarnation,
+        group: named(&names.groups, record.group.0),
+        ..v1::Connection::default()
     }
 }
 

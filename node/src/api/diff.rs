@@ -41,6 +41,13 @@ fn value(document: &Document) -> Value {
     for service in &mut document.services {
         service.hash = service.hash_options();
         service.tunnel = service.tunnel_options();
+        if service.matches.is_empty() {
+            service.protocol.get_or_insert_default();
+        }
+        let ports: Vec<_> = service.servers.iter().map(|s| service.server_port(s)).collect();
+        for (server, port) in service.servers.iter_mut().zip(ports) {
+            server.port = port;
+        }
     }
     // A document holds nothing that JSON cannot: it came from YAML with text keys.
     serde_json::to_value(&document).unwrap_or_default()
@@ -67,7 +74,11 @@ fn servers(document: &Value) -> BTreeMap<String, Value> {
         let of = text(&service["name"]);
         service["servers"].as_array().into_iter().flatten().map(move |server| {
             let mut server = server.clone();
-            let place = format!("{of} {}:{}", text(&server["address"]), text(&server["port"]));
+            let port = match &server["port"] {
+                Value::Null => String::new(),
+                port => format!(":{}", text(port)),
+            };
+            let place = format!("{of} {}{port}", text(&server["address"]));
             if let Some(fields) = server.as_object_mut() {
                 fields.remove("address");
                 fields.remove("port");
@@ -165,7 +176,7 @@ services:
     #[test]
     fn each_value_that_changes_is_named_with_old_and_new() {
         assert_eq!(changed("port: 7", "port: 7"), Vec::<String>::new());
-        let cases: [(&str, &str, &[&str]); 9] = [
+        let cases: [(&str, &str, &[&str]); 11] = [
             (
                 "scheduler: rr,",
                 "scheduler: rr, limits: {new_per_s: 500, over: refuse},",
@@ -181,6 +192,22 @@ services:
                     "~ service echo: forwarding dr -> tun",
                     "~ service echo: mss_clamp off -> 1400",
                     "~ service echo: tunnel none -> {port: 6080, type: gue}",
+                ],
+            ),
+            (
+                "address: 198.18.0.100, port: 7",
+                "protocol: tcp, address: 198.18.0.100, port: 7",
+                &[],
+            ),
+            (
+                "address: 198.18.0.100, port: 7,",
+                "match: [{address: 198.18.0.100, port: 7}, {address: 198.18.0.100, port: 8-9}],",
+                &[
+                    "~ service echo: address 198.18.0.100 -> none",
+                    "~ service echo: match none -> [{address: 198.18.0.100, port: 7, protocol: \
+                     tcp}, {address: 198.18.0.100, port: 8-9, protocol: tcp}]",
+                    "~ service echo: port 7 -> none",
+                    "~ service echo: protocol tcp -> none",
                 ],
             ),
             ("scheduler: rr", "scheduler: wlc", &["~ service echo: scheduler rr -> wlc"]),

@@ -236,7 +236,7 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
             v1::Server {
                 id: id.0,
                 address: server.address.to_string(),
-                port: server.port.into(),
+                port: spec.server_port(server).map(u32::from).unwrap_or_default(),
                 weight: server.weight,
                 up: member.health.is_up(service, i),
                 active_conns: load.map_or(0, |l| l.active().into()),
@@ -254,11 +254,8 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
                 rates: Some(rates(estimators.server(dp::ServerId(id.0)))),
             }
         });
-        let protocol = match spec.protocol {
-            steadfast_model::document::Protocol::Tcp => v1::Protocol::Tcp,
-            steadfast_model::document::Protocol::Udp => v1::Protocol::Udp,
-            steadfast_model::document::Protocol::Sctp => v1::Protocol::Sctp,
-        };
+        let listeners: Vec<_> = spec.listeners().iter().map(listener).collect();
+        let first = listeners.first().cloned().unwrap_or_default();
         let forwarding = match spec.forwarding {
             steadfast_model::document::Forwarding::Dr => v1::Forwarding::Dr,
             steadfast_model::document::Forwarding::Nat => v1::Forwarding::Nat,
@@ -276,9 +273,11 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
             name: spec.name.clone(),
             group: spec.group.clone(),
             group_id: service.group.0,
-            vip: spec.address.to_string(),
-            port: spec.port.into(),
-            protocol: protocol.into(),
+            vip: first.address,
+            port: first.first_port,
+            protocol: first.protocol,
+            listeners,
+            persistence: spec.persistence.as_ref().map(ToString::to_string).unwrap_or_default(),
             scheduler: spec.scheduler_text().to_string(),
             server_order: server_order.into(),
             conns_total: totals.conns,
@@ -319,6 +318,22 @@ fn rates(rates: dp::FlowRates) -> v1::Rates {
         in_bytes: rates.in_bytes,
         out_packets: rates.out_pkts,
         out_bytes: rates.out_bytes,
+    }
+}
+
+fn listener(listener: &steadfast_model::document::Listener) -> v1::Listener {
+    use steadfast_model::document::Protocol;
+
+    v1::Listener {
+        protocol: match listener.protocol {
+            Protocol::Tcp => v1::Protocol::Tcp,
+            Protocol::Udp => v1::Protocol::Udp,
+            Protocol::Sctp => v1::Protocol::Sctp,
+        }
+        .into(),
+        address: listener.address.to_string(),
+        first_port: listener.ports.first().into(),
+        last_port: listener.ports.last().into(),
     }
 }
 

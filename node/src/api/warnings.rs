@@ -286,7 +286,10 @@ fn judge_service(service: &Service, panicking: bool, found: &mut Found) {
         );
     }
     for server in down {
-        let place = format!("{}:{}", server.address, server.port);
+        let place = match server.port {
+            0 => server.address.clone(),
+            port => format!("{}:{port}", server.address),
+        };
         found.bad(
             format!("service {name}: real server {place} DOWN{}", seen_down(server)),
             "it gets no new connections until its check passes again",

@@ -4,8 +4,8 @@ use steadfast_dataplane as dp;
 use steadfast_model::{
     ClusterState, Service,
     document::{
-        ConnReuse, Forwarding, GUE_PORT, MssClamp, OnServerGone, Over, Protocol, Scheduler,
-        ServerOrder, ServiceSpec, Timeouts, TunnelKind, TunnelSpec, Unserved,
+        ConnReuse, Forwarding, GUE_PORT, Listener, MssClamp, OnServerGone, Over, PersistenceSpec,
+        Protocol, Scheduler, ServerOrder, ServiceSpec, Timeouts, TunnelKind, TunnelSpec, Unserved,
     },
 };
 
@@ -42,7 +42,7 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
     let servers = servers.map(|(i, (server, id))| dp::ServerSpec {
         id: dp::ServerId(id.0),
         addr: server.address,
-        port: server.port,
+        port: spec.server_port(server).unwrap_or(0),
         // Validation bounds it: see WEIGHT_MAX.
         weight: u16::try_from(server.weight).unwrap_or(u16::MAX),
         last_weight: last_weight(service, i),
@@ -55,9 +55,7 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
     dp::ServiceSpec {
         id: dp::ServiceId(service.id.0),
         group: dp::GroupId(service.group.0),
-        vip: spec.address,
-        port: spec.port,
-        protocol: protocol(spec.protocol),
+        listen: spec.listeners().iter().map(listen).collect(),
         scheduler: scheduler(spec),
         order: match spec.server_order {
             ServerOrder::Canonical => dp::ServerOrder::Canonical,
@@ -90,6 +88,7 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
             sloppy_sctp: spec.sloppy_sctp,
         },
         timeouts: timeouts(&spec.timeouts),
+        persistence: spec.persistence.as_ref().map(persistence),
         sync: dp::SyncSettings {
             threshold: spec.sync.threshold,
             period: spec.sync.period,
@@ -99,6 +98,22 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
             every_packet: spec.sync.every_packet,
         },
     }
+}
+
+fn persistence(spec: &PersistenceSpec) -> dp::Persistence {
+    // Validation bounds the prefixes.
+    let bits = |prefix: u32| u8::try_from(prefix).unwrap_or(u8::MAX);
+    dp::Persistence {
+        timeout_ns: u64::from(spec.timeout_s) * 1_000_000_000,
+        prefix_v4: bits(spec.prefix_v4),
+        prefix_v6: bits(spec.prefix_v6),
+        expire_quiescent_template: spec.expire_quiescent_template,
+    }
+}
+
+fn listen(listener: &Listener) -> dp::Listen {
+    let ports = dp::Ports { first: listener.ports.first(), last: listener.ports.last() };
+    dp::Listen { protocol: protocol(listener.protocol), vip: listener.address, ports }
 }
 
 /// The weight that keeps a server's place in a hash table while its weight is 0. IPVS's `sh` has

@@ -30,10 +30,15 @@ impl Tables {
         let sources = state.services.values().flat_map(|service| {
             let spec = &service.spec;
             let nat = compile::forwarding(spec) == Forwarding::Nat;
-            spec.servers.iter().filter(move |_| nat).map(move |server| NatSource {
-                address: server.address,
-                protocol: compile::ip_protocol(spec.protocol),
-                port: server.port,
+            spec.servers.iter().filter(move |_| nat).flat_map(move |server| {
+                spec.listeners().into_iter().map(move |listener| NatSource {
+                    address: server.address,
+                    protocol: compile::ip_protocol(listener.protocol),
+                    ports: match spec.server_port(server) {
+                        Some(port) => (port, port),
+                        None => (listener.ports.first(), listener.ports.last()),
+                    },
+                })
             })
         });
         Self {

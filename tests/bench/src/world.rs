@@ -8,7 +8,7 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use anyhow::Context;
 use steadfast_dataplane::{
-    Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, Limits, MssClamp,
+    Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, Limits, Listen, MssClamp,
     NextHops, NextHopsSpec, Policies, PortSpec, Protocol, Role, Route, SchedulerKind, ServerId,
     ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared, SyncSettings, TableOptions, Timeouts,
     Unserved, Verdict, Worker,
@@ -108,13 +108,12 @@ fn config(shape: &Shape) -> ConfigSpec {
     let service = |service: u32| ServiceSpec {
         id: ServiceId(service + 1),
         group: GROUP,
-        vip: vip(service).into(),
-        port: PORT,
-        protocol: Protocol::Tcp,
+        listen: vec![Listen::new(Protocol::Tcp, vip(service).into(), PORT)],
         scheduler: shape.scheduler,
         order: ServerOrder::Canonical,
         forwarding: shape.forwarding,
         servers: (0..shape.servers).map(|index| server(service, index)).collect(),
+        persistence: None,
         timeouts: Timeouts::default(),
         mss_clamp: MssClamp::Off,
         slow_start_ns: 0,

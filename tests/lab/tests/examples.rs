@@ -12,7 +12,7 @@ use steadfast_lab::{
         names::{GATEWAY, Mode, PORT, SERVERS, VIP},
     },
 };
-use steadfast_model::document::{Document, Forwarding, Scheduler};
+use steadfast_model::document::{Document, Forwarding, Ports, Scheduler};
 use steadfast_model::validate;
 
 fn example(mode: Mode) -> String {
@@ -42,7 +42,8 @@ fn the_examples_describe_the_lab() {
         assert_eq!(document.services.len(), 2);
         assert_eq!(document.services[0].name, SERVICE);
         for service in &document.services {
-            assert_eq!((service.address, service.port), (VIP.into(), PORT));
+            let at = (service.address, service.port.and_then(Ports::single));
+            assert_eq!(at, (Some(VIP.into()), Some(PORT)));
             assert_eq!(service.forwarding, forwarding);
             // Hashing must not be able to save what replication must.
             assert_eq!(service.scheduler, Scheduler::Rr);
@@ -64,11 +65,12 @@ fn the_dual_stack_examples_describe_the_lab_in_both_families() {
         let gateways: Vec<_> = of(Family::gateway).filter(|_| mode == Mode::Nat).collect();
         assert_eq!(group.gateways, gateways);
         for family in Family::V6.all() {
-            let of_family = document.services.iter().filter(|s| s.address == family.vip());
+            let of_family = document.services.iter().filter(|s| s.address == Some(family.vip()));
             let names: Vec<_> = of_family.clone().map(|s| s.name.as_str()).collect();
             assert_eq!((names.len(), names[0]), (2, family.service()));
             for service in of_family {
-                assert_eq!((service.port, service.forwarding), (PORT, forwarding));
+                assert_eq!(service.single_port(), Some(PORT));
+                assert_eq!(service.forwarding, forwarding);
                 assert_eq!(service.scheduler, Scheduler::Rr);
                 let servers = service.servers.iter().map(|s| s.address);
                 assert!(servers.eq(SERVERS.map(|n| family.server(mode, n))));

@@ -40,17 +40,30 @@ pub struct NatSource {
     pub address: IpAddr,
     /// The IP protocol number: 6 TCP, 17 UDP, 132 SCTP.
     pub protocol: u8,
-    /// The server's port.
-    pub port: u16,
+    /// The server's ports, from the first to the last.
+    pub ports: (u16, u16),
 }
 
 impl NatSource {
     pub(crate) fn key(&self) -> SourceKey {
         let mut key = SourceKey::default();
         key[..16].copy_from_slice(&address_key(self.address));
-        key[16..18].copy_from_slice(&self.port.to_be_bytes());
+        let (first, last) = self.ports;
+        let port = if first == last { first } else { 0 };
+        key[16..18].copy_from_slice(&port.to_be_bytes());
         key[18] = self.protocol;
         key
+    }
+
+    /// The least range that has the ports of both: a server has one entry for its ranges.
+    pub(crate) fn hull(&self, other: u32) -> u32 {
+        let (first, last) = self.ports;
+        let (other_first, other_last) = (other >> 16, other & 0xffff);
+        u32::from(first).min(other_first) << 16 | u32::from(last).max(other_last)
+    }
+
+    pub(crate) fn value(&self) -> u32 {
+        u32::from(self.ports.0) << 16 | u32::from(self.ports.1)
     }
 }
 
@@ -183,8 +196,11 @@ mod tests {
 
     #[test]
     fn keys_are_laid_out_as_the_program_reads_them() {
-        let source =
-            NatSource { address: "198.18.0.1".parse().unwrap(), protocol: 17, port: 0x1234 };
+        let source = NatSource {
+            address: "198.18.0.1".parse().unwrap(),
+            protocol: 17,
+            ports: (0x1234, 0x1234),
+        };
         let mut expected = [0u8; 20];
         expected[10..16].copy_from_slice(&[0xff, 0xff, 198, 18, 0, 1]);
         expected[16..19].copy_from_slice(&[0x12, 0x34, 17]);

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, TcpHeader};
 use steadfast_dataplane::{
-    ConfigSpec, Forwarding, GroupSpec, NextHops, NextHopsSpec, PortSpec, Protocol, Route,
+    ConfigSpec, Forwarding, GroupSpec, Listen, NextHops, NextHopsSpec, PortSpec, Protocol, Route,
     ServiceSpec,
 };
 use steadfast_packet::crc32c;
@@ -76,8 +76,10 @@ pub fn spec(generation: u64) -> ConfigSpec {
         for protocol in [Protocol::Tcp, Protocol::Udp] {
             let dr = server(id + 100, net.dr, DR_PORT);
             let nat = server(id + 101, net.nat, REAL_PORT);
-            let of =
-                |id, port, server| ServiceSpec { vip, ..service(id, protocol, port, vec![server]) };
+            let of = |id, port, server| ServiceSpec {
+                listen: vec![Listen::new(protocol, vip, port)],
+                ..service(id, protocol, port, vec![server])
+            };
             let dr = of(id + 100, DR_PORT, dr);
             services.push(ServiceSpec { forwarding: Forwarding::Dr, ..dr });
             services.push(of(id + 101, NAT_PORT, nat));

@@ -9,10 +9,9 @@ use std::{
 use etherparse::{PacketBuilder, TcpHeader};
 use steadfast_dataplane::{
     Action, Actions, Config, ConfigSpec, Connection, ConnectionTable, Cursor, FlowKey, Forwarding,
-    Gone, GroupId, GroupSpec, Limits, MssClamp, NextHops, NextHopsSpec, Origin, Policies, PortSpec,
-    Protocol, Reason, Record, Removal, Replica, Role, Route, SchedulerKind, ServerId, ServerOrder,
-    ServerSpec, ServiceId, ServiceSpec, Shared, State, SyncHook, SyncSettings, TableOptions,
-    Target, Timeouts, Unserved, Verdict, Worker,
+    Gone, GroupId, GroupSpec, Listen, NextHops, NextHopsSpec, Origin, PortSpec, Protocol, Reason,
+    Record, Removal, Replica, Role, Route, ServerId, ServerSpec, ServiceId, ServiceSpec, Shared,
+    State, SyncHook, TableOptions, Target, Unserved, Verdict, Worker,
 };
 use steadfast_packet::{ANSWER_LEN_MAX, gratuitous_arp};
 
@@ -105,19 +104,10 @@ pub fn service(id: u32, protocol: Protocol, port: u16, servers: Vec<ServerSpec>)
     ServiceSpec {
         id: ServiceId(id),
         group: GROUP,
-        vip: "198.18.0.100".parse().unwrap(),
-        port,
-        protocol,
-        scheduler: SchedulerKind::Rr,
-        order: ServerOrder::Canonical,
+        listen: vec![Listen::new(protocol, "198.18.0.100".parse().unwrap(), port)],
         forwarding: Forwarding::Nat,
-        mss_clamp: MssClamp::Off,
         servers,
-        slow_start_ns: 0,
-        limits: Limits::default(),
-        policies: Policies::default(),
-        timeouts: Timeouts::default(),
-        sync: SyncSettings::default(),
+        ..ServiceSpec::default()
     }
 }
 

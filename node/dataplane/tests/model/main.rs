@@ -183,7 +183,7 @@ fn service_spec(service: &naive::Service) -> dp::ServiceSpec {
     };
     dp::ServiceSpec {
         group: dp::GroupId(1),
-        vip: service.vip,
+        listen: vec![dp::Listen::new(protocol, service.vip, service.port)],
         scheduler: match service.sched {
             Sched::Rr => dp::SchedulerKind::Rr,
             Sched::Wrr => dp::SchedulerKind::Wrr,

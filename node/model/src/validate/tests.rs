@@ -29,6 +29,27 @@ fn an_sctp_service_may_share_a_port_and_be_checked_on_another() {
     assert_eq!(problems(&text.replacen(B, "{address: 198.18.0.11, port: 80}", 1)), [""; 0]);
 }
 
+#[test]
+fn services_of_several_ports_are_good() {
+    let b = "address: 198.18.0.100, port: 81, forwarding: dr,\n     servers: \
+             [{address: 198.18.0.11, port: 81}]";
+    for instead in [
+        // Beside port 80 of service `a`: that is the more specific one.
+        "address: 198.18.0.100, ports: 1-1024, servers: [{address: 198.18.0.11}]",
+        "address: 198.18.0.100, port: any, servers: [{address: 198.18.0.11}]",
+        "address: 198.18.0.100, port: 0, check: {port: 22}, servers: [{address: 198.18.0.11}]",
+        "address: 198.18.0.100, port: 81, servers: [{address: 198.18.0.11}]",
+        "match: [{address: 198.18.0.100, port: 443}, {address: 198.18.0.100, port: 443, \
+         protocol: udp}], servers: [{address: 198.18.0.11, port: 443}]",
+        "match: [{address: 198.18.0.100, port: 21}, {address: 198.18.0.100, port: 50000-50100}], \
+         servers: [{address: 198.18.0.11}]",
+        "address: 198.18.0.100, port: 8000-8079, forwarding: nat, servers: \
+         [{address: 198.18.1.11}]",
+    ] {
+        assert_eq!(problems(&GOOD.replacen(b, instead, 1)), Vec::<String>::new(), "{instead}");
+    }
+}
+
 /// The server of service `b`, which most cases change.
 const B: &str = "{address: 198.18.0.11, port: 81}";
 
@@ -103,8 +124,56 @@ const CASES: &[(&str, &str, &str)] = &[
     ),
     (
         "port: 81, forwarding: dr",
-        "port: 0, forwarding: dr",
-        "services[1].port: port 0 (all ports) is not served by this version; write 1 to 65535",
+        "forwarding: dr",
+        "services[1].port: is missing; add it, or a `match`",
+    ),
+    (
+        "port: 81, forwarding: dr",
+        "port: 81, match: [{address: 198.18.0.100, port: 82}], forwarding: dr",
+        "services[1].match: stands beside address, port or protocol; put those into an entry of \
+         `match`, or take `match` out",
+    ),
+    (
+        "address: 198.18.0.100, port: 81",
+        "match: [{address: 198.18.0.100, port: 81}, {address: 198.18.0.100, port: 80}]",
+        "services[1].match[1].port: tcp 198.18.0.100:80 is already service `a`; write another \
+         port, or list the servers in one of the services",
+    ),
+    (
+        "address: 198.18.0.100, port: 81",
+        "match: [{address: 198.18.0.100, port: 5-9}, {address: 198.18.0.100, ports: 9-12}]",
+        "services[1].match[1].port: tcp 198.18.0.100:9-12 overlaps 5-9 of service `b`; write \
+         ranges that have no port in common",
+    ),
+    (
+        "address: 198.18.0.100, port: 81",
+        "match: [{address: 198.18.0.100, port: 81}, {address: 198.18.0.101, port: 81}]",
+        "services[1].match[1].address: 198.18.0.101 is no address of group `web`; write \
+         198.18.0.100, or add it to the `addresses` of that group",
+    ),
+    (
+        "address: 198.18.0.100, port: 81",
+        "match: [{address: 198.18.0.100, port: 81}, {address: '::1', port: 81}]",
+        "services[1].match[1].address: ::1 is of another family than the first one; make a service \
+         of its own for it: its servers are others",
+    ),
+    (
+        "port: 81, forwarding: dr",
+        "port: 8000-8999, forwarding: dr",
+        "services[1].servers[0].port: 81 cannot stand for the several ports of the service; take \
+         it out: packets keep their port",
+    ),
+    (
+        "port: 81, forwarding: dr,\n     servers: [{address: 198.18.0.11, port: 81}]",
+        "port: any, check: {}, servers: [{address: 198.18.0.11}]",
+        "services[1].servers[0].port: is missing, and the check has none either; add `port` to \
+         the check",
+    ),
+    (
+        "port: 81, forwarding: dr,\n     servers: [{address: 198.18.0.11, port: 81}]",
+        "port: 8000-9000, forwarding: nat,\n     servers: [{address: 198.18.1.11}]",
+        "services[1].servers[0]: 198.18.1.11:8000-9000 is also a NAT server of service `a` (group \
+         `web`): its answers could belong to either; write another port",
     ),
     (
         "port: 81, forwarding: dr",
@@ -291,6 +360,16 @@ const CASES: &[(&str, &str, &str)] = &[
         "port: 8080}], sync: {threshold: 50}}",
         "services[0].sync.threshold: threshold 50 is not below period 50; write 0 to 49, or \
          period: 0",
+    ),
+    (
+        "port: 8080}]}",
+        "port: 8080}], persistence: {timeout_s: 2678401}}",
+        "services[0].persistence.timeout_s: 2678401 is out of range; write 1 to 2678400",
+    ),
+    (
+        "port: 8080}]}",
+        "port: 8080}], persistence: {prefix_v4: 33}}",
+        "services[0].persistence.prefix_v4: 33 is out of range; write 1 to 32",
     ),
     (
         "port: 8080}]}",

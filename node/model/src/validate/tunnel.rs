@@ -53,8 +53,12 @@ impl Check<'_> {
     /// What the handshakes of a service may announce.
     pub(super) fn mss_clamp(&mut self, place: &str, service: &ServiceSpec) {
         let place = format!("{place}.mss_clamp");
-        if service.mss_clamp != MssClamp::Off && service.protocol != Protocol::Tcp {
-            let what = format!("{} has no segments", service.protocol.name());
+        let listeners = service.listeners();
+        let tcp = listeners.iter().any(|listener| listener.protocol == Protocol::Tcp);
+        if let (true, false, Some(first)) =
+            (service.mss_clamp != MssClamp::Off, tcp, listeners.first())
+        {
+            let what = format!("{} has no segments", first.protocol.name());
             self.problem(place, what, "take it out");
             return;
         }

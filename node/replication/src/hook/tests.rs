@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use steadfast_dataplane::{
-    Config, ConfigSpec, FlowKey, Forwarding, GroupId as Group, GroupSpec, NewConnection, Origin,
-    Policies, Protocol, Provenance, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId,
-    ServiceSpec, SyncSettings, TableOptions, Timeouts, Unserved,
+    Config, ConfigSpec, FlowKey, GroupId as Group, GroupSpec, Listen, NewConnection, Origin,
+    Protocol, Provenance, ServerId, ServerSpec, ServiceId, ServiceSpec, TableOptions, Timeouts,
+    Unserved,
 };
 use steadfast_model::NodeId;
 
@@ -28,19 +28,9 @@ fn shared() -> Arc<Shared> {
         services: vec![ServiceSpec {
             id: ServiceId(1),
             group: Group(1),
-            vip,
-            port: 53,
-            protocol: Protocol::Udp,
-            scheduler: SchedulerKind::Rr,
-            order: ServerOrder::Canonical,
-            forwarding: Forwarding::Dr,
-            mss_clamp: steadfast_dataplane::MssClamp::Off,
+            listen: vec![Listen::new(Protocol::Udp, vip, 53)],
             servers: vec![server],
-            slow_start_ns: 0,
-            limits: steadfast_dataplane::Limits::default(),
-            policies: Policies::default(),
-            timeouts: Timeouts::default(),
-            sync: SyncSettings::default(),
+            ..ServiceSpec::default()
         }],
         now_ns: 0,
         workers: 1,
@@ -62,7 +52,7 @@ fn flow(shared: &Shared, port: u16) -> Connection {
     let record = steadfast_dataplane::Record {
         key,
         server: ServerId(7),
-        target: shared.config.load().target(ServerId(7)),
+        target: shared.config.load().target(ServerId(7), 53),
         service: ServiceId(1),
         group: Group(1),
         incarnation: 1,
@@ -100,6 +90,116 @@ fn first_datagrams_are_copied_within_the_budget_of_their_service() {
     let flow = flow(&shared, 6_000);
     hook.forwarded(&flow, State::Udp, State::Udp, 3, 101 * SECOND);
     assert_eq!(waiting(&dirty), 1);
+}
+
+/// A node whose service is persistent, as a client's template lets it be seen.
+fn persistent() -> Arc<Shared> {
+    let shared = shared();
+    let current = shared.config.load_full();
+    let service = &current.service(ServiceId(1)).unwrap().spec;
+    let persistence = steadfast_dataplane::Persistence {
+        timeout_ns: 300 * SECOND,
+        prefix_v4: 32,
+        prefix_v6: 128,
+        expire_quiescent_template: false,
+    };
+    let spec = ConfigSpec {
+        generation: 2,
+        groups: vec![GroupSpec {
+            id: Group(1),
+            vips: vec![[198, 18, 0, 100].into()],
+            ..GroupSpec::default()
+        }],
+        services: vec![ServiceSpec { persistence: Some(persistence), ..service.clone() }],
+        workers: 1,
+        ..ConfigSpec::default()
+    };
+    shared.set_config(Config::compile(spec, Some(&current)).unwrap());
+    shared
+}
+
+/// From one node's table over the wire into another's, and away again.
+#[test]
+fn a_template_travels_and_leaves_with_its_origin() {
+    use steadfast_dataplane::{TemplateKey, TemplateRecord, TemplateReplica};
+
+    let (here, there) = (persistent(), persistent());
+    let dirty = Arc::new(DirtySet::new());
+    let hook = ReplicationHook::new(Arc::clone(&here), Arc::clone(&dirty));
+    let slot = dirty.slot(NodeId(2)).unwrap();
+    for shard in 0..SHARDS {
+        dirty.set_feed(shard, slot, GroupId(1), crate::dirty::Feed::Deltas);
+    }
+    let take = || {
+        let mut taken = Vec::new();
+        for shard in 0..SHARDS {
+            dirty.take(shard, slot, 10, &mut taken);
+        }
+        taken
+    };
+    for client in ["198.18.0.2", "2001:db8::2"] {
+        let key = TemplateKey { service: ServiceId(1), client: client.parse().unwrap() };
+        let record = TemplateRecord {
+            key,
+            server: ServerId(7),
+            group: Group(1),
+            incarnation: 5,
+            origin: Origin::default(),
+            assured: true,
+        };
+        let _ = here
+            .table
+            .templates
+            .apply(&TemplateReplica { record, donated: false, snapshot: 0 }, SECOND);
+        let template = here.table.templates.find(&key).unwrap();
+        hook.template(&template, SECOND);
+        let taken = take();
+        assert_eq!(taken.len(), 1, "at once");
+        let sent = here.get(&taken[0].0, slot).unwrap();
+
+        let mut writer = crate::wire::BatchWriter::new(crate::wire::BATCH_BYTES_MAX);
+        let header = crate::wire::GroupHeader {
+            group: GroupId(1),
+            epoch: steadfast_model::Epoch::default(),
+            donated: false,
+        };
+        writer.record(header, &sent);
+        let frame = writer.finish(1, 0, 0);
+        let crate::wire::Message::Batch(batch) = crate::wire::Message::decode(&frame).unwrap()
+        else {
+            panic!("no batch");
+        };
+        let crate::wire::Item::Record { record: read, .. } = batch.items[0] else {
+            panic!("no record");
+        };
+        assert_eq!(read, sent);
+
+        let epoch = steadfast_model::Epoch::default();
+        let authority = Authority { epoch, donated: false, generation: 1, now_ns: SECOND };
+        assert_eq!(there.apply(&read, &authority), crate::Applied::Inserted);
+        assert_eq!(there.table.templates.find(&key).unwrap().record, record);
+        let mut walked = 0;
+        for shard in 0..SHARDS {
+            let mut cursor = Some(crate::Cursor::default());
+            while let Some(at) = cursor {
+                cursor = there.walk(shard, at, 100_000, &mut |found, _| {
+                    walked += usize::from(*found == read.key);
+                });
+            }
+        }
+        assert_eq!(walked, 1, "a snapshot has it, in one shard");
+
+        // The holder forgets it: whoever was sent it hears of that, and nobody else.
+        hook.template_removed(&here.table.templates.find(&key).unwrap());
+        let (gone, pending) = take().pop().unwrap();
+        assert_eq!((gone, pending.deleted), (read.key, Some(5)));
+        assert_eq!(there.delete(&gone, 5, &authority), crate::Deleted::Removed);
+        assert!(there.table.templates.is_empty());
+        assert_eq!(there.apply(&read, &authority), crate::Applied::Inserted);
+        let later = Authority { generation: 2, ..authority };
+        let swept: usize = (0..SHARDS).map(|shard| there.sweep(GroupId(1), shard, &later)).sum();
+        assert_eq!(swept, 1);
+    }
 }
 
 #[test]

@@ -3,9 +3,8 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use steadfast_dataplane::{
-    Class, Config, ConfigSpec, Connection, FlowKey, Forwarding, NewConnection, Policies, Protocol,
-    Provenance, Record, Removal, SchedulerKind, ServerOrder, ServerSpec, ServiceSpec, Shared,
-    State, SyncHook, SyncSettings, TableOptions, Timeouts,
+    Class, Config, ConfigSpec, Connection, FlowKey, Listen, NewConnection, Protocol, Provenance,
+    Record, Removal, ServerSpec, ServiceSpec, Shared, State, SyncHook, TableOptions, Timeouts,
 };
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
 use steadfast_replication::{
@@ -40,19 +39,9 @@ pub(crate) fn config(servers: u32) -> Config {
     let service = |id: u32, ipv6: bool| ServiceSpec {
         id: (id + if ipv6 { IPV6 } else { 0 }).into(),
         group: id.into(),
-        vip: addr(ipv6, 100 + id as u8),
-        port: 80,
-        protocol: Protocol::Tcp,
-        scheduler: SchedulerKind::Rr,
-        order: ServerOrder::Canonical,
-        forwarding: Forwarding::Dr,
-        mss_clamp: steadfast_dataplane::MssClamp::Off,
+        listen: vec![Listen::new(Protocol::Tcp, addr(ipv6, 100 + id as u8), 80)],
         servers: (1..=servers).map(|n| server(id * 10 + n, ipv6)).collect(),
-        slow_start_ns: 0,
-        limits: steadfast_dataplane::Limits::default(),
-        policies: Policies::default(),
-        timeouts: Timeouts::default(),
-        sync: SyncSettings::default(),
+        ..ServiceSpec::default()
     };
     let group = |id: u32| steadfast_dataplane::GroupSpec {
         id: id.into(),
@@ -157,7 +146,8 @@ impl Node {
             incarnation: self.incarnation,
             origin: origin_of(epoch),
         };
-        let record = Record { target: self.shared.config.load().target(record.server), ..record };
+        let target = self.shared.config.load().target(record.server, record.key.vip_port);
+        let record = Record { target, ..record };
         let connection = NewConnection::new(record, State::None, Provenance::Local, now);
         let mut evicted = Vec::new();
         let connection = self

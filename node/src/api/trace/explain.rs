@@ -221,6 +221,11 @@ impl Told<'_> {
         self.line("service", format!("{}, scheduler {scheduler}", names.service(record.service)));
         let chosen = service.spec.servers.iter().find(|server| server.id == record.server);
         let chosen = chosen.map_or_else(|| record.server.to_string(), socket);
+        let network = service.spec.persistence.map(|kept| kept.network(src.ip()));
+        let template = network.and_then(|client| {
+            let key = dp::TemplateKey { service: service.spec.id, client };
+            self.facts.shared.table.templates.find(&key).map(|found| (client, found.record.server))
+        });
         let why = match service.slot(src.ip(), src.port(), dst.ip()) {
             Some(slot) => {
                 let first = slot.server.and_then(|index| {
@@ -241,6 +246,12 @@ impl Told<'_> {
                 }
             }
             None => format!("{chosen} is next, unless another connection comes first"),
+        };
+        let why = match template {
+            Some((client, server)) if server == record.server => {
+                format!("{chosen} is the server that {client} keeps")
+            }
+            _ => why,
         };
         self.line("schedule", why);
         let target = record.target.map(|t| SocketAddr::new(t.addr, t.port).to_string());
@@ -405,7 +416,10 @@ fn unavailable(server: &ServerSpec, overloaded: bool) -> &'static str {
 }
 
 fn socket(server: &ServerSpec) -> String {
-    SocketAddr::new(server.addr, server.port).to_string()
+    match server.port {
+        0 => server.addr.to_string(),
+        port => SocketAddr::new(server.addr, port).to_string(),
+    }
 }
 
 fn group_name(state: &ClusterState, id: dp::GroupId) -> String {

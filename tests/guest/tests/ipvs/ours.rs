@@ -8,9 +8,9 @@ use std::{
 
 use steadfast_dataplane::{
     Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, HashOptions, Limits,
-    MssClamp, NextHops, NextHopsSpec, NoHook, OnServerGone, Origin, Policies, PortSpec, Protocol,
-    Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared,
-    SyncSettings, TableOptions, Timeouts, Unserved, Verdict, Worker,
+    Listen, MssClamp, NextHops, NextHopsSpec, NoHook, OnServerGone, Origin, Policies, PortSpec,
+    Protocol, Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId,
+    ServiceSpec, Shared, SyncSettings, TableOptions, Timeouts, Unserved, Verdict, Worker,
 };
 use steadfast_guest::ipvs::{
     Entry, Flow, Scenario, Seen, Sent, Server, Step, VIP, VIP_PORT, server_addr, server_port,
@@ -170,9 +170,7 @@ impl<'a> Ours<'a> {
         let service = ServiceSpec {
             id: SERVICE,
             group: GROUP,
-            vip: VIP.into(),
-            port: VIP_PORT,
-            protocol: self.protocol(),
+            listen: vec![Listen::new(self.protocol(), VIP.into(), VIP_PORT)],
             scheduler: scheduler(self.scenario),
             order: ServerOrder::NewestFirst,
             forwarding: if self.scenario.dr { Forwarding::Dr } else { Forwarding::Nat },
@@ -187,6 +185,7 @@ impl<'a> Ours<'a> {
                 sloppy_tcp: false,
                 sloppy_sctp: false,
             },
+            persistence: None,
             timeouts: Timeouts::default(),
             sync: SyncSettings::default(),
         };
