@@ -30,6 +30,7 @@ mod index;
 mod ledger;
 mod limits;
 mod lists;
+mod local_ports;
 mod lookup;
 mod mss;
 mod neighbour;
@@ -67,6 +68,9 @@ pub use hook::{NoHook, Removal, SyncHook};
 pub use ids::{GroupId, Origin, ServerId, ServiceId};
 pub use index::PROBE_MAX;
 pub use limits::{Excess, ExcessTotals, Limits, Over};
+pub use local_ports::{
+    Exhausted, LocalPorts, PORT_MIN, PORTS_PER_SLOT, PROBES_MAX, PortSlot, SLOTS,
+};
 pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route};
 pub use policies::{OnServerGone, Policies};
 pub use question::{Question, Step};
