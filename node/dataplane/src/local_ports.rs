@@ -1,4 +1,4 @@
-//! Local ports of full-NAT: which source port a connection gets on a local address.
+//! Local ports of full-NAT: from which address and port a connection goes to its server.
 //!
 //! Towards a server a full-NAT connection is known by local address and port alone, so no two may
 //! share a pair while both live, on whichever nodes they were opened. No node asks another: the ports
@@ -6,13 +6,17 @@
 //! a slot that it keeps, and a node opens connections in the range of its slot only. A successor keeps
 //! what it took over, in the ranges of others, and opens in its own.
 //!
-//! Guarantees: ports of different slots differ, whatever the nodes know of each other; a port that
-//! `is_taken` names is not given; at most [`PROBES_MAX`] are looked at, so a range that is all but full
-//! may be refused as exhausted, and no other is. The next port is not the last one that was given
-//! back: the place to look goes round the range. Not here: who remembers what is taken (the table of
-//! connections), and addresses and slots (the configuration).
+//! Guarantees: ports of different slots differ, whatever the nodes know of each other; a pair that
+//! lives is not given, and one whose connection has finished only when no free one was found; at most
+//! [`PROBES_MAX`] are looked at, so a range that is all but full may be refused as exhausted, and no
+//! other is. While there is room the next pair is not the last one that was given back: the place to
+//! look goes round the range. Not here: who remembers what is taken (the table of connections), and
+//! addresses and slots (the configuration).
 
-use std::sync::atomic::{AtomicU32, Ordering};
+use std::{
+    net::IpAddr,
+    sync::atomic::{AtomicU32, Ordering},
+};
 
 /// Nodes that can open connections on one local address. Never to be changed while connections live:
 /// the ranges of all nodes would move.
@@ -21,22 +25,46 @@ pub const SLOTS: u16 = 64;
 pub const PORT_MIN: u16 = 1_024;
 /// Ports of one slot on one local address.
 pub const PORTS_PER_SLOT: u16 = ((u16::MAX as u32 + 1 - PORT_MIN as u32) / SLOTS as u32) as u16;
-/// Ports looked at for one connection.
-pub const PROBES_MAX: u16 = 128;
+/// Pairs looked at for one connection.
+pub const PROBES_MAX: u32 = 128;
+/// Of these so many in order; the others anywhere, or connections that lie side by side and last would
+/// hide what is free behind them.
+const IN_ORDER: u32 = 32;
 
 /// A node's place among those that open connections, below [`SLOTS`].
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct PortSlot(u16);
 
-/// The ports that one slot has on a local address, towards one server.
+/// An address of the group, and the port on it, from which a full-NAT connection goes to its server.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub struct Local {
+    /// Local address.
+    pub addr: IpAddr,
+    /// Its port.
+    pub port: u16,
+}
+
+/// The pairs that one node has for one service.
 #[derive(Debug)]
 pub struct LocalPorts {
     slot: PortSlot,
-    /// Where to look next, counted from the start of the range; grows without end.
+    addrs: Box<[IpAddr]>,
+    /// Where to look next; grows without end.
     next: AtomicU32,
 }
 
-/// No port of the slot was free, as far as [`PROBES_MAX`] shows.
+/// Who has a pair towards the server in question.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Holding {
+    /// Nobody.
+    Free,
+    /// A connection that has finished and would give way.
+    Finished,
+    /// A connection.
+    Live,
+}
+
+/// No pair of the slot was free, as far as [`PROBES_MAX`] shows.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 #[error("no local port is free towards this server: add a local address to the group")]
 pub struct Exhausted;
@@ -44,7 +72,7 @@ pub struct Exhausted;
 // The last range ends where the ports do.
 const _: () =
     assert!(PORT_MIN as u32 + SLOTS as u32 * PORTS_PER_SLOT as u32 <= u16::MAX as u32 + 1);
-const _: () = assert!(PROBES_MAX <= PORTS_PER_SLOT);
+const _: () = assert!(IN_ORDER < PROBES_MAX && PROBES_MAX <= PORTS_PER_SLOT as u32);
 
 impl PortSlot {
     /// The slot of this number; none from [`SLOTS`] on.
@@ -73,25 +101,54 @@ impl PortSlot {
 }
 
 impl LocalPorts {
-    /// The ports of `slot`. `seed` says where to begin: a node that starts again should not give
-    /// first what it gave first before, which the server may still remember.
+    /// The ports of `slot` on each of `addrs`. `seed` says where to begin: a node that starts again
+    /// should not give first what it gave first before, which the server may still remember.
     #[must_use]
-    pub fn new(slot: PortSlot, seed: u32) -> Self {
-        Self { slot, next: AtomicU32::new(seed) }
+    pub fn new(slot: PortSlot, addrs: Box<[IpAddr]>, seed: u32) -> Self {
+        Self { slot, addrs, next: AtomicU32::new(seed) }
     }
 
-    /// A port of this slot that `is_taken` does not name. It is not remembered: two workers may get
-    /// the same, and only one of them can put its connection into the table. The other asks again.
-    pub fn pick(&self, mut is_taken: impl FnMut(u16) -> bool) -> Result<u16, Exhausted> {
-        for _ in 0..PROBES_MAX {
-            let at = self.next.fetch_add(1, Ordering::Relaxed) % u32::from(PORTS_PER_SLOT);
-            let port = self.slot.first_port() + at as u16;
-            if !is_taken(port) {
-                return Ok(port);
+    /// They are those of `slot` on `addrs`, in this order.
+    #[must_use]
+    pub fn are_of(&self, slot: PortSlot, addrs: &[IpAddr]) -> bool {
+        self.slot == slot && *self.addrs == *addrs
+    }
+
+    /// A pair of this slot that `holding` calls free, or else one that it calls finished. It is not
+    /// remembered: two workers may get the same, and only one of them can put its connection into the
+    /// table. The other asks again.
+    pub fn pick(&self, mut holding: impl FnMut(Local) -> Holding) -> Result<Local, Exhausted> {
+        let count = self.addrs.len() as u32 * u32::from(PORTS_PER_SLOT);
+        let mut finished = None;
+        for probe in 0..PROBES_MAX {
+            let next = if probe < IN_ORDER {
+                self.next.fetch_add(1, Ordering::Relaxed)
+            } else {
+                scatter(self.next.load(Ordering::Relaxed), probe)
+            };
+            let local = self.at(next.checked_rem(count).ok_or(Exhausted)?);
+            match holding(local) {
+                Holding::Free => return Ok(local),
+                Holding::Finished => finished = finished.or(Some(local)),
+                Holding::Live => {}
             }
         }
-        Err(Exhausted)
+        finished.ok_or(Exhausted)
     }
+
+    /// The pair of this number: one port of each address, then the next port.
+    fn at(&self, number: u32) -> Local {
+        let addrs = self.addrs.len() as u32;
+        let (addr, port) = (self.addrs[(number % addrs) as usize], number / addrs);
+        Local { addr, port: self.slot.first_port() + port as u16 }
+    }
+}
+
+/// Where the n-th look out of order falls: nothing needs to be secret about it.
+fn scatter(from: u32, n: u32) -> u32 {
+    let mixed = (u64::from(from) << 32 | u64::from(n)).wrapping_mul(0x9e37_79b9_7f4a_7c15);
+    let mixed = (mixed ^ mixed >> 29).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+    (mixed >> 32) as u32
 }
 
 #[cfg(test)]
@@ -101,6 +158,22 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
+
+    fn addr(last: u8) -> IpAddr {
+        [198, 18, 1, last].into()
+    }
+
+    fn ports(slot: PortSlot, seed: u32) -> LocalPorts {
+        LocalPorts::new(slot, [addr(200)].into(), seed)
+    }
+
+    fn live_if(taken: bool) -> Holding {
+        if taken { Holding::Live } else { Holding::Free }
+    }
+
+    fn pick(ports: &LocalPorts, taken: &BTreeSet<u16>) -> Result<u16, Exhausted> {
+        ports.pick(|local| live_if(taken.contains(&local.port))).map(|local| local.port)
+    }
 
     #[test]
     fn every_port_belongs_to_one_slot_at_most() {
@@ -124,33 +197,76 @@ mod tests {
     #[test]
     fn a_full_range_is_refused_and_one_free_port_is_found_in_time() {
         let slot = PortSlot::new(3).unwrap();
-        let ports = LocalPorts::new(slot, u32::MAX - 5);
+        let ports = ports(slot, u32::MAX - 5);
         let mut taken = BTreeSet::new();
         for _ in 0..PORTS_PER_SLOT {
-            let port = ports.pick(|port| taken.contains(&port)).unwrap();
+            let port = pick(&ports, &taken).unwrap();
             assert_eq!(PortSlot::of_port(port), Some(slot));
             taken.insert(port);
         }
         let mut looks = 0;
-        let refused = ports.pick(|port| {
+        let refused = ports.pick(|local| {
             looks += 1;
-            taken.contains(&port)
+            live_if(taken.contains(&local.port))
         });
         assert_eq!((refused, looks), (Err(Exhausted), PROBES_MAX));
         // Tries go on where the last one ended, so a port that is free is met within a round.
         let free = slot.first_port() + 700;
         taken.remove(&free);
-        let tries = PORTS_PER_SLOT.div_ceil(PROBES_MAX);
-        let found = (0..tries).find_map(|_| ports.pick(|port| taken.contains(&port)).ok());
-        assert_eq!(found, Some(free));
+        let tries = u32::from(PORTS_PER_SLOT).div_ceil(IN_ORDER);
+        assert_eq!((0..tries).find_map(|_| pick(&ports, &taken).ok()), Some(free));
+    }
+
+    #[test]
+    fn connections_that_lie_side_by_side_hide_nothing() {
+        let slot = PortSlot::new(9).unwrap();
+        let ports = ports(slot, 0);
+        // The first half lasts, the next place to look is its beginning.
+        let half = slot.first_port()..slot.first_port() + PORTS_PER_SLOT / 2;
+        let taken: BTreeSet<u16> = half.collect();
+        for round in 0..100 {
+            assert!(pick(&ports, &taken).is_ok(), "{round}");
+        }
+    }
+
+    #[test]
+    fn what_has_finished_gives_way_only_when_nothing_is_free() {
+        let slot = PortSlot::new(0).unwrap();
+        let (ports, first) = (ports(slot, 0), slot.first_port());
+        let finished = |local: Local, rest| match local.port == first + 3 {
+            true => Holding::Finished,
+            false => rest,
+        };
+        for _ in 0..2 * PORTS_PER_SLOT {
+            let free = ports.pick(|local| finished(local, Holding::Free)).unwrap();
+            assert_ne!(free.port, first + 3);
+        }
+        let given = ports.pick(|local| finished(local, Holding::Live));
+        assert_eq!(given, Ok(Local { addr: addr(200), port: first + 3 }));
+    }
+
+    #[test]
+    fn each_address_has_all_ports_of_the_slot() {
+        let slot = PortSlot::new(1).unwrap();
+        let addrs = [addr(200), addr(201), addr(202)];
+        let ports = LocalPorts::new(slot, addrs.into(), 77);
+        let mut taken = BTreeSet::new();
+        for _ in 0..3 * PORTS_PER_SLOT {
+            let local = ports.pick(|local| live_if(taken.contains(&local))).unwrap();
+            assert!(addrs.contains(&local.addr) && PortSlot::of_port(local.port) == Some(slot));
+            assert!(taken.insert(local));
+        }
+        assert!(ports.pick(|local| live_if(taken.contains(&local))).is_err());
+        let none = LocalPorts::new(slot, [].into(), 0);
+        assert_eq!(none.pick(|_| Holding::Free), Err(Exhausted), "no address, no port");
     }
 
     #[test]
     fn a_port_given_back_is_not_the_next_one() {
-        let ports = LocalPorts::new(PortSlot::new(0).unwrap(), 7);
+        let ports = ports(PortSlot::new(0).unwrap(), 7);
         let mut last: VecDeque<u16> = VecDeque::new();
         for _ in 0..10 * PORTS_PER_SLOT {
-            let port = ports.pick(|_| false).unwrap();
+            let port = pick(&ports, &BTreeSet::new()).unwrap();
             assert!(!last.contains(&port), "{port} again, too soon");
             last.push_back(port);
             if last.len() == usize::from(PORTS_PER_SLOT) {
@@ -204,7 +320,7 @@ mod tests {
             let slots = [5, 6, 63].map(|number| PortSlot::new(number).unwrap());
             Self {
                 slots,
-                ports: slots.map(|slot| LocalPorts::new(slot, 0)),
+                ports: slots.map(|slot| ports(slot, 0)),
                 up: [true; NODES],
                 taken: Default::default(),
                 held: Default::default(),
@@ -218,7 +334,7 @@ mod tests {
         }
 
         fn open(&mut self, node: usize) {
-            match self.ports[node].pick(|port| self.taken[node].contains(&port)) {
+            match pick(&self.ports[node], &self.taken[node]) {
                 Ok(port) => {
                     assert_eq!(PortSlot::of_port(port), Some(self.slots[node]));
                     assert!(!self.held.iter().flatten().any(|p| *p == port), "{port} lives");
@@ -229,7 +345,7 @@ mod tests {
                 Err(Exhausted) => {
                     let first = self.slots[node].first_port();
                     let own = self.taken[node].range(first..=first + (PORTS_PER_SLOT - 1)).count();
-                    assert!(own >= usize::from(PROBES_MAX), "refused with {own} taken");
+                    assert!(own >= IN_ORDER as usize, "refused with {own} taken");
                     self.refused += 1;
                 }
             }
@@ -255,7 +371,7 @@ mod tests {
                 }
                 Event::Restart(node, seed) if !self.up[node] => {
                     self.up[node] = true;
-                    self.ports[node] = LocalPorts::new(self.slots[node], seed);
+                    self.ports[node] = ports(self.slots[node], seed);
                     self.taken[node] = self.live();
                 }
                 _ => {}
