@@ -69,7 +69,7 @@ pub use ids::{GroupId, Origin, ServerId, ServiceId};
 pub use index::PROBE_MAX;
 pub use limits::{Excess, ExcessTotals, Limits, Over};
 pub use local_ports::{
-    Exhausted, LocalPorts, PORT_MIN, PORTS_PER_SLOT, PROBES_MAX, PortSlot, SLOTS,
+    Exhausted, Holding, Local, LocalPorts, PORT_MIN, PORTS_PER_SLOT, PROBES_MAX, PortSlot, SLOTS,
 };
 pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route};
 pub use policies::{OnServerGone, Policies};

@@ -114,6 +114,12 @@ impl LocalPorts {
         self.slot == slot && *self.addrs == *addrs
     }
 
+    /// The same, for who only tries.
+    pub(crate) fn copy(&self) -> Self {
+        let next = AtomicU32::new(self.next.load(Ordering::Relaxed));
+        Self { slot: self.slot, addrs: self.addrs.clone(), next }
+    }
+
     /// A pair of this slot that `holding` calls free, or else one that it calls finished. It is not
     /// remembered: two workers may get the same, and only one of them can put its connection into the
     /// table. The other asks again.

@@ -3,11 +3,14 @@
 //! Guarantees: what is copied is a conversation (never half-open), and its state is at least as new
 //! as the mark that led to it. The merge rules are those of the data plane's table.
 
-use std::sync::atomic::{Ordering, fence};
+use std::{
+    net::SocketAddr,
+    sync::atomic::{Ordering, fence},
+};
 
 use steadfast_dataplane::{
-    Applied as TableApplied, Class, Connection, Cursor, FlowKey, Origin, Protocol, Replica, Shared,
-    State, Sweep,
+    Applied as TableApplied, Class, Connection, Cursor, FlowKey, Local, Origin, Protocol, Replica,
+    Shared, State, Sweep,
 };
 use steadfast_model::{Epoch, GroupId, ServerId, ServiceId};
 
@@ -70,6 +73,7 @@ impl Table for Shared {
                 key,
                 server: record.server.0.into(),
                 target: None,
+                local: record.local.map(|local| Local { addr: local.ip(), port: local.port() }),
                 service,
                 group: record.group.0.into(),
                 incarnation: record.incarnation,
@@ -177,6 +181,7 @@ fn record_of(key: Key, connection: &Connection, state: State) -> Record {
         server: ServerId(connection.server().0),
         incarnation: connection.incarnation(),
         state: state.number(),
+        local: connection.local().map(|local| SocketAddr::new(local.addr, local.port)),
         flags: if connection.is_assured() || state != State::Udp { 0 } else { FLAG_UNASSURED },
     }
 }
