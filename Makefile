@@ -37,7 +37,7 @@ help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo
 	@echo 'demo takes FAULT=kill|power|cut|pause|move|stop|return|leader|quorum|none'
-	@echo '  MODE=dr|nat|tun RUNS=n SESSIONS=n REPLICATION=on|off QUEUES=1|2 FAMILY=4|6 SEED=n'
+	@echo '  MODE=dr|nat|fullnat|tun RUNS=n SESSIONS=n REPLICATION=on|off QUEUES=1|2 FAMILY=4|6 SEED=n'
 
 .PHONY: setup
 setup: ## Installs the Debian packages that are missing, mounts /sys/fs/bpf

@@ -245,7 +245,9 @@ fn server_row(server: &Server) -> Vec<Cell> {
 fn connection_row(connection: &Connection) -> Vec<Cell> {
     let server = match connection.server.as_str() {
         "" => Cell::new(Tone::Warn, format!("unbound {}", connection.server_id)),
-        server => server.into(),
+        server if connection.local.is_empty() => server.into(),
+        // As the server sees it.
+        server => format!("{server} from {}", connection.local).into(),
     };
     vec![
         connection.protocol().json_name().into(),

@@ -145,8 +145,14 @@ fn connection_list() {
         epoch: "1.12.0@1".to_owned(),
         incarnation: 1,
         group: "web".to_owned(),
+        local: String::new(),
         in_queues: Vec::new(),
         out_queues: Vec::new(),
+    };
+    let full_nat = Connection {
+        client: "198.18.0.9:40002".to_owned(),
+        local: "198.18.1.200:1024".to_owned(),
+        ..connection.clone()
     };
     let unbound = Connection {
         server: String::new(),
@@ -155,7 +161,8 @@ fn connection_list() {
         origin: Origin::Replica.into(),
         ..connection.clone()
     };
-    let reply = ListConnectionsReply { total: 300, connections: vec![connection, unbound] };
+    let reply =
+        ListConnectionsReply { total: 300, connections: vec![connection, full_nat, unbound] };
     assert_snapshot!(connections(&reply, PLAIN()));
 }
 

@@ -34,6 +34,8 @@ fn node(id: u32, heard_ms: Option<u64>) -> Node {
         boot_id: format!("{:016x}", 0xb007_0000_u64 + u64::from(id)),
         version: "0.1.0".to_owned(),
         is_leader: id == 2,
+        local_port_first: 1_024 + (id - 1) * 1_008,
+        local_port_last: 1_023 + id * 1_008,
     }
 }
 

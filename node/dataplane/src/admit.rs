@@ -5,13 +5,14 @@ use std::net::IpAddr;
 use steadfast_packet::{Packet, Transport, port_unreachable, sctp_abort, tcp_reset};
 
 use crate::{
-    Actions, Class, Connection, Excess, FlowKey, Gone, InsertError, NewConnection, Origin,
-    Protocol, Provenance, Reason, Record, Removal, Role, Service, State, SyncHook, Target,
-    Unserved, Verdict,
+    Actions, Class, Connection, Excess, FlowKey, Forwarding, Gone, Holding, InsertError, Local,
+    NewConnection, Origin, Protocol, Provenance, Reason, Record, Removal, Role, Service, State,
+    SyncHook, Target, Unserved, Verdict,
     cache::Tuple,
     degrade::{Above, asked, hashing_time},
     forward::{opens, resets},
     frame::Frame,
+    lookup::asked_for,
     worker::{Core, View},
 };
 
@@ -117,6 +118,9 @@ where
                         let above = Above { service, key, excess: Excess::HalfOpen };
                         Err(self.open_above(frame, packet, &above, view, actions))
                     }
+                    Err(Reason::LocalPortsExhausted) => {
+                        Err(self.refuse_exhausted(frame, packet, address.unserved, view))
+                    }
                     opened => opened.map(|(connection, _)| connection).map_err(Verdict::Drop),
                 }
             }
@@ -163,7 +167,7 @@ where
         Err(self.send_by_hash(frame, packet, above, view, actions))
     }
 
-    /// What becomes of a packet from a NAT pool that belongs to no connection here.
+    /// What becomes of a packet from a server that belongs to no connection here.
     pub(crate) fn refuse_return(
         &mut self,
         frame: &mut Frame<'_>,
@@ -172,8 +176,7 @@ where
         view: View<'_>,
         actions: &mut Actions,
     ) -> Verdict {
-        let Tuple { protocol, src, src_port, .. } = *tuple;
-        let Some(group) = view.config.pool_group(protocol, src, src_port) else {
+        let Some((group, local)) = asked_for(tuple, view) else {
             return Verdict::Drop(Reason::NotOurs);
         };
         let role = self.shared.groups.role(group);
@@ -183,8 +186,8 @@ where
             return verdict;
         }
         match &*role {
-            // The server has not yet heard who answers for its gateway now.
-            Role::Other { relay } => self.relay(frame, relay, group, None, view),
+            // The server has not yet heard who answers for that address now.
+            Role::Other { relay } => self.relay(frame, relay, group, local, view),
             Role::Holder { .. } if !is_settled(&role, frame.now_ns) => {
                 Verdict::Drop(Reason::HeldBack)
             }
@@ -204,14 +207,13 @@ where
         let chosen = service.spec.servers.get(server).ok_or(Reason::TableFull)?;
         let forwarding = service.spec.forwarding;
         let before = old.as_ref().map_or(0, |old| old.incarnation().saturating_add(1));
+        let port = chosen.port_for(key.vip_port);
+        let target = Target { addr: chosen.addr, port, forwarding };
         let record = Record {
             key,
             server: chosen.id,
-            target: Some(Target {
-                addr: chosen.addr,
-                port: chosen.port_for(key.vip_port),
-                forwarding,
-            }),
+            target: Some(target),
+            local: None,
             service: service.spec.id,
             group: service.spec.group,
             // Time tells incarnations apart even when nobody remembers the one before.
@@ -222,6 +224,8 @@ where
         let (table, timeouts) = (&self.shared.table, &service.spec.timeouts);
         let mut evicted = Vec::new();
         for _ in 0..INSERT_TRIES_MAX {
+            let local = self.pick_local(service, &key, &target)?;
+            let record = Record { local, ..record };
             let connection = NewConnection {
                 counted: service.spec.limits.per_source > 0,
                 adopted,
@@ -258,8 +262,13 @@ where
                 Err(InsertError::Full) => return Err(Reason::TableFull),
                 Err(InsertError::HalfOpenFull) => return Err(Reason::OverLimit),
                 Err(InsertError::ReplyTaken(held)) => {
-                    // The client reuses its port for another VIP: the finished one gives way.
+                    // The client reuses its port for another VIP, or no local port was free: the
+                    // finished one gives way.
                     if !held.state().is_reusable() {
+                        if local.is_some() {
+                            // Another worker was first.
+                            continue;
+                        }
                         return Err(Reason::ReplyTaken);
                     }
                     let gone = table.remove(&held.key(), held.incarnation());
@@ -269,7 +278,52 @@ where
                 }
             }
         }
-        Err(Reason::ReplyTaken)
+        Err(if forwarding == Forwarding::FullNat {
+            Reason::LocalPortsExhausted
+        } else {
+            Reason::ReplyTaken
+        })
+    }
+
+    /// From where a new connection goes to its server, if not from the client's address.
+    fn pick_local(
+        &self,
+        service: &Service,
+        key: &FlowKey,
+        target: &Target,
+    ) -> Result<Option<Local>, Reason> {
+        if target.forwarding != Forwarding::FullNat {
+            return Ok(None);
+        }
+        let ports = service.local_ports.as_ref().ok_or(Reason::LocalPortsExhausted)?;
+        let table = &self.shared.table;
+        let holding = |local: Local| {
+            let reply = target.reply_key(key, Some(local));
+            match reply.and_then(|reply| table.find_reply(&reply)) {
+                None => Holding::Free,
+                Some(held) if held.state().is_reusable() => Holding::Finished,
+                Some(_) => Holding::Live,
+            }
+        };
+        ports.pick(holding).map(Some).map_err(|_| Reason::LocalPortsExhausted)
+    }
+
+    /// No local port is left for a new connection: its client hears what it would hear of a port
+    /// without a service.
+    fn refuse_exhausted(
+        &mut self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        unserved: Unserved,
+        view: View<'_>,
+    ) -> Verdict {
+        if unserved == Unserved::Reject
+            && let answer @ Verdict::Transmit { .. } = self.reject(frame, packet, view)
+        {
+            self.counters.count_dropped(Reason::LocalPortsExhausted);
+            return answer;
+        }
+        Verdict::Drop(Reason::LocalPortsExhausted)
     }
 
     /// A handshake that was pushed out had its time, but may be under way: where the hash leads to its

@@ -16,8 +16,8 @@ use steadfast_packet::Protocol;
 
 use crate::{
     Asked, ConfigSpec, ExcessTotals, FlowCounters, FlowKey, FlowTotals, Forwarding, GroupId,
-    Listen, Scheduler, ServerId, ServerLoad, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Slot,
-    Target, Timeouts, Unserved, WORKERS_MAX,
+    GroupSpec, Listen, LocalPorts, PortSlot, Record, Scheduler, ServerId, ServerLoad, ServerOrder,
+    ServerSpec, ServiceId, ServiceSpec, Slot, Target, Timeouts, Unserved, WORKERS_MAX,
     bucket::SharedBucket,
     fast::Map,
     limits::Defence,
@@ -43,7 +43,7 @@ pub struct Config {
 pub struct Address {
     /// Its group.
     pub group: GroupId,
-    /// VIP or gateway.
+    /// VIP, gateway or local address.
     pub kind: AddressKind,
     /// What unserved ports answer.
     pub unserved: Unserved,
@@ -56,6 +56,8 @@ pub enum AddressKind {
     Vip,
     /// Servers route through it.
     Gateway,
+    /// Servers of full-NAT services answer to it.
+    Local,
 }
 
 /// A compiled service.
@@ -69,6 +71,8 @@ pub struct Service {
     retired: FlowTotals,
     first_copies: Arc<SharedBucket>,
     pub(crate) defence: Arc<Defence>,
+    /// The local ports that this node may give its connections, if they need any.
+    pub(crate) local_ports: Option<Arc<LocalPorts>>,
     loads: OnceLock<Box<[Arc<ServerLoad>]>>,
 }
 
@@ -127,6 +131,9 @@ pub enum ConfigError {
     /// Server and VIP are of different families.
     #[error("server {0}: its address is of another family than the VIP")]
     Family(ServerId),
+    /// A full-NAT service whose group has no local address of its family.
+    #[error("service {0}: its group has no local address of the VIP's family for full-NAT")]
+    NoLocalAddress(ServiceId),
     /// Too many workers.
     #[error("{0} workers: at most {WORKERS_MAX} are counted for")]
     Workers(usize),
@@ -139,19 +146,21 @@ impl Config {
             return Err(ConfigError::Workers(spec.workers));
         }
         let mut config = Self { generation: spec.generation, ..Self::default() };
+        let mut pools = Map::default();
         for group in &spec.groups {
-            let vips = group.vips.iter().map(|addr| (*addr, AddressKind::Vip));
-            let gateways = group.gateways.iter().map(|addr| (*addr, AddressKind::Gateway));
-            for (addr, kind) in vips.chain(gateways) {
-                let address = Address { group: group.id, kind, unserved: group.unserved };
-                if config.addresses.insert(addr, address).is_some() {
-                    return Err(ConfigError::AddressTaken(addr));
-                }
-            }
+            config.add_group(group)?;
+            pools.insert(group.id, &group.locals[..]);
         }
         for mut service in spec.services {
             set_up_since(&mut service, spec.now_ns, previous);
-            config.add_service(service, spec.workers, previous)?;
+            let local_ports = match service.forwarding {
+                Forwarding::FullNat => {
+                    let locals = pools.get(&service.group).copied().unwrap_or_default();
+                    Some(local_ports(&service, locals, (spec.port_slot, spec.now_ns), previous)?)
+                }
+                _ => None,
+            };
+            config.add_service(service, local_ports.flatten(), spec.workers, previous)?;
         }
         Ok(config)
     }
@@ -227,6 +236,18 @@ impl Config {
         Some(Target { addr: server.addr, port: server.port_for(vip_port), forwarding })
     }
 
+    /// Where the server of this record is. A record with a local address is of full-NAT, whatever its
+    /// service says by now; without one it cannot be, and where its server is remains unknown.
+    #[must_use]
+    pub fn target_of(&self, record: &Record) -> Option<Target> {
+        let target = self.target(record.server, record.key.vip_port)?;
+        match (record.local, target.forwarding) {
+            (None, Forwarding::FullNat) => None,
+            (None, _) => Some(target),
+            (Some(_), _) => Some(Target { forwarding: Forwarding::FullNat, ..target }),
+        }
+    }
+
     /// Time-outs of a service; the defaults of IPVS when it is gone.
     #[must_use]
     pub fn timeouts(&self, id: ServiceId) -> Timeouts {
@@ -234,7 +255,7 @@ impl Config {
     }
 
     /// The server is what hashing alone would choose for this client: any node finds it again
-    /// without having been told.
+    /// without having been told. Nobody finds a local port again.
     #[must_use]
     pub fn is_derivable(&self, server: ServerId, key: &FlowKey) -> bool {
         self.server(server).is_some_and(|(service, index)| service.derives(index, key))
@@ -261,9 +282,26 @@ impl Config {
         }
     }
 
+    fn add_group(&mut self, group: &GroupSpec) -> Result<(), ConfigError> {
+        let of = |addrs: &[IpAddr], kind| addrs.iter().map(|addr| (*addr, kind)).collect();
+        let addresses: [Vec<_>; 3] = [
+            of(&group.vips, AddressKind::Vip),
+            of(&group.gateways, AddressKind::Gateway),
+            of(&group.locals, AddressKind::Local),
+        ];
+        for (addr, kind) in addresses.into_iter().flatten() {
+            let address = Address { group: group.id, kind, unserved: group.unserved };
+            if self.addresses.insert(addr, address).is_some() {
+                return Err(ConfigError::AddressTaken(addr));
+            }
+        }
+        Ok(())
+    }
+
     fn add_service(
         &mut self,
         mut spec: ServiceSpec,
+        local_ports: Option<Arc<LocalPorts>>,
         workers: usize,
         previous: Option<&Self>,
     ) -> Result<(), ConfigError> {
@@ -286,7 +324,8 @@ impl Config {
             ServerOrder::NewestFirst => spec.servers.sort_by_key(|s| std::cmp::Reverse(s.id)),
         }
         check_servers(&spec)?;
-        let service = Arc::new(Service::compile(spec, workers, previous));
+        let service = Service::compile(spec, workers, previous);
+        let service = Arc::new(Service { local_ports, ..service });
         for (index, server) in service.spec.servers.iter().enumerate() {
             if self.servers.insert(server.id, (Arc::clone(&service), index)).is_some() {
                 return Err(ConfigError::ServerIdTaken(server.id));
@@ -332,9 +371,11 @@ impl Service {
         self.scheduler.pick_by_hash(&self.spec.servers, loads, asked)
     }
 
-    /// The server at `index` is what hashing alone would choose for this client.
+    /// The server at `index` is what hashing alone would choose for this client, and nothing else
+    /// about the connection has to be known.
     pub(crate) fn derives(&self, index: usize, key: &FlowKey) -> bool {
-        self.scheduler.first_choice(key.client, key.client_port, key.vip) == Some(index)
+        let hashed = || self.scheduler.first_choice(key.client, key.client_port, key.vip);
+        self.spec.forwarding != Forwarding::FullNat && hashed() == Some(index)
     }
 
     /// What was above its limits, at this node.
@@ -399,6 +440,7 @@ impl Service {
             retired: FlowTotals::default(),
             first_copies: Arc::new(SharedBucket::new(FIRST_COPIES_PER_SECOND, FIRST_COPIES_BURST)),
             defence: Arc::new(self.defence.copy()),
+            local_ports: self.local_ports.as_ref().map(|ports| Arc::new(ports.copy())),
             loads,
         }
     }
@@ -443,7 +485,8 @@ impl Service {
         let retired = old.map_or_else(FlowTotals::default, |old| old.retired);
         let retired = gone.map(|counters| counters.totals()).fold(retired, Add::add);
         let loads = OnceLock::new();
-        Self { spec, scheduler, counters, retired, first_copies, defence, loads }
+        let local_ports = None;
+        Self { spec, scheduler, counters, retired, first_copies, defence, local_ports, loads }
     }
 }
 
@@ -462,6 +505,30 @@ fn set_up_since(service: &mut ServiceSpec, now_ns: u64, previous: Option<&Config
     }
 }
 
+/// The local ports of a full-NAT service at the node with this slot: those it had, if they are still
+/// the same.
+fn local_ports(
+    service: &ServiceSpec,
+    locals: &[IpAddr],
+    (slot, now_ns): (Option<PortSlot>, u64),
+    previous: Option<&Config>,
+) -> Result<Option<Arc<LocalPorts>>, ConfigError> {
+    // All listeners of a service are of one family.
+    let is_ipv4 = service.listen.first().map(|listen| listen.vip.is_ipv4());
+    let mut addrs: Vec<_> =
+        locals.iter().filter(|addr| Some(addr.is_ipv4()) == is_ipv4).copied().collect();
+    if addrs.is_empty() {
+        return Err(ConfigError::NoLocalAddress(service.id));
+    }
+    addrs.sort_unstable();
+    let Some(slot) = slot else { return Ok(None) };
+    let old = previous.and_then(|config| config.service(service.id)?.local_ports.clone());
+    let kept = old.filter(|ports| ports.are_of(slot, &addrs));
+    // Any number will do that is another one after a restart.
+    let seed = (now_ns >> 10) as u32;
+    Ok(Some(kept.unwrap_or_else(|| Arc::new(LocalPorts::new(slot, addrs.into(), seed)))))
+}
+
 fn check_servers(spec: &ServiceSpec) -> Result<(), ConfigError> {
     let single = spec.single_port();
     for server in &spec.servers {
@@ -473,7 +540,7 @@ fn check_servers(spec: &ServiceSpec) -> Result<(), ConfigError> {
         match (server.port, single) {
             (0, _) => {}
             (_, None) => return Err(ConfigError::PortOfMany(server.id)),
-            (port, Some(own)) if spec.forwarding != Forwarding::Nat && port != own => {
+            (port, Some(own)) if !spec.forwarding.is_nat() && port != own => {
                 return Err(ConfigError::FixedPort(server.id));
             }
             _ => {}
@@ -531,6 +598,7 @@ mod tests {
             ],
             now_ns: 0,
             workers: 2,
+            port_slot: None,
         }
     }
 

@@ -17,7 +17,7 @@ use std::{
 };
 
 use crate::{
-    Class, Forwarding, GroupId, Origin, ServerId, ServiceId, State,
+    Class, Forwarding, GroupId, Local, Origin, ServerId, ServiceId, State,
     slab::{self, Place, Slab},
 };
 pub use steadfast_packet::Protocol;
@@ -37,7 +37,7 @@ pub struct FlowKey {
     pub vip_port: u16,
 }
 
-/// What identifies a NAT connection on the servers' side.
+/// What identifies a NAT or full-NAT connection on the servers' side.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct ReplyKey {
     /// TCP, UDP or SCTP.
@@ -46,9 +46,9 @@ pub struct ReplyKey {
     pub server: IpAddr,
     /// Port of the real server.
     pub server_port: u16,
-    /// Client address.
+    /// Address that the server answers to: the client's, or a local one under full-NAT.
     pub client: IpAddr,
-    /// Client port.
+    /// Its port.
     pub client_port: u16,
 }
 
@@ -61,6 +61,8 @@ pub struct Record {
     pub server: ServerId,
     /// Where that server is; absent while no configuration here knows the id ("unbound").
     pub target: Option<Target>,
+    /// From where packets go to the server, under full-NAT and there alone.
+    pub local: Option<Local>,
     /// The service it belongs to.
     pub service: ServiceId,
     /// The VIP group it belongs to.
@@ -107,6 +109,22 @@ impl FlowKey {
     }
 }
 
+impl Target {
+    /// The key of what the server answers, if that comes back through this node.
+    #[must_use]
+    pub fn reply_key(&self, key: &FlowKey, local: Option<Local>) -> Option<ReplyKey> {
+        let reply = key.reply(self.addr, self.port);
+        match self.forwarding {
+            Forwarding::Nat => Some(reply),
+            Forwarding::FullNat => {
+                let Local { addr, port } = local?;
+                Some(ReplyKey { client: addr, client_port: port, ..reply })
+            }
+            Forwarding::Dr | Forwarding::Tunnel(_) => None,
+        }
+    }
+}
+
 impl Hash for FlowKey {
     fn hash<H: Hasher>(&self, state: &mut H) {
         let ports = (self.client_port, self.vip_port);
@@ -139,11 +157,11 @@ fn hash_tuple<H: Hasher>(
 }
 
 impl Record {
-    /// The key of return packets, for NAT connections that know their server.
+    /// The key of return packets, for NAT and full-NAT connections that know their server.
     #[must_use]
     pub fn reply_key(&self) -> Option<ReplyKey> {
         let target = self.target?;
-        (target.forwarding == Forwarding::Nat).then(|| self.key.reply(target.addr, target.port))
+        target.reply_key(&self.key, self.local)
     }
 }
 
@@ -344,6 +362,12 @@ impl Connection {
         self.slab.target(self.place.slot)
     }
 
+    /// From where packets go to the server, under full-NAT.
+    #[must_use]
+    pub fn local(&self) -> Option<Local> {
+        self.slab.local(self.place.slot)
+    }
+
     /// The service it belongs to.
     #[must_use]
     pub fn service(&self) -> ServiceId {
@@ -372,8 +396,7 @@ impl Connection {
     #[must_use]
     pub fn reply_key(&self) -> Option<ReplyKey> {
         let target = self.target()?;
-        let nat = target.forwarding == Forwarding::Nat;
-        nat.then(|| self.key().reply(target.addr, target.port))
+        target.reply_key(&self.key(), self.local())
     }
 
     /// All of the unchanging part. Takes a lock: not for packets.
@@ -383,6 +406,7 @@ impl Connection {
             key: self.key(),
             server: self.server(),
             target: self.target(),
+            local: self.local(),
             service: self.service(),
             group: self.group(),
             incarnation: self.incarnation(),

@@ -9,9 +9,9 @@
 //! What a connection lacks while it goes by the hash: it is not copied to peers and not counted by
 //! the thresholds of its server; it moves when a server comes, goes or changes its weight or health;
 //! it is lost when it is silent for longer than the time-out of a SYN after the limit was last
-//! exceeded. Its fragments and ICMP errors about it are dropped. Nor
-//! does it go where a template says. Under NAT there is none of this for servers that two services
-//! share, or whose service has several addresses or ports: what is above a limit is dropped there.
+//! exceeded. Its fragments and ICMP errors about it are dropped. Nor does it go where a template
+//! says. Under NAT there is none of this for servers that two services share, or whose service has
+//! several addresses or ports, and none under full-NAT: what is above a limit is dropped there.
 //!
 //! Guarantees: no memory and no lock for such a packet, beside trying for a place.
 
@@ -88,7 +88,7 @@ where
         let verdict = self.send_alone(
             frame,
             packet,
-            &Path { way, target, key, service: service.spec.id },
+            &Path { way, target, key, local: None, service: service.spec.id },
             view,
             actions,
         );
@@ -127,7 +127,7 @@ where
         if (target.addr, target.port) != (src, src_port) {
             return None;
         }
-        let path = Path { way: Way::Out, target, key, service: spec.id };
+        let path = Path { way: Way::Out, target, key, local: None, service: spec.id };
         let verdict = self.send_alone(frame, packet, &path, view, actions);
         if let (Verdict::Transmit { .. }, Some(counters)) = (verdict, service.counters(server)) {
             counters.count_out(self.index, packet.len());
@@ -185,6 +185,10 @@ pub(crate) fn hashing_time(service: &Service) -> Duration {
 fn target(service: &Service, index: usize, key: &FlowKey, view: View<'_>) -> Option<Target> {
     let spec = &service.spec;
     let server = spec.servers.get(index)?;
+    // Without a local port of its own it has nowhere to come from.
+    if spec.forwarding == Forwarding::FullNat {
+        return None;
+    }
     let (addr, port) = (server.addr, server.port_for(key.vip_port));
     if spec.forwarding == Forwarding::Nat {
         let answering = view.config.answering(key.protocol, addr, port)?;

@@ -19,7 +19,7 @@ where
 {
     /// What becomes of a fragment; none for a first one that is to be looked up by its ports.
     ///
-    /// Of a group that another node holds all fragments to the VIP go there, also those of
+    /// Of a group that another node holds all fragments to a VIP or local address go there, also those of
     /// connections known here: the others have nothing to follow, in whatever order they come.
     pub(crate) fn handle_fragment(
         &mut self,
@@ -30,9 +30,9 @@ where
         actions: &mut Actions,
     ) -> Option<Verdict> {
         let address = view.config.address(packet.dst);
-        let vip = address.filter(|address| address.kind == AddressKind::Vip);
-        if let Some(vip) = vip
-            && let Some(verdict) = self.relay_fragment(frame, vip.group, Some(packet.dst), view)
+        let own = address.filter(|address| address.kind != AddressKind::Gateway);
+        if let Some(own) = own
+            && let Some(verdict) = self.relay_fragment(frame, own.group, Some(packet.dst), view)
         {
             return Some(verdict);
         }
@@ -49,7 +49,7 @@ where
             }
             Err(reason) => {
                 // A server that has not heard who answers for its gateway now sends them here.
-                let group = view.config.pool_group_of(packet.src).filter(|_| vip.is_none());
+                let group = view.config.pool_group_of(packet.src).filter(|_| own.is_none());
                 let relayed = group.and_then(|group| self.relay_fragment(frame, group, None, view));
                 Some(relayed.unwrap_or(Verdict::Drop(reason)))
             }
@@ -120,5 +120,10 @@ fn needs_the_whole(packet: &Packet, hot: &Hot<'_>) -> bool {
         Way::In => dst_port != target.port,
         Way::Out => src_port != hot.connection.key().vip_port,
     };
-    changes && target.forwarding == Forwarding::Nat
+    match target.forwarding {
+        Forwarding::Nat => changes,
+        // A local port is never the client's but by chance.
+        Forwarding::FullNat => true,
+        Forwarding::Dr | Forwarding::Tunnel(_) => false,
+    }
 }

@@ -7,8 +7,8 @@ use steadfast_packet::{
 };
 
 use crate::{
-    Action, Actions, Connection, Direction, FlowKey, Forwarding, Hop, Reason, Removal, Resolved,
-    Sent, ServiceId, State, SyncHook, Target, Verdict,
+    Action, Actions, Connection, Direction, FlowKey, Forwarding, Hop, Local, Reason, Removal,
+    Resolved, Sent, ServiceId, State, SyncHook, Target, Verdict,
     cache::{HotServer, Tuple, Way},
     frame::Frame,
     too_big::way_room,
@@ -30,6 +30,8 @@ pub(crate) struct Path {
     pub(crate) way: Way,
     pub(crate) target: Target,
     pub(crate) key: FlowKey,
+    /// Of full-NAT.
+    pub(crate) local: Option<Local>,
     pub(crate) service: ServiceId,
 }
 
@@ -47,7 +49,7 @@ where
         actions: &mut Actions,
     ) -> Verdict {
         let connection = hot.connection;
-        let (target, key) = (connection.target(), connection.key());
+        let (target, key, local) = (connection.target(), connection.key(), connection.local());
         // What was read is true if it lives now: one that another worker has ended since it was
         // found leads nowhere.
         if connection.is_dead() {
@@ -73,11 +75,12 @@ where
             let vip = (hot.way == Way::In).then_some(key.vip);
             self.look(frame, connection.group(), vip, view);
         }
-        let path = Path { way: hot.way, target, key, service: connection.service() };
+        let (way, service) = (hot.way, connection.service());
+        let path = Path { way, target, key, local, service };
         if let Err(verdict) = self.put_on_way(frame, packet, &path, &hop, view) {
             return verdict;
         }
-        self.account(frame.now_ns, packet, &hot, target.forwarding == Forwarding::Nat);
+        self.account(frame.now_ns, packet, &hot, target.forwarding.is_nat());
         let sent = if hot.way == Way::In { Sent::Forwarded } else { Sent::Returned };
         self.transmit(sent, hop.port, frame.start(), frame.len())
     }
@@ -91,32 +94,42 @@ where
         hop: &Hop,
         view: View<'_>,
     ) -> Result<(), Verdict> {
-        let Path { way, target, key, service } = path;
+        let Path { way, target, key, local, service } = path;
         //= Linux ip_vs_xmit.c, decrement_ttl(): in every forwarding method, DR too
         if !decrement_ttl(frame.bytes(), packet) {
             return Err(Verdict::Drop(Reason::TtlExceeded));
         }
         let room = way_room(hop, target, *way);
         if packet.len() > room {
-            return Err(self.refuse_too_big(frame, packet, key.vip, room, view));
+            // Under full-NAT the server knows the local address alone.
+            let teller = match (target.forwarding, way) {
+                (Forwarding::FullNat, Way::Out) => packet.dst,
+                _ => key.vip,
+            };
+            return Err(self.refuse_too_big(frame, packet, teller, room, view));
         }
         self.clamp_mss(frame, packet, *service, room, view);
-        if target.forwarding == Forwarding::Nat {
-            let (addr, port) = match way {
-                Way::In => (target.addr, target.port),
-                Way::Out => (key.vip, key.vip_port),
-            };
-            match way {
-                Way::In => rewrite_destination(frame.bytes(), packet, addr, port),
-                Way::Out => rewrite_source(frame.bytes(), packet, addr, port),
+        match (target.forwarding, way) {
+            (Forwarding::Dr, _) | (Forwarding::Tunnel(_), Way::Out) => {}
+            (Forwarding::Nat, Way::In) => {
+                rewrite_destination(frame.bytes(), packet, target.addr, target.port);
             }
-        }
-        if let (Forwarding::Tunnel(tunnel), Way::In) = (target.forwarding, way) {
-            let flow_hash = Tuple::of(key).flow_hash();
-            if let Err(reason) =
-                self.encapsulate(frame, packet, tunnel, target.addr, hop, flow_hash)
-            {
-                return Err(Verdict::Drop(reason));
+            (Forwarding::Nat, Way::Out) => {
+                rewrite_source(frame.bytes(), packet, key.vip, key.vip_port);
+            }
+            (Forwarding::FullNat, way) => {
+                let local = local.ok_or(Verdict::Drop(Reason::Unbound))?;
+                let (src, dst) = full_nat_ends(*way, key, target, local);
+                rewrite_source(frame.bytes(), packet, src.0, src.1);
+                rewrite_destination(frame.bytes(), packet, dst.0, dst.1);
+            }
+            (Forwarding::Tunnel(tunnel), Way::In) => {
+                let flow_hash = Tuple::of(key).flow_hash();
+                if let Err(reason) =
+                    self.encapsulate(frame, packet, tunnel, target.addr, hop, flow_hash)
+                {
+                    return Err(Verdict::Drop(reason));
+                }
             }
         }
         set_macs(frame.bytes(), hop.src_mac, hop.dst_mac);
@@ -205,6 +218,20 @@ where
                 Way::Out => counters.count_out(self.index, packet.len()),
             }
         }
+    }
+}
+
+/// Source and destination that a full-NAT packet goes on with: between the local address and the
+/// server, or between the VIP and the client.
+pub(crate) fn full_nat_ends(
+    way: Way,
+    key: &FlowKey,
+    target: &Target,
+    local: Local,
+) -> ((IpAddr, u16), (IpAddr, u16)) {
+    match way {
+        Way::In => ((local.addr, local.port), (target.addr, target.port)),
+        Way::Out => ((key.vip, key.vip_port), (key.client, key.client_port)),
     }
 }
 

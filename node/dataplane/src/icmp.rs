@@ -2,7 +2,7 @@
 //!
 //! Who translates packets translates the errors about them (RFC 5508 section 4.2): a real server
 //! behind NAT learns of the path to the client, a client of the path to the server, each in its own
-//! terms. Under DR the server sent the packet as the VIP and gets the error as it is.
+//! terms; under full-NAT the server's terms are the local address alone. Under DR the server sent the packet as the VIP and gets the error as it is.
 //!
 //! Guarantees: an error goes only where a connection of exactly the quoted packet says, changes no
 //! state and prolongs nothing, and is never answered. What is unknown here is handed to the holder
@@ -23,6 +23,7 @@ use crate::{
     Actions, AddressKind, Connection, FlowKey, Forwarding, GroupId, Reason, ReplyKey, Role, Sent,
     SyncHook, Verdict,
     cache::{Tuple, Way},
+    forward::full_nat_ends,
     frame::Frame,
     too_big::way_room,
     worker::{Core, View},
@@ -44,11 +45,12 @@ where
         let quoted = &error.quoted;
         let address = view.config.address(packet.dst);
         let pool = || view.config.pool_group(quoted.protocol, quoted.dst, quoted.dst_port);
-        let (group, vip) = match address.map(|address| (address.kind, address.group)) {
-            Some((AddressKind::Vip, group)) => (group, Some(packet.dst)),
+        let (group, asked, way) = match address.map(|address| (address.kind, address.group)) {
+            Some((AddressKind::Vip, group)) => (group, Some(packet.dst), Way::In),
+            Some((AddressKind::Local, group)) => (group, Some(packet.dst), Way::Out),
             Some((AddressKind::Gateway, _)) => return Verdict::Drop(Reason::NotOurs),
             None => match pool() {
-                Some(group) => (group, None),
+                Some(group) => (group, None, Way::Out),
                 None => return Verdict::Drop(Reason::NotOurs),
             },
         };
@@ -57,10 +59,9 @@ where
         if quoted.src != packet.dst {
             return Verdict::Drop(Reason::Quote);
         }
-        let way = if vip.is_some() { Way::In } else { Way::Out };
         match self.find_quoted(error, way, view) {
             Some(known) => self.pass_on(frame, packet, error, (&known, way), view, actions),
-            None => self.refuse_error(frame, group, vip, view),
+            None => self.refuse_error(frame, group, asked, view),
         }
     }
 
@@ -101,7 +102,7 @@ where
         view: View<'_>,
         actions: &mut Actions,
     ) -> Verdict {
-        let (target, key) = (connection.target(), connection.key());
+        let (target, key, local) = (connection.target(), connection.key(), connection.local());
         if connection.is_dead() {
             return Verdict::Drop(Reason::ConnectionGone);
         }
@@ -137,6 +138,12 @@ where
                 let (vip, port) = (key.vip, key.vip_port);
                 rewrite_error_source(frame.bytes(), packet, error, vip, port);
             }
+            (Forwarding::FullNat, way) => {
+                let Some(local) = local else { return Verdict::Drop(Reason::Unbound) };
+                let (src, dst) = full_nat_ends(way, &key, &target, local);
+                rewrite_error_source(frame.bytes(), packet, error, src.0, src.1);
+                rewrite_error_destination(frame.bytes(), packet, error, dst.0, dst.1);
+            }
         }
         set_macs(frame.bytes(), hop.src_mac, hop.dst_mac);
         let sent = if way == Way::In { Sent::Forwarded } else { Sent::Returned };
@@ -148,11 +155,11 @@ where
         &mut self,
         frame: &mut Frame<'_>,
         group: GroupId,
-        vip: Option<IpAddr>,
+        asked: Option<IpAddr>,
         view: View<'_>,
     ) -> Verdict {
         match &*self.shared.groups.role(group) {
-            Role::Other { relay } => self.relay(frame, relay, group, vip, view),
+            Role::Other { relay } => self.relay(frame, relay, group, asked, view),
             _ => Verdict::Drop(Reason::UnknownError),
         }
     }

@@ -31,6 +31,7 @@ mod ledger;
 mod limits;
 mod listen;
 mod lists;
+mod local_ports;
 mod lookup;
 mod mss;
 mod neighbour;
@@ -72,6 +73,9 @@ pub use ids::{GroupId, Origin, ServerId, ServiceId};
 pub use index::PROBE_MAX;
 pub use limits::{Excess, ExcessTotals, Limits, Over};
 pub use listen::{Listen, Ports};
+pub use local_ports::{
+    Exhausted, Holding, Local, LocalPorts, PORT_MIN, PORTS_PER_SLOT, PROBES_MAX, PortSlot, SLOTS,
+};
 pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route};
 pub use policies::{OnServerGone, Policies};
 pub use question::{Question, Step};

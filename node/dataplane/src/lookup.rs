@@ -1,11 +1,12 @@
 //! Which connection a packet belongs to.
 
-use std::sync::Arc;
+use std::{net::IpAddr, sync::Arc};
 
 use steadfast_packet::Packet;
 
 use crate::{
-    Actions, AddressKind, Connection, FlowKey, Protocol, Reason, Service, SyncHook, Verdict,
+    Actions, Address, AddressKind, Connection, FlowKey, GroupId, Protocol, Reason, Service,
+    SyncHook, Verdict,
     cache::{Tuple, Way},
     forward::opens,
     frame::Frame,
@@ -33,7 +34,7 @@ where
                 Ok(Way::In)
             }
             Some(AddressKind::Gateway) => Err(Verdict::Drop(Reason::NotOurs)),
-            None => {
+            Some(AddressKind::Local) | None => {
                 self.find_return(frame, packet, &tuple, view, found, actions)?;
                 Ok(Way::Out)
             }
@@ -92,8 +93,7 @@ where
         found: &mut Connection,
         actions: &mut Actions,
     ) -> Result<(), Verdict> {
-        let Tuple { protocol, src, src_port, .. } = *tuple;
-        if view.config.pool_group(protocol, src, src_port).is_none() {
+        if asked_for(tuple, view).is_none() {
             return Err(Verdict::Drop(Reason::NotOurs));
         }
         let Some(place) = self.shared.table.locate_reply(&tuple.reply_key()) else {
@@ -104,6 +104,16 @@ where
             return Err(Verdict::Drop(Reason::ServerRemoved));
         }
         Ok(())
+    }
+}
+
+/// The group whose connection a packet from a server may belong to, and the local address it was sent
+/// to; none: it comes through the group's gateway.
+pub(crate) fn asked_for(tuple: &Tuple, view: View<'_>) -> Option<(GroupId, Option<IpAddr>)> {
+    let Tuple { protocol, src, src_port, dst, .. } = *tuple;
+    match view.config.address(dst) {
+        Some(Address { group, kind: AddressKind::Local, .. }) => Some((group, Some(dst))),
+        _ => view.config.pool_group(protocol, src, src_port).map(|group| (group, None)),
     }
 }
 

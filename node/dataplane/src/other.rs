@@ -37,7 +37,7 @@ where
                 Err(_) => Verdict::Drop(Reason::NoSpace),
             },
             Role::Other { relay } => {
-                let vip = (address.kind == AddressKind::Vip).then_some(packet.dst);
+                let vip = (address.kind != AddressKind::Gateway).then_some(packet.dst);
                 self.relay(frame, relay, address.group, vip, view)
             }
             Role::NoHolder { .. } => Verdict::Drop(Reason::NoHolder),

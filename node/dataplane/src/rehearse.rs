@@ -13,8 +13,9 @@ use std::{
 use steadfast_packet::{ANSWER_LEN_MAX, Content, OUTER_LEN_MAX, parse};
 
 use crate::{
-    Action, Actions, Connection, ConnectionTable, Gone, NewConnection, Record, Removal, Sent,
-    Shared, State, SyncHook, TableOptions, Target, TemplateKey, Verdict, Worker, cache::Tuple,
+    Action, Actions, AddressKind, Connection, ConnectionTable, Gone, NewConnection, Record,
+    Removal, Sent, Shared, State, SyncHook, TableOptions, Target, TemplateKey, Verdict, Worker,
+    cache::Tuple,
 };
 
 /// Room for the connections of the copy: the one met, one that stands in its way, the new one.
@@ -113,9 +114,9 @@ impl Shared {
 
     /// The connection of a packet of this tuple, in whichever direction.
     fn connection_of(&self, tuple: Tuple) -> Option<Connection> {
-        match self.config.load().address(tuple.dst) {
-            Some(_) => self.table.find(&tuple.key()),
-            None => self.table.find_reply(&tuple.reply_key()),
+        match self.config.load().address(tuple.dst).map(|address| address.kind) {
+            Some(AddressKind::Vip) => self.table.find(&tuple.key()),
+            _ => self.table.find_reply(&tuple.reply_key()),
         }
     }
 

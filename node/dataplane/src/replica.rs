@@ -33,10 +33,7 @@ enum Merge {
 impl ConnectionTable {
     /// Applies a peer's record by the merge rules of this module.
     pub fn apply_replica(&self, replica: &Replica, config: &Config, now_ns: u64) -> Applied {
-        let record = Record {
-            target: config.target(replica.record.server, replica.record.key.vip_port),
-            ..replica.record
-        };
+        let record = Record { target: config.target_of(&replica.record), ..replica.record };
         let timeouts = config.timeouts(record.service);
         let limits = config.service(record.service).map(|service| service.spec.limits);
         let counted = limits.is_some_and(|limits| limits.per_source > 0);
@@ -150,7 +147,7 @@ impl ConnectionTable {
         if connection.target().is_some() {
             return None;
         }
-        let target = config.target(connection.server(), connection.key().vip_port)?;
+        let target = config.target_of(&connection.record())?;
         self.bind_to(connection, target)
     }
 

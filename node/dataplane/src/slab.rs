@@ -1,8 +1,8 @@
 //! The memory of all connections: words in two arrays, made at start.
 //!
 //! A connection's *hot* words fill one cache line and are all that its packets need; its *cold*
-//! words say what only a change needs. Addresses of IPv6 lie in chunks of their own, so that a node
-//! without them pays nothing.
+//! words say what only a change needs. Addresses of IPv6, and the local ones of full-NAT, lie in chunks
+//! of their own, so that a node without them pays nothing.
 //!
 //! Guarantees: every word is atomic, so a reader of a slot that changes hands under it reads
 //! nonsense but nothing worse; [`Slab::word`] names the occupant, and whoever finds the same
@@ -20,16 +20,20 @@ use std::{
 
 use zerocopy::FromZeros;
 
-use crate::{FlowKey, Forwarding, Origin, Protocol, Target, Tunnel, UdpChecksum};
+use crate::{
+    FlowKey, Forwarding, Local, Origin, Protocol, Record, ReplyKey, Target, Tunnel, UdpChecksum,
+};
 
 const RELAXED: Ordering = Ordering::Relaxed;
 
 /// Words of a cache line.
 const LINE: usize = 8;
-/// Slots whose IPv6 addresses are made at once.
+/// Slots whose IPv6 or local addresses are made at once.
 const CHUNK: usize = 1024;
 /// Words of IPv6 addresses of a slot: client, VIP, server.
 const ADDR_WORDS: usize = 6;
+/// Words of the local address of a slot.
+const LOCAL_WORDS: usize = 2;
 
 /// Hot words: generation 32, families 8, synced state 8, flags 8, state 8.
 pub(crate) const WORD: usize = 0;
@@ -45,10 +49,10 @@ pub(crate) const SEEN: usize = 4;
 pub(crate) const PKTS: usize = 5;
 /// Of the replication policy.
 pub(crate) const SYNC: usize = 6;
-/// Peers 32, port of the tunnel 16, last worker out 8 and in 8, each plus one.
+/// Peers 32, port of the tunnel or the local one 16, last worker out 8 and in 8, each plus one.
 pub(crate) const PEERS: usize = 7;
-const TUNNEL_PORT_SHIFT: u32 = 16;
-const TUNNEL_PORT: u64 = 0xffff << TUNNEL_PORT_SHIFT;
+const OTHER_PORT_SHIFT: u32 = 16;
+const OTHER_PORT: u64 = 0xffff << OTHER_PORT_SHIFT;
 
 /// Cold words: incarnation.
 pub(crate) const INCARNATION: usize = 0;
@@ -82,6 +86,9 @@ pub(crate) const CONTROLLED: u64 = 1 << 16;
 const CLIENT6: u64 = 1 << 24;
 const VIP6: u64 = 1 << 25;
 const SERVER6: u64 = 1 << 26;
+const LOCAL6: u64 = 1 << 27;
+/// It has a local address.
+const HAS_LOCAL: u64 = 1 << 28;
 
 /// Where the synced state is in [`WORD`].
 pub(crate) const SYNCED_SHIFT: u32 = 16;
@@ -97,7 +104,8 @@ pub(crate) struct Place {
 pub(crate) struct Slab {
     hot: Aligned,
     cold: Aligned,
-    addrs: Box<[OnceLock<Box<[AtomicU64]>>]>,
+    addrs: Chunks<ADDR_WORDS>,
+    locals: Chunks<LOCAL_WORDS>,
     origins: Mutex<Origins>,
 }
 
@@ -106,6 +114,36 @@ pub(crate) struct Slab {
 pub(crate) struct Aligned {
     words: Box<[AtomicU64]>,
     base: usize,
+}
+
+/// Words of each slot that few slots need.
+#[derive(Debug)]
+struct Chunks<const WORDS: usize>(Box<[OnceLock<Box<[AtomicU64]>>]>);
+
+impl<const WORDS: usize> Chunks<WORDS> {
+    fn new(slots: usize) -> Self {
+        Self((0..slots.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect())
+    }
+
+    /// Two words of a slot, from `at` on; memory for its chunk is made here.
+    fn pair(&self, slot: u32, at: usize) -> &[AtomicU64] {
+        let (chunk, within) = (slot as usize / CHUNK, slot as usize % CHUNK);
+        let words =
+            self.0[chunk].get_or_init(|| (0..CHUNK * WORDS).map(|_| AtomicU64::new(0)).collect());
+        &words[within * WORDS + at..][..2]
+    }
+
+    fn address(&self, slot: u32, at: usize) -> Ipv6Addr {
+        let cells = self.pair(slot, at);
+        let (high, low) = (cells[0].load(RELAXED), cells[1].load(RELAXED));
+        Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low))
+    }
+
+    fn set_address(&self, slot: u32, at: usize, addr: Ipv6Addr) {
+        let cells = self.pair(slot, at);
+        cells[0].store((addr.to_bits() >> 64) as u64, RELAXED);
+        cells[1].store(addr.to_bits() as u64, RELAXED);
+    }
 }
 
 impl Aligned {
@@ -136,7 +174,8 @@ impl Slab {
         Self {
             hot: Aligned::new(slots * LINE),
             cold: Aligned::new(slots * COLD),
-            addrs: (0..slots.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect(),
+            addrs: Chunks::new(slots),
+            locals: Chunks::new(slots),
             origins: Mutex::default(),
         }
     }
@@ -220,28 +259,40 @@ impl Slab {
             port: (target >> 16) as u16,
             forwarding: forwarding(
                 (target >> 8) as u8,
-                (hot[PEERS].load(RELAXED) >> TUNNEL_PORT_SHIFT) as u16,
+                (hot[PEERS].load(RELAXED) >> OTHER_PORT_SHIFT) as u16,
             ),
         })
     }
 
-    /// Writes key, server and target; returns the bits of [`WORD`] that belong to them.
-    pub(crate) fn write(
-        &self,
-        slot: u32,
-        key: &FlowKey,
-        server: u32,
-        target: Option<Target>,
-    ) -> u64 {
+    /// From where packets go to the real server, if not from the client's address.
+    pub(crate) fn local(&self, slot: u32) -> Option<Local> {
+        let hot = self.hot(slot);
+        let word = hot[WORD].load(RELAXED);
+        (word & HAS_LOCAL != 0).then(|| {
+            let addr = self.locals.address(slot, 0);
+            // An IPv4 address is kept as an IPv6 one that is mapped.
+            let addr = if word & LOCAL6 != 0 { addr.into() } else { addr.to_canonical() };
+            Local { addr, port: (hot[PEERS].load(RELAXED) >> OTHER_PORT_SHIFT) as u16 }
+        })
+    }
+
+    /// The key of what its server answers, if that comes back here.
+    pub(crate) fn reply_key(&self, slot: u32) -> Option<ReplyKey> {
+        let target = self.target(slot).filter(|target| target.forwarding.is_nat())?;
+        target.reply_key(&self.key(slot), self.local(slot))
+    }
+
+    /// Writes key, server, target and local address; returns the bits of [`WORD`] that belong to
+    /// them.
+    pub(crate) fn write(&self, slot: u32, record: &Record) -> u64 {
+        let Record { key, target, .. } = record;
         let hot = self.hot(slot);
         let mut bits = 0;
         let mut put = |addr: IpAddr, at: usize, bit: u64| match addr {
             IpAddr::V4(addr) => u64::from(addr.to_bits()),
             IpAddr::V6(addr) => {
                 bits |= bit;
-                let cells = self.addr_words(slot, at);
-                cells[0].store((addr.to_bits() >> 64) as u64, RELAXED);
-                cells[1].store(addr.to_bits() as u64, RELAXED);
+                self.addrs.set_address(slot, at, addr);
                 0
             }
         };
@@ -249,14 +300,26 @@ impl Slab {
         let addr = target.map_or(0, |target| put(target.addr, 4, SERVER6));
         hot[ADDRS].store(client << 32 | vip, RELAXED);
         let ports = u64::from(key.client_port) << 48 | u64::from(key.vip_port) << 32;
-        hot[PORTS].store(ports | u64::from(server), RELAXED);
+        hot[PORTS].store(ports | u64::from(record.server.0), RELAXED);
+        let mut other_port = 0;
         let way = target.map_or(0, |target| {
             bits |= BOUND;
             let (method, tunnel_port) = number_of(target.forwarding);
-            hot[PEERS].fetch_and(!TUNNEL_PORT, RELAXED);
-            hot[PEERS].fetch_or(u64::from(tunnel_port) << TUNNEL_PORT_SHIFT, RELAXED);
+            other_port = tunnel_port;
             u64::from(target.port) << 16 | u64::from(method) << 8
         });
+        let is_full_nat = target.is_none_or(|target| target.forwarding == Forwarding::FullNat);
+        if let Some(local) = record.local.filter(|_| is_full_nat) {
+            bits |= HAS_LOCAL | if local.addr.is_ipv6() { LOCAL6 } else { 0 };
+            let addr = match local.addr {
+                IpAddr::V4(addr) => addr.to_ipv6_mapped(),
+                IpAddr::V6(addr) => addr,
+            };
+            self.locals.set_address(slot, 0, addr);
+            other_port = local.port;
+        }
+        hot[PEERS].fetch_and(!OTHER_PORT, RELAXED);
+        hot[PEERS].fetch_or(u64::from(other_port) << OTHER_PORT_SHIFT, RELAXED);
         hot[TARGET].store(addr << 32 | way | u64::from(number(key.protocol)), RELAXED);
         bits
     }
@@ -301,16 +364,7 @@ impl Slab {
         if !v6 {
             return Ipv4Addr::from_bits(v4).into();
         }
-        let cells = self.addr_words(slot, at);
-        let (high, low) = (cells[0].load(RELAXED), cells[1].load(RELAXED));
-        Ipv6Addr::from_bits(u128::from(high) << 64 | u128::from(low)).into()
-    }
-
-    fn addr_words(&self, slot: u32, at: usize) -> &[AtomicU64] {
-        let (chunk, within) = (slot as usize / CHUNK, slot as usize % CHUNK);
-        let words = self.addrs[chunk]
-            .get_or_init(|| (0..CHUNK * ADDR_WORDS).map(|_| AtomicU64::new(0)).collect());
-        &words[within * ADDR_WORDS + at..][..2]
+        self.addrs.address(slot, at).into()
     }
 }
 
@@ -338,6 +392,7 @@ fn number_of(forwarding: Forwarding) -> (u8, u16) {
     match forwarding {
         Forwarding::Dr => (0, 0),
         Forwarding::Nat => (1, 0),
+        Forwarding::FullNat => (8, 0),
         Forwarding::Tunnel(Tunnel::IpIp) => (2, 0),
         Forwarding::Tunnel(Tunnel::Gre { checksum }) => (3 + u8::from(checksum), 0),
         Forwarding::Tunnel(Tunnel::Gue { port, checksum }) => match checksum {
@@ -358,6 +413,7 @@ fn forwarding(number: u8, port: u16) -> Forwarding {
         5 => gue(UdpChecksum::ByFamily),
         6 => gue(UdpChecksum::On),
         7 => gue(UdpChecksum::Off),
+        8 => Forwarding::FullNat,
         _ => Forwarding::Dr,
     }
 }
@@ -382,7 +438,11 @@ mod tests {
         ];
         let slab = Slab::new(1);
         let methods = tunnels.map(Forwarding::Tunnel).into_iter();
-        for method in methods.chain([Forwarding::Dr, Forwarding::Nat]) {
+        let locals = ["198.18.1.200", "2001:db8:0:1::200", "::ffff:198.18.1.200"];
+        let local = |addr: &str| Some(Local { addr: addr.parse().unwrap(), port: 1024 });
+        let methods = methods.chain([Forwarding::Dr, Forwarding::Nat]).map(|way| (way, None));
+        let full_nat = locals.map(|addr| (Forwarding::FullNat, local(addr)));
+        for (method, local) in methods.chain(full_nat) {
             let (addr, port) = ([198, 18, 1, 21].into(), 80);
             let target = Target { addr, port, forwarding: method };
             let key = FlowKey {
@@ -392,10 +452,22 @@ mod tests {
                 vip: [198, 18, 0, 100].into(),
                 vip_port: 80,
             };
-            let bits = slab.write(0, &key, 7, Some(target));
-            slab.hot(0)[WORD].store(bits, RELAXED);
-            assert_eq!((slab.key(0), slab.server(0)), (key, 7));
-            assert_eq!(slab.target(0), Some(target));
+            let record = Record {
+                key,
+                server: 7.into(),
+                target: Some(target),
+                local,
+                service: 1.into(),
+                group: 1.into(),
+                incarnation: 1,
+                origin: Origin::default(),
+            };
+            for target in [Some(target), None] {
+                let bits = slab.write(0, &Record { target, ..record });
+                slab.hot(0)[WORD].store(bits, RELAXED);
+                assert_eq!((slab.key(0), slab.server(0)), (key, 7));
+                assert_eq!((slab.target(0), slab.local(0)), (target, local));
+            }
         }
     }
 }

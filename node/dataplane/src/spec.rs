@@ -5,7 +5,9 @@ use std::net::IpAddr;
 
 use steadfast_packet::Tunnel;
 
-use crate::{GroupId, Limits, Listen, Persistence, Policies, ServerId, ServiceId, Timeouts};
+use crate::{
+    GroupId, Limits, Listen, Persistence, Policies, PortSlot, ServerId, ServiceId, Timeouts,
+};
 
 /// Input of [`Config::compile`](crate::Config::compile).
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -20,6 +22,9 @@ pub struct ConfigSpec {
     pub now_ns: u64,
     /// Workers that will count packets, at most [`crate::WORKERS_MAX`].
     pub workers: usize,
+    /// The committed slot of this node: which local ports it may give. Without one it opens no
+    /// full-NAT connection.
+    pub port_slot: Option<PortSlot>,
 }
 
 /// A VIP group and its addresses.
@@ -31,6 +36,8 @@ pub struct GroupSpec {
     pub vips: Vec<IpAddr>,
     /// Gateway addresses of NAT pools: ARP and echo are answered, nothing is served.
     pub gateways: Vec<IpAddr>,
+    /// Local addresses of full-NAT services: connections go to their servers from there.
+    pub locals: Vec<IpAddr>,
     /// What a packet gets that no service listens for.
     pub unserved: Unserved,
 }
@@ -156,6 +163,9 @@ pub enum Forwarding {
     Dr,
     /// Destination address and port are rewritten, and back in replies.
     Nat,
+    /// Source and destination are rewritten: the server sees a local address of the group, and its
+    /// answers come back there, wherever its routes lead.
+    FullNat,
     /// The packet travels unchanged inside another one to the server, which may be any number of
     /// routers away and of the other address family.
     Tunnel(Tunnel),
@@ -198,6 +208,14 @@ pub struct SyncSettings {
     pub on_established: bool,
     /// Replicate after every inbound packet.
     pub every_packet: bool,
+}
+
+impl Forwarding {
+    /// Packets are rewritten, and what the server answers comes back this way.
+    #[must_use]
+    pub fn is_nat(self) -> bool {
+        matches!(self, Self::Nat | Self::FullNat)
+    }
 }
 
 impl Default for SyncSettings {

@@ -29,7 +29,7 @@ pub struct StaleSender {
     pub port: u16,
     /// Who sends.
     pub mac: Mac,
-    /// The VIP it sends to; `None`: it sends through the group's gateway address.
+    /// The VIP or local address it sends to; `None`: it sends through the group's gateway address.
     pub vip: Option<IpAddr>,
 }
 

@@ -24,9 +24,9 @@ use std::{
 use siphasher::sip::SipHasher13;
 
 use crate::{
-    Class, Config, Connection, FlowKey, Forwarding, Gone, GroupId, Groups, NewConnection, Origin,
-    Provenance, Record, ReplyKey, Role, ServerId, ServerLoad, ServiceId, State, Target, Template,
-    Templates, Timeouts,
+    Class, Config, Connection, FlowKey, Gone, GroupId, Groups, NewConnection, Origin, Provenance,
+    Record, ReplyKey, Role, ServerId, ServerLoad, ServiceId, State, Target, Template, Templates,
+    Timeouts,
     index::Index,
     ledger::{Entry, Ledger},
     slab::{self, Place, Slab},
@@ -69,8 +69,8 @@ pub enum InsertError {
     /// The key is taken.
     #[error("the connection exists already")]
     Exists(Connection),
-    /// The server already talks to this client port through another VIP.
-    #[error("the server already has a connection from this client address and port")]
+    /// The server already talks to this client port through another VIP, or to this local port.
+    #[error("the server already has a connection from this address and port")]
     ReplyTaken(Connection),
     /// It was removed or replaced meanwhile; try again.
     #[error("the connection changed meanwhile: try again")]
@@ -254,14 +254,14 @@ impl ConnectionTable {
         if old.is_dead() || old.target().is_some() {
             return None;
         }
-        let key = old.key();
-        if target.forwarding == Forwarding::Nat {
-            self.link_reply(&key.reply(target.addr, target.port), slot).ok()?;
+        let record = Record { target: Some(target), ..old.record() };
+        if let Some(reply) = record.reply_key() {
+            self.link_reply(&reply, slot).ok()?;
         }
         let connection = self.keys.rewriting(|| {
             self.replies.rewriting(|| {
                 let word = self.close(slot);
-                let bits = self.slab.write(slot, &key, old.server().0, Some(target));
+                let bits = self.slab.write(slot, &record);
                 self.open(slot, word & 0xff_ffff & !slab::SUPERSEDED | bits)
             })
         });
@@ -324,7 +324,7 @@ impl ConnectionTable {
         self.locate(key).map(|place| self.at(place))
     }
 
-    /// The NAT connection a return packet belongs to.
+    /// The NAT or full-NAT connection a return packet belongs to.
     #[must_use]
     pub fn find_reply(&self, key: &ReplyKey) -> Option<Connection> {
         self.locate_reply(key).map(|place| self.at(place))
@@ -342,8 +342,7 @@ impl ConnectionTable {
     pub(crate) fn locate_reply(&self, key: &ReplyKey) -> Option<Place> {
         self.search(&self.replies, self.hash(key), |slot| {
             let place = self.slab.occupant(slot)?;
-            let target = self.slab.target(slot).filter(|t| t.forwarding == Forwarding::Nat)?;
-            let same = self.slab.key(slot).reply(target.addr, target.port) == *key;
+            let same = self.slab.reply_key(slot)? == *key;
             (same && self.slab.is_live(place)).then_some(place)
         })
     }
@@ -626,7 +625,7 @@ impl ConnectionTable {
         let (record, hot, cold) = (&new.record, self.slab.hot(slot), self.slab.cold(slot));
         fence(Ordering::Release);
         hot[slab::PEERS].store(u64::from(sent_to) << 32, relaxed);
-        let bits = self.slab.write(slot, &record.key, record.server.0, record.target);
+        let bits = self.slab.write(slot, record);
         hot[slab::SEEN].store(new.now_ns, relaxed);
         hot[slab::PKTS].store(new.in_pkts & u64::from(u32::MAX), relaxed);
         hot[slab::SYNC].store(0, relaxed);
@@ -665,7 +664,7 @@ impl ConnectionTable {
         self.hash(&(service, client.is_ipv6(), network))
     }
 
-    /// Makes a NAT connection findable by its replies.
+    /// Makes a NAT or full-NAT connection findable by its replies.
     fn link_reply(&self, reply: &ReplyKey, slot: u32) -> Result<(), InsertError> {
         if let Some(held) = self.find_reply(reply).filter(|held| held.place().slot != slot) {
             return Err(InsertError::ReplyTaken(held));

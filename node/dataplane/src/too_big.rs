@@ -33,12 +33,12 @@ impl<H> Core<H>
 where
     H: SyncHook,
 {
-    /// Tells the sender, in the name of `vip`, that no more than `room` octets go through.
+    /// Tells the sender, in the name of an address it knows, that no more than `room` octets go through.
     pub(crate) fn refuse_too_big(
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Packet,
-        vip: IpAddr,
+        teller: IpAddr,
         room: usize,
         view: View<'_>,
     ) -> Verdict {
@@ -52,7 +52,7 @@ where
             return Verdict::Drop(Reason::RateLimited);
         }
         let mtu = u16::try_from(room).unwrap_or(u16::MAX);
-        match packet_too_big(frame.bytes(), packet, vip, mtu) {
+        match packet_too_big(frame.bytes(), packet, teller, mtu) {
             Ok(len) => {
                 let verdict = self.send_back(frame, packet.src, len, view);
                 if let Verdict::Transmit { .. } = verdict {

@@ -116,6 +116,9 @@ reasons! {
     TableFull => "table_full",
     /// The server has a connection from this client port through another VIP.
     ReplyTaken => "reply_taken",
+    /// A new full-NAT connection, but no local port of this node is free towards its server. Counted
+    /// also where its client was told.
+    LocalPortsExhausted => "local_ports_exhausted",
 }
 
 /// What a worker asks its driver to do, beside the verdict.

@@ -14,8 +14,8 @@ use std::{
 use steadfast_packet::{Content, Mac, Packet, ParseError, parse, set_macs};
 
 use crate::{
-    Actions, Config, Connection, GroupId, Hop, NextHops, Protocol, Reason, Resolved, Role, Sent,
-    Shared, SyncHook, Verdict, WorkerCounters,
+    Actions, Address, AddressKind, Config, Connection, GroupId, Hop, NextHops, Protocol, Reason,
+    Resolved, Role, Sent, Shared, SyncHook, Verdict, WorkerCounters,
     bucket::TokenBucket,
     cache::{Cache, Servers, Tuple},
     forward::{Hot, reopens},
@@ -134,8 +134,8 @@ where
         let mut count = 0;
         for (place, tuple) in hashes.iter_mut().zip(frames.filter_map(peek)) {
             *place = match config.address(tuple.dst) {
-                Some(_) => (table.hash(&tuple.key()), false),
-                None => (table.hash(&tuple.reply_key()), true),
+                Some(Address { kind: AddressKind::Vip, .. }) => (table.hash(&tuple.key()), false),
+                _ => (table.hash(&tuple.reply_key()), true),
             };
             count += 1;
         }

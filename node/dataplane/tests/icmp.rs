@@ -5,13 +5,11 @@
 mod both;
 mod lab;
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
-use both::*;
-use etherparse::{PacketBuilder, ip_number};
+use both::{error::Error, *};
 use lab::*;
 use steadfast_dataplane::{ConfigSpec, Forwarding, Protocol, Reason, Role, Sent};
-use steadfast_packet::{internet_checksum, pseudo_sum};
 
 const PROTOCOLS: [Protocol; 2] = [Protocol::Tcp, Protocol::Udp];
 
@@ -22,42 +20,6 @@ const ERRORS: [(&str, [u8; 2], [u8; 2]); 4] = [
     ("time exceeded", [11, 0], [3, 0]),
     ("parameter problem", [12, 0], [4, 0]),
 ];
-
-/// An error from `src` to `dst` that quotes the first `quoted` octets after the IP header.
-#[derive(Clone, Debug)]
-struct Error {
-    src: IpAddr,
-    dst: IpAddr,
-    ttl: u8,
-    kind: [u8; 2],
-    /// The quoted packet: its protocol, and its addresses.
-    about: (Protocol, SocketAddr, SocketAddr),
-    quoted: usize,
-}
-
-impl Error {
-    /// The frame, all checksums right, also the quoted ones.
-    fn frame(&self, macs: (Mac, Mac)) -> Vec<u8> {
-        let (protocol, src, dst) = self.about;
-        let packet = packet(protocol, (src, dst), 1, b"some data of the packet");
-        let header = if src.is_ipv4() { 20 } else { 40 };
-        let quoted = &packet[..packet.len().min(header + self.quoted)];
-        // The MTU, where the error is about that.
-        let mut message = vec![self.kind[0], self.kind[1], 0, 0, 0, 0, 5, 0];
-        message.extend(quoted);
-        let protocol = if src.is_ipv4() { ip_number::ICMP } else { ip_number::IPV6_ICMP };
-        let sum = match src.is_ipv4() {
-            true => 0,
-            false => pseudo_sum(self.src, self.dst, protocol.0, message.len() as u32),
-        };
-        let checksum = internet_checksum(sum, &message).to_be_bytes();
-        message[2..4].copy_from_slice(&checksum);
-        let mut bytes = Vec::new();
-        let headers = ip(self.src, self.dst, self.ttl, Protocol::Udp);
-        PacketBuilder::ip(headers).write(&mut bytes, protocol, &message).unwrap();
-        framed(macs, &bytes)
-    }
-}
 
 fn kind(net: Net, (_, v4, v6): (&str, [u8; 2], [u8; 2])) -> [u8; 2] {
     if net.name == "IPv4" { v4 } else { v6 }

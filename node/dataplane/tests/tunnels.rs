@@ -77,6 +77,7 @@ fn lab_with(
         services: vec![of(1, Protocol::Tcp), of(2, Protocol::Udp)],
         workers: 2,
         now_ns: 0,
+        port_slot: None,
     };
     let lab = Lab::with(spec, 1000);
     lab.shared.set_next_hops(NextHops::new(hops(mtu, vec![ip(OWN_4), ip(OWN_6)])));

@@ -88,6 +88,16 @@ pub struct GroupSpec {
     /// Addresses that the servers of NAT services use as their gateway.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub gateways: Vec<IpAddr>,
+    /// Addresses from which full-NAT services talk to their servers.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub local_addresses: Vec<IpAddr>,
+}
+
+impl GroupSpec {
+    /// All that moves together: VIPs, gateways, local addresses.
+    pub fn all_addresses(&self) -> impl Iterator<Item = &IpAddr> {
+        self.addresses.iter().chain(&self.gateways).chain(&self.local_addresses)
+    }
 }
 
 /// One virtual service.
@@ -228,18 +238,29 @@ pub enum Forwarding {
     Dr,
     /// Destination NAT; the server's gateway is an address of the group.
     Nat,
+    /// Destination and source NAT: the server sees a local address of the group, and may be any
+    /// number of routers away. DPVS calls it FNAT.
+    #[serde(rename = "full_nat", alias = "fnat")]
+    FullNat,
     /// The packet travels inside another one; the server, which may be any number of routers away
     /// and of the other address family, answers the client itself.
     Tun,
 }
 
 impl Forwarding {
+    /// Addresses and ports are rewritten both ways.
+    #[must_use]
+    pub fn is_nat(self) -> bool {
+        matches!(self, Self::Nat | Self::FullNat)
+    }
+
     /// The name as the document spells it.
     #[must_use]
     pub fn name(self) -> &'static str {
         match self {
             Self::Dr => "dr",
             Self::Nat => "nat",
+            Self::FullNat => "full_nat",
             Self::Tun => "tun",
         }
     }

@@ -20,7 +20,8 @@ pub use epoch::Epoch;
 pub use ids::{BootId, GroupId, NodeId, ServerId, ServiceId};
 pub use problem::{PROBLEMS_MAX, Problem};
 pub use state::{
-    Cluster, ClusterState, Config, Grant, Group, HISTORY_MAX, NODES_MAX, Node, Service, TOKENS_MAX,
+    Cluster, ClusterState, Config, Grant, Group, HISTORY_MAX, NODES_MAX, Node, PORT_SLOTS, Service,
+    TOKENS_MAX,
 };
 pub use validate::{
     GROUPS_MAX, MATCHES_MAX, RANGES_MAX, SERVERS_MAX, SERVICES_MAX, WEIGHT_MAX, validate,

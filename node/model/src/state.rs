@@ -19,6 +19,9 @@ use crate::{
 
 /// Nodes of one cluster.
 pub const NODES_MAX: usize = 32;
+/// Ranges of local ports; more than [`NODES_MAX`], so that each member has its own.
+pub const PORT_SLOTS: u16 = 64;
+const _: () = assert!(NODES_MAX < PORT_SLOTS as usize);
 /// Configurations kept for `get config --revision`.
 pub const HISTORY_MAX: usize = 50;
 /// Unspent join tokens.
@@ -39,6 +42,10 @@ pub struct ClusterState {
     pub history: VecDeque<Config>,
     /// Segments of the configuration by their committed number.
     pub segments: BTreeMap<u16, SegmentSpec>,
+    /// Which range of local ports each member gives to full-NAT connections; see
+    /// [`Self::port_slot`].
+    #[serde(default)]
+    port_slots: BTreeMap<NodeId, u16>,
     /// VIP groups of the configuration.
     pub groups: BTreeMap<GroupId, Group>,
     /// Services of the configuration.
@@ -157,6 +164,11 @@ struct Counters {
     server: u32,
 }
 
+/// The range that a node would have if no other had it: ids are counted up from 1.
+fn port_slot_of(node: NodeId) -> u16 {
+    (node.0.saturating_sub(1) % u32::from(PORT_SLOTS)) as u16
+}
+
 /// Id and last weight of a service's servers.
 type KnownServers = BTreeMap<(IpAddr, Option<u16>), (ServerId, u32)>;
 
@@ -252,6 +264,21 @@ impl ClusterState {
         self.groups.values().find(|g| g.spec.name == name)
     }
 
+    /// Which range of local ports a member gives to full-NAT connections: its own, as long as it is a
+    /// member. That of a removed one is given again as late as can be: what it opened may live on.
+    #[must_use]
+    pub fn port_slot(&self, node: NodeId) -> Option<u16> {
+        let known = self.port_slots.get(&node).copied();
+        self.nodes.contains_key(&node).then(|| known.unwrap_or_else(|| port_slot_of(node)))
+    }
+
+    fn free_port_slot(&self, node: NodeId) -> u16 {
+        let taken: BTreeSet<u16> = self.nodes.keys().filter_map(|n| self.port_slot(*n)).collect();
+        let first = port_slot_of(node);
+        let all = (0..PORT_SLOTS).map(|n| (first + n) % PORT_SLOTS);
+        all.into_iter().find(|slot| !taken.contains(slot)).unwrap_or(first)
+    }
+
     fn initialise(&mut self, start: Initialise) -> Result<Response, Rejection> {
         if self.cluster.is_some() {
             return Err(Rejection::AlreadyInitialised);
@@ -289,6 +316,8 @@ impl ClusterState {
     fn add_node(&mut self, spec: NodeSpec) -> NodeId {
         self.counters.node += 1;
         let id = NodeId(self.counters.node);
+        let slot = self.free_port_slot(id);
+        self.port_slots.insert(id, slot);
         let NodeSpec { name, api, control, replication } = spec;
         self.nodes.insert(id, Node { id, name, api, control, replication, cordoned: false });
         id
@@ -296,6 +325,7 @@ impl ClusterState {
 
     fn remove(&mut self, node: NodeId) -> Result<Response, Rejection> {
         self.nodes.remove(&node).ok_or(Rejection::NoSuchNode(node))?;
+        self.port_slots.remove(&node);
         for group in self.groups.values_mut() {
             if let Some(grant) = &mut group.grant {
                 grant.candidates.retain(|c| *c != node);
@@ -355,8 +385,7 @@ impl ClusterState {
             .collect();
         for spec in &document.groups {
             let lies_in = |a: &IpAddr| document.segment_of(*a).map(|s| s.name.as_str());
-            let names: BTreeSet<&str> =
-                spec.addresses.iter().chain(&spec.gateways).filter_map(lies_in).collect();
+            let names: BTreeSet<&str> = spec.all_addresses().filter_map(lies_in).collect();
             let numbers = self.segments.iter().filter(|(_, s)| names.contains(s.name.as_str()));
             let segments: Vec<u16> = numbers.map(|(number, _)| *number).collect();
             let (id, grant) = match before.remove(&spec.name) {

@@ -6,6 +6,7 @@
 //! Every node applies the log by these rules: a document that one version refuses and another
 //! takes would tear the replicated state apart.
 
+mod full_nat;
 mod limits;
 mod listening;
 mod tunnel;
@@ -30,6 +31,8 @@ pub const SERVICES_MAX: usize = 10_000;
 pub const SERVERS_MAX: usize = 4_096;
 /// Groups in one document.
 pub const GROUPS_MAX: usize = 10_000;
+/// Local addresses of one group.
+const LOCAL_ADDRESSES_MAX: usize = 1_024;
 /// Prefixes of one segment beside its first.
 const PREFIXES_MAX: usize = 16;
 /// Largest weight of a server.
@@ -160,7 +163,13 @@ impl<'a> Check<'a> {
                     "give the group at least one VIP",
                 );
             }
-            let lists = [("addresses", &group.addresses), ("gateways", &group.gateways)];
+            let lists = [
+                ("addresses", &group.addresses),
+                ("gateways", &group.gateways),
+                ("local_addresses", &group.local_addresses),
+            ];
+            let locals = format!("{place}.local_addresses");
+            self.count(&locals, group.local_addresses.len(), LOCAL_ADDRESSES_MAX);
             for (list, addresses) in lists {
                 for (j, address) in addresses.iter().enumerate() {
                     let place = format!("{place}.{list}[{j}]");
@@ -258,7 +267,7 @@ impl<'a> Check<'a> {
         group: &GroupSpec,
         listeners: &[(String, Listener)],
     ) {
-        if service.forwarding == Forwarding::Tun {
+        if matches!(service.forwarding, Forwarding::Tun | Forwarding::FullNat) {
             return self.tunnel_server(place, server.address);
         }
         let Some((segment, prefix)) = self.document.prefix_of(server.address) else {
@@ -295,7 +304,7 @@ impl<'a> Check<'a> {
                     format!("add an address of {prefix} to the `gateways` of that group"),
                 );
             }
-            (Forwarding::Dr | Forwarding::Nat | Forwarding::Tun, _) => {}
+            (Forwarding::Dr | Forwarding::Nat | Forwarding::FullNat | Forwarding::Tun, _) => {}
         }
     }
 
@@ -343,9 +352,8 @@ impl<'a> Check<'a> {
             let what = "a server that takes no connections has no use";
             self.problem(format!("{place}.upper"), what, "take it out for no bound");
         }
-        let owner = self.document.groups.iter().find(|g| {
-            g.addresses.contains(&server.address) || g.gateways.contains(&server.address)
-        });
+        let is_of = |g: &&GroupSpec| g.all_addresses().any(|address| *address == server.address);
+        let owner = self.document.groups.iter().find(is_of);
         if let Some(group) = owner {
             let what = format!("{} is an address of group {}", server.address, shown(&group.name));
             self.problem(address, what, "write the server's own address");

@@ -4,13 +4,13 @@
 //! as the mark that led to it. The merge rules are those of the data plane's table.
 
 use std::{
-    net::IpAddr,
+    net::{IpAddr, SocketAddr},
     sync::atomic::{Ordering, fence},
 };
 
 use steadfast_dataplane::{
-    Applied as TableApplied, Class, Connection, Cursor, FlowKey, Origin, Protocol, Replica, Shared,
-    State, Sweep, Template, TemplateKey, TemplateRecord, TemplateReplica,
+    Applied as TableApplied, Class, Connection, Cursor, FlowKey, Local, Origin, Protocol, Replica,
+    Shared, State, Sweep, Template, TemplateKey, TemplateRecord, TemplateReplica,
 };
 use steadfast_model::{Epoch, GroupId, ServerId, ServiceId};
 
@@ -85,6 +85,7 @@ impl Table for Shared {
                 key,
                 server: record.server.0.into(),
                 target: None,
+                local: record.local.map(|local| Local { addr: local.ip(), port: local.port() }),
                 service,
                 group: record.group.0.into(),
                 incarnation: record.incarnation,
@@ -233,6 +234,7 @@ pub fn key_of_template(template: &TemplateKey) -> Key {
 fn record_of_template(template: &Template) -> Record {
     let record = &template.record;
     Record {
+        local: None,
         key: key_of_template(&record.key),
         group: GroupId(record.group.0),
         service: ServiceId(record.key.service.0),
@@ -258,6 +260,7 @@ fn record_of(key: Key, connection: &Connection, state: State) -> Record {
         server: ServerId(connection.server().0),
         incarnation: connection.incarnation(),
         state: state.number(),
+        local: connection.local().map(|local| SocketAddr::new(local.addr, local.port)),
         flags: if connection.is_assured() || state != State::Udp { 0 } else { FLAG_UNASSURED },
     }
 }

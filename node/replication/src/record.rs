@@ -67,6 +67,8 @@ pub struct Record {
     pub state: u8,
     /// Bits of [`FLAG_UNASSURED`]; those that are not known travel untouched. Below [`FLAGS_MAX`].
     pub flags: u8,
+    /// From where packets go to the server, under full-NAT; of the family of the VIP.
+    pub local: Option<SocketAddr>,
 }
 
 /// A record's state is below this: it shares a byte with the flags on the wire.

@@ -242,6 +242,7 @@ pub(super) fn describe(
         client: at(record.key.client, record.key.client_port),
         vip: at(record.key.vip, record.key.vip_port),
         server: record.target.map(|t| at(t.addr, t.port)).unwrap_or_default(),
+        local: record.local.map(|local| at(local.addr, local.port)).unwrap_or_default(),
         server_id: record.server.0,
         service: named(&names.services, record.service.0),
         state: state.name().to_owned(),

@@ -5,7 +5,7 @@ use std::{
     time::Instant,
 };
 
-use steadfast_dataplane::{self as dp, Reason, Sent};
+use steadfast_dataplane::{self as dp, PORTS_PER_SLOT, PortSlot, Reason, Sent};
 use steadfast_model::{ClusterState, NodeId, document::LimitsSpec};
 use steadfast_ownership::{Completeness, Path, PeerStatus, SegmentId, Status as View};
 use steadfast_proto::v1;
@@ -109,6 +109,8 @@ fn node_message(
     let paths = peer.map(|p| paths(state, p, silence_ms)).unwrap_or_default();
     let boot = if own { Some(member.boot()) } else { peer.and_then(|p| p.boot) };
     let version = if own { env!("CARGO_PKG_VERSION").to_owned() } else { String::new() };
+    let slot = state.port_slot(node.id).and_then(PortSlot::new);
+    let ports = slot.map(|slot| (slot.first_port(), slot.first_port() + (PORTS_PER_SLOT - 1)));
     v1::Node {
         id: node.id.0,
         name: node.name.clone(),
@@ -124,6 +126,8 @@ fn node_message(
         boot_id: boot.map(|b| b.to_string()).unwrap_or_default(),
         version,
         is_leader: leader == Some(node.id),
+        local_port_first: ports.map_or(0, |(first, _)| first.into()),
+        local_port_last: ports.map_or(0, |(_, last)| last.into()),
     }
 }
 
@@ -157,7 +161,7 @@ fn group_message(
     let candidates: Vec<NodeId> =
         group.grant.as_ref().map(|g| g.candidates.clone()).unwrap_or_default();
     let names = |number: &u16| state.segments.get(number).map(|s| s.name.clone());
-    let addresses = group.spec.addresses.iter().chain(&group.spec.gateways);
+    let addresses = group.spec.all_addresses();
     let copies = state.nodes.keys().map(|node| copy(member, state, view, group, *node));
     v1::Group {
         id: group.id.0,
@@ -259,6 +263,7 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
         let forwarding = match spec.forwarding {
             steadfast_model::document::Forwarding::Dr => v1::Forwarding::Dr,
             steadfast_model::document::Forwarding::Nat => v1::Forwarding::Nat,
+            steadfast_model::document::Forwarding::FullNat => v1::Forwarding::FullNat,
             steadfast_model::document::Forwarding::Tun => v1::Forwarding::Tun,
         };
         let server_order = match spec.server_order {

@@ -7,7 +7,7 @@ use std::{
     time::Duration,
 };
 
-use steadfast_dataplane::{Connection, Cursor, Forwarding};
+use steadfast_dataplane::{Connection, Cursor};
 use steadfast_model::{ClusterState, NodeId, document::Switch};
 use steadfast_ownership::{Committed, CommittedGroup, Grant, Member as Candidate, SegmentId};
 use steadfast_peer::Peer;
@@ -39,6 +39,7 @@ struct Told {
     links: BTreeMap<SegmentId, bool>,
     ports: Vec<(Arc<PortInfo>, BTreeSet<SegmentId>)>,
     workers: usize,
+    port_slot: Option<u16>,
     /// The interfaces for which tables were written last, and whether that went well.
     tables: (BTreeMap<u32, Interface>, bool),
     /// How far the table was walked for clients whose next hop is not resolved.
@@ -115,10 +116,11 @@ async fn turn(
         member.owner.tell(document).await;
     }
     let workers = member.plane.workers().len();
-    if revision_new || new.health || told.workers != workers {
-        told.workers = workers;
+    let port_slot = state.port_slot(member.id());
+    if revision_new || new.health || (told.workers, told.port_slot) != (workers, port_slot) {
+        (told.workers, told.port_slot) = (workers, port_slot);
         let up = member.health.servers_up(state);
-        member.plane.configure(state, &|service, i| up.contains(&service.servers[i]));
+        member.plane.configure(state, member.id(), &|service, i| up.contains(&service.servers[i]));
     }
     member.plane.assign(state, view);
     let ports_new = tell_ports(member, told).await;
@@ -174,8 +176,7 @@ fn resolve_servers(member: &Member, state: &ClusterState, view: &KernelView) {
 fn resolve_clients(member: &Member, view: &KernelView, from: Option<Cursor>) -> Option<Cursor> {
     let (connections, next) =
         member.plane.shared.table.walk(from.unwrap_or_default(), CLIENTS_PER_TURN);
-    let nat =
-        |c: &&Connection| c.target().is_some_and(|target| target.forwarding == Forwarding::Nat);
+    let nat = |c: &&Connection| c.target().is_some_and(|target| target.forwarding.is_nat());
     let clients: BTreeSet<_> = connections.iter().filter(nat).map(|c| c.key().client).collect();
     let unresolved = |hop: Option<_>| hop.is_some_and(|hop| !view.neighbours.contains_key(&hop));
     for client in clients.into_iter().filter(|c| unresolved(view.route(*c))) {
@@ -316,7 +317,8 @@ fn addresses(state: &ClusterState) -> Vec<owner::GroupAddress> {
     for group in state.groups.values() {
         let vips = group.spec.addresses.iter().map(|address| (*address, false));
         let gateways = group.spec.gateways.iter().map(|address| (*address, true));
-        for (address, gateway) in vips.chain(gateways) {
+        let locals = group.spec.local_addresses.iter().map(|address| (*address, false));
+        for (address, gateway) in vips.chain(gateways).chain(locals) {
             if let Some(segment) = segment_of(address) {
                 all.push(owner::GroupAddress { group: group.id, segment, address, gateway });
             }

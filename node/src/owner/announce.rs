@@ -38,7 +38,7 @@ pub(crate) struct GroupAddress {
     pub(crate) group: GroupId,
     pub(crate) segment: SegmentId,
     pub(crate) address: IpAddr,
-    /// The gateway of a NAT pool; else a VIP.
+    /// The gateway of a NAT pool; else a VIP or a local address.
     pub(crate) gateway: bool,
 }
 

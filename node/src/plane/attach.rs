@@ -298,8 +298,7 @@ fn solicited_groups(state: &ClusterState, segments: &Segments) -> BTreeSet<(u32,
         let number = SegmentId(*numbers.get(segment.name.as_str())?);
         segments.on.iter().find(|(_, on)| on.contains(&number)).map(|(index, _)| *index)
     };
-    let of_groups =
-        state.groups.values().flat_map(|g| g.spec.addresses.iter().chain(&g.spec.gateways));
+    let of_groups = state.groups.values().flat_map(|g| g.spec.all_addresses());
     of_groups
         .filter_map(|address| Some((interface_of(*address)?, solicited_node(*address)?)))
         .collect()

@@ -2,20 +2,23 @@
 
 use steadfast_dataplane as dp;
 use steadfast_model::{
-    ClusterState, Service,
+    ClusterState, NodeId, Service,
     document::{
         ConnReuse, Forwarding, GUE_PORT, Listener, MssClamp, OnServerGone, Over, PersistenceSpec,
         Protocol, Scheduler, ServerOrder, ServiceSpec, Timeouts, TunnelKind, TunnelSpec, Unserved,
     },
 };
 
+const _: () = assert!(dp::SLOTS == steadfast_model::PORT_SLOTS);
+
 /// Whether a server of a service is up.
 pub(crate) type UpFn<'a> = dyn Fn(&Service, usize) -> bool + 'a;
 
-/// Compiles for `workers` workers; `generation` must grow with every call, which is made
+/// Compiles for `workers` workers of `node`; `generation` must grow with every call, which is made
 /// at `now_ns`.
 pub(crate) fn config_spec(
     state: &ClusterState,
+    node: NodeId,
     up: &UpFn<'_>,
     workers: usize,
     generation: u64,
@@ -29,11 +32,13 @@ pub(crate) fn config_spec(
         id: dp::GroupId(g.id.0),
         vips: g.spec.addresses.clone(),
         gateways: g.spec.gateways.clone(),
+        locals: g.spec.local_addresses.clone(),
         unserved,
     });
     let services = state.services.values().map(|s| service_spec(s, up));
     let (groups, services) = (groups.collect(), services.collect());
-    dp::ConfigSpec { generation, groups, services, now_ns, workers }
+    let port_slot = state.port_slot(node).and_then(dp::PortSlot::new);
+    dp::ConfigSpec { generation, groups, services, now_ns, workers, port_slot }
 }
 
 fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
@@ -187,6 +192,7 @@ pub(crate) fn forwarding(spec: &ServiceSpec) -> dp::Forwarding {
     match spec.forwarding {
         Forwarding::Dr => dp::Forwarding::Dr,
         Forwarding::Nat => dp::Forwarding::Nat,
+        Forwarding::FullNat => dp::Forwarding::FullNat,
         Forwarding::Tun => {
             dp::Forwarding::Tunnel(tunnel(spec.tunnel_options().unwrap_or_default()))
         }

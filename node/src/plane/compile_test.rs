@@ -35,7 +35,8 @@ services:
     let apply = Command::Apply { text, expected_revision: None, source, now_unix_s: 0 };
     let response = state.apply(2, apply);
     assert!(matches!(response, Response::Applied { .. }), "{fields} {server}: {response:?}");
-    let mut spec = config_spec(state, &|_, server| server == 0, 2, 9, 77);
+    let mut spec =
+        config_spec(state, steadfast_model::NodeId(1), &|_, server| server == 0, 2, 9, 77);
     assert_eq!((spec.generation, spec.now_ns, spec.workers), (9, 77, 2));
     spec.services.remove(0)
 }

@@ -155,9 +155,9 @@ impl DataPlane {
     }
 
     /// Swaps in what the cluster has committed and what the checks say.
-    pub(crate) fn configure(&self, state: &ClusterState, up: &UpFn<'_>) {
+    pub(crate) fn configure(&self, state: &ClusterState, node: NodeId, up: &UpFn<'_>) {
         let workers = self.statuses.load().len();
-        let spec = config_spec(state, up, workers, self.next_generation(), clock::now_ns());
+        let spec = config_spec(state, node, up, workers, self.next_generation(), clock::now_ns());
         let current = self.shared.config.load_full();
         match Config::compile(spec, Some(&current)) {
             Ok(config) => {

@@ -31,11 +31,8 @@ impl Segments {
         let used: BTreeSet<u16> =
             state.groups.values().flat_map(|g| g.segments.iter().copied()).collect();
         let mut found = Self::default();
-        let ours: BTreeSet<IpAddr> = state
-            .groups
-            .values()
-            .flat_map(|g| g.spec.addresses.iter().chain(&g.spec.gateways).copied())
-            .collect();
+        let ours: BTreeSet<IpAddr> =
+            state.groups.values().flat_map(|g| g.spec.all_addresses().copied()).collect();
         for interface in view.interfaces.values() {
             let stray = interface.addresses.iter().filter(|address| ours.contains(address));
             found.stray.extend(stray.map(|address| (*address, interface.name.clone())));

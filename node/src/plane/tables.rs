@@ -25,7 +25,10 @@ impl Tables {
     pub(crate) fn of(state: &ClusterState, view: &KernelView) -> Self {
         let addresses = state.groups.values().flat_map(|g| {
             let vips = g.spec.addresses.iter().map(|a| (*a, AddressRole::Vip));
-            vips.chain(g.spec.gateways.iter().map(|a| (*a, AddressRole::Gateway)))
+            // All that comes for a local address is ours, as it is for a VIP.
+            let locals = g.spec.local_addresses.iter().map(|a| (*a, AddressRole::Vip));
+            let gateways = g.spec.gateways.iter().map(|a| (*a, AddressRole::Gateway));
+            vips.chain(locals).chain(gateways)
         });
         let sources = state.services.values().flat_map(|service| {
             let spec = &service.spec;

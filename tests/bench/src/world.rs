@@ -127,11 +127,13 @@ fn config(shape: &Shape) -> ConfigSpec {
             id: GROUP,
             vips: (0..shape.services).map(|number| vip(number).into()).collect(),
             gateways: vec![],
+            locals: vec![],
             unserved: Unserved::Reject,
         }],
         services: (0..shape.services).map(service).collect(),
         now_ns: 0,
         workers: 2,
+        port_slot: None,
     }
 }
 

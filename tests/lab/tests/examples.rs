@@ -9,7 +9,7 @@ use steadfast_lab::{
     cluster::running::{GROUP, SERVICE},
     host::{
         family::Family,
-        names::{GATEWAY, Mode, PORT, SERVERS, VIP},
+        names::{GATEWAY, LOCALS, Mode, PORT, SERVERS, VIP},
     },
 };
 use steadfast_model::document::{Document, Forwarding, Ports, Scheduler};
@@ -30,14 +30,20 @@ fn file(name: &str) -> String {
 
 #[test]
 fn the_examples_describe_the_lab() {
-    let modes =
-        [(Mode::Dr, Forwarding::Dr), (Mode::Nat, Forwarding::Nat), (Mode::Tun, Forwarding::Tun)];
+    let modes = [
+        (Mode::Dr, Forwarding::Dr),
+        (Mode::Nat, Forwarding::Nat),
+        (Mode::FullNat, Forwarding::FullNat),
+        (Mode::Tun, Forwarding::Tun),
+    ];
     for (mode, forwarding) in modes {
         let document = Document::parse(&example(mode)).unwrap();
         assert_eq!(document.groups.len(), 1);
         assert_eq!(document.groups[0].addresses, [VIP]);
         let gateways: &[std::net::Ipv4Addr] = if mode == Mode::Nat { &[GATEWAY] } else { &[] };
         assert_eq!(document.groups[0].gateways, gateways);
+        let locals: &[std::net::Ipv4Addr] = if mode == Mode::FullNat { &LOCALS } else { &[] };
+        assert_eq!(document.groups[0].local_addresses, locals);
         assert_eq!(document.groups[0].name, GROUP);
         assert_eq!(document.services.len(), 2);
         assert_eq!(document.services[0].name, SERVICE);
@@ -56,7 +62,12 @@ fn the_examples_describe_the_lab() {
 
 #[test]
 fn the_dual_stack_examples_describe_the_lab_in_both_families() {
-    for (mode, forwarding) in [(Mode::Dr, Forwarding::Dr), (Mode::Nat, Forwarding::Nat)] {
+    let modes = [
+        (Mode::Dr, Forwarding::Dr),
+        (Mode::Nat, Forwarding::Nat),
+        (Mode::FullNat, Forwarding::FullNat),
+    ];
+    for (mode, forwarding) in modes {
         let document = Document::parse(&dual_stack(mode)).unwrap();
         assert_eq!(validate(&document), []);
         let of = |address: fn(Family) -> IpAddr| Family::V6.all().iter().map(move |f| address(*f));
@@ -64,6 +75,10 @@ fn the_dual_stack_examples_describe_the_lab_in_both_families() {
         assert!(group.addresses.iter().copied().eq(of(Family::vip)));
         let gateways: Vec<_> = of(Family::gateway).filter(|_| mode == Mode::Nat).collect();
         assert_eq!(group.gateways, gateways);
+        let all = Family::V6.all().iter();
+        let locals: Vec<_> =
+            all.flat_map(|f| f.locals()).filter(|_| mode == Mode::FullNat).collect();
+        assert_eq!(group.local_addresses, locals);
         for family in Family::V6.all() {
             let of_family = document.services.iter().filter(|s| s.address == Some(family.vip()));
             let names: Vec<_> = of_family.clone().map(|s| s.name.as_str()).collect();
@@ -82,7 +97,7 @@ fn the_dual_stack_examples_describe_the_lab_in_both_families() {
 #[test]
 fn the_switches_that_the_lab_turns_are_there_exactly_once() {
     let all = Mode::ALL.map(example).into_iter();
-    for text in all.chain([Mode::Dr, Mode::Nat].map(dual_stack)) {
+    for text in all.chain([Mode::Dr, Mode::Nat, Mode::FullNat].map(dual_stack)) {
         assert_eq!(text.matches("replication: on").count(), 1);
         // A write without quorum must be a real change.
         let changed = text.replacen("weight: 1", "weight: 2", 1);

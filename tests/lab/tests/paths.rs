@@ -260,7 +260,7 @@ fn a_smaller_mtu_on_the_way_is_found(lab: &Lab, mode: Mode) {
     exec::shell_in(&router, "echo 1 > /proc/sys/net/ipv4/ip_forward").unwrap();
     let route = format!("ip route add 198.18.8.0/24 via {CLIENT} dev front");
     match mode {
-        Mode::Nat => {
+        Mode::Nat | Mode::FullNat => {
             for n in NODES {
                 exec::shell_in(&lab.namespace(Host::Node(n)), &route).unwrap();
             }

@@ -1,6 +1,9 @@
 //! Services over IPv4 and IPv6, by DR and by NAT, and packets of either family.
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
+pub mod cut;
+pub mod error;
+
 use std::net::{IpAddr, SocketAddr};
 
 use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6Header, PacketBuilder, TcpHeader};
@@ -86,7 +89,7 @@ pub fn spec(generation: u64) -> ConfigSpec {
             id += 2;
         }
     }
-    ConfigSpec { generation, groups: vec![group], services, workers: 2, now_ns: 0 }
+    ConfigSpec { generation, groups: vec![group], services, workers: 2, now_ns: 0, port_slot: None }
 }
 
 pub fn next_hops() -> NextHopsSpec {

@@ -121,6 +121,7 @@ pub fn config_spec(generation: u64) -> ConfigSpec {
             id: GROUP,
             vips: vec!["198.18.0.100".parse().unwrap()],
             gateways: vec!["198.18.1.1".parse().unwrap()],
+            locals: vec![],
             unserved: Unserved::Reject,
         }],
         services: vec![
@@ -132,6 +133,7 @@ pub fn config_spec(generation: u64) -> ConfigSpec {
         ],
         now_ns: 0,
         workers: 2,
+        port_slot: None,
     }
 }
 
@@ -286,6 +288,7 @@ pub fn record(client_port: u16, incarnation: u64) -> Record {
             port: 80,
             forwarding: Forwarding::Nat,
         }),
+        local: None,
         service: ServiceId(2),
         group: GROUP,
         incarnation,

@@ -63,6 +63,7 @@ impl Plane {
                 id: dp::GroupId(1),
                 vips: naive.vips.clone(),
                 gateways: Vec::new(),
+                locals: vec![],
                 unserved: dp::Unserved::Reject,
             }],
             services: naive.services.iter().map(service_spec).collect(),

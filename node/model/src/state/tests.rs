@@ -41,6 +41,40 @@ fn apply(state: &mut ClusterState, text: &str, expected_revision: Option<u64>) -
     state.apply(4, command)
 }
 
+/// Two members never give a local port of full-NAT, whoever came and went before.
+#[test]
+fn no_two_members_have_one_port_slot() {
+    let mut state = started();
+    let mut random = 7_u64;
+    for round in 0..2_000 {
+        random = random.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963);
+        let members: Vec<NodeId> = state.nodes.keys().copied().collect();
+        let before: BTreeMap<NodeId, Option<u16>> =
+            members.iter().map(|node| (*node, state.port_slot(*node))).collect();
+        if members.len() > 1 && (random >> 33).is_multiple_of(2) {
+            let node = members[(random >> 40) as usize % members.len()];
+            state.apply(5, Command::RemoveNode { node });
+            assert_eq!(state.port_slot(node), None);
+        } else {
+            let hash = format!("{round}");
+            state.apply(2, Command::CreateToken { hash: hash.clone(), expires_unix_s: 100 });
+            admit(&mut state, &hash, 50, "n");
+        }
+        let slots: Vec<u16> = state.nodes.keys().filter_map(|n| state.port_slot(*n)).collect();
+        let different: BTreeSet<u16> = slots.iter().copied().collect();
+        assert_eq!((slots.len(), different.len()), (state.nodes.len(), state.nodes.len()));
+        assert!(slots.iter().all(|slot| *slot < PORT_SLOTS));
+        for (node, slot) in before {
+            assert!([slot, None].contains(&state.port_slot(node)), "a member keeps its slot");
+        }
+    }
+    // A state of before there were slots.
+    let mut old = state.clone();
+    old.port_slots.clear();
+    let last = old.nodes.keys().next_back().copied().unwrap();
+    assert_eq!(old.port_slot(last), Some(((last.0 - 1) % 64) as u16));
+}
+
 const TEXT: &str = "
 apiVersion: steadfast/v1
 segments: [{name: front, prefix: 198.18.0.0/24}]

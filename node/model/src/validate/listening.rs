@@ -160,6 +160,9 @@ impl<'a> Check<'a> {
                 ),
             );
         }
+        if service.forwarding == Forwarding::FullNat {
+            self.local_addresses(place, service, group);
+        }
         for (j, server) in service.servers.iter().enumerate() {
             let place = format!("{place}.servers[{j}].address");
             self.server_in_group(&place, service, server, group, listeners);
@@ -207,7 +210,7 @@ impl<'a> Check<'a> {
         let place = format!("{place}.port");
         match (server.port, service.single_port()) {
             (Some(0), _) => self.problem(place, "0 is no port of a server", PORT_FIX),
-            (Some(port), Some(own)) if service.forwarding != Forwarding::Nat && port != own => {
+            (Some(port), Some(own)) if !service.forwarding.is_nat() && port != own => {
                 let name = service.forwarding.name();
                 let what = format!("{name} cannot change ports from {own} to {port}");
                 self.problem(place, what, format!("write {own}, or forwarding: nat"));

@@ -534,6 +534,71 @@ fn a_server_behind_a_tunnel_may_be_anywhere_and_of_either_family() {
     assert_eq!(problems(&auto), Vec::<String>::new());
 }
 
+/// Both families by full-NAT; the servers are anywhere.
+const FULL_NAT: &str = "
+apiVersion: steadfast/v1
+segments: [{name: front, prefix: 198.18.0.0/24, prefixes: ['2001:db8::/64']}]
+groups: [{name: web, addresses: [198.18.0.100, '2001:db8::100'],
+          local_addresses: [198.18.0.200, '2001:db8::200']}]
+services:
+  - {name: a, group: web, address: 198.18.0.100, port: 80, forwarding: full_nat, mss_clamp: auto,
+     servers: [{address: 203.0.113.1, port: 8080}]}
+  - {name: b, group: web, address: '2001:db8::100', port: 80, forwarding: fnat,
+     servers: [{address: '2001:db8:7::1', port: 8080}]}
+";
+
+#[test]
+fn full_nat_needs_a_local_address_of_its_family() {
+    assert_eq!(problems(FULL_NAT), Vec::<String>::new());
+    let cases = [
+        (
+            "[198.18.0.200, ",
+            "[",
+            "services[0].forwarding: group `web` has no local address of IPv4 for full_nat to send \
+             from; add an IPv4 address to the `local_addresses` of that group",
+        ),
+        (
+            ", '2001:db8::200'",
+            "",
+            "services[1].forwarding: group `web` has no local address of IPv6 for full_nat to send \
+             from; add an IPv6 address to the `local_addresses` of that group",
+        ),
+        (
+            "[198.18.0.200, ",
+            "[198.18.0.100, ",
+            "groups[0].local_addresses[0]: 198.18.0.100 is in this group twice; take one of them out",
+        ),
+        (
+            "[198.18.0.200, ",
+            "[198.51.100.1, 198.18.0.200, ",
+            "groups[0].local_addresses[0]: 198.51.100.1 lies in no segment; write an address of \
+             198.18.0.0/24, or add a segment with its prefix under `segments`",
+        ),
+        (
+            "203.0.113.1",
+            "198.18.0.200",
+            "services[0].servers[0].address: 198.18.0.200 is an address of group `web`; write the \
+             server's own address",
+        ),
+        (
+            "203.0.113.1",
+            "'2001:db8:7::1'",
+            "services[0].servers[0].address: 2001:db8:7::1 is of another family than the VIP \
+             198.18.0.100; write an IPv4 address",
+        ),
+        (
+            "203.0.113.1",
+            "224.0.0.1",
+            "services[0].servers[0].address: 224.0.0.1 cannot be reached through routers; write the \
+             server's own unicast address",
+        ),
+    ];
+    for (from, to, expected) in cases {
+        let found = problems(&FULL_NAT.replacen(from, to, 1));
+        assert!(found.iter().any(|p| p == expected), "{to}: {found:#?}\nnot {expected}");
+    }
+}
+
 /// Whoever shows them splits a problem at the first `: ` and finds the path in the document.
 #[test]
 fn places_are_paths_of_keys_and_numbers() {

@@ -65,7 +65,7 @@ impl Check<'_> {
         match service.mss_clamp {
             MssClamp::Off => {}
             MssClamp::At(most) => self.range(place, u32::from(most), MSS_MIN, MSS_MAX),
-            MssClamp::Auto if service.forwarding == Forwarding::Nat => {}
+            MssClamp::Auto if service.forwarding.is_nat() => {}
             MssClamp::Auto => {
                 let what = format!(
                     "under {} the servers' half of a handshake does not pass the nodes, and \

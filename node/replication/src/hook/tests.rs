@@ -23,6 +23,7 @@ fn shared() -> Arc<Shared> {
             id: Group(1),
             vips: vec![vip],
             gateways: vec![],
+            locals: vec![],
             unserved: Unserved::Drop,
         }],
         services: vec![ServiceSpec {
@@ -34,6 +35,7 @@ fn shared() -> Arc<Shared> {
         }],
         now_ns: 0,
         workers: 1,
+        port_slot: None,
     };
     let shared =
         Shared::new(TableOptions { connections_max: 8_192, half_open_max: 8_192, seed: [1, 2] });
@@ -53,6 +55,7 @@ fn flow(shared: &Shared, port: u16) -> Connection {
         key,
         server: ServerId(7),
         target: shared.config.load().target(ServerId(7), 53),
+        local: None,
         service: ServiceId(1),
         group: Group(1),
         incarnation: 1,

@@ -32,6 +32,7 @@ fn connection() -> Connection {
         },
         server: 1.into(),
         target: None,
+        local: None,
         service: 1.into(),
         group: 1.into(),
         incarnation: 1,

@@ -40,6 +40,7 @@ fn record(shard: u8, protocol: u8) -> Record {
         incarnation: 5,
         state: 1,
         flags: 0,
+        local: None,
     }
 }
 

@@ -27,6 +27,7 @@ impl Table for Keys {
             incarnation: 1,
             state: 1,
             flags: 0,
+            local: None,
         })
     }
 

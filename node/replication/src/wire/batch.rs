@@ -1,6 +1,6 @@
 //! A batch: group headers, then records, deletes and the marks of snapshots, in order.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use steadfast_model::{Epoch, GroupId, NodeId, ServerId, ServiceId};
 
@@ -17,8 +17,8 @@ use crate::{
 const GROUP_HEADER_BYTES_MAX: usize = 5 + 5 + 10 + 5 + 5 + 1;
 /// Bytes before the group headers: type, five varints.
 const BATCH_HEADER_BYTES_MAX: usize = 1 + 10 + 10 + 10 + 10 + 2;
-/// Bytes of the longest item: an IPv6 record of an unusual protocol.
-const ITEM_BYTES_MAX: usize = 1 + 2 + 1 + 1 + 18 + 18 + 5 + 5 + 10;
+/// Bytes of the longest item: an IPv6 record of an unusual protocol, with a local address.
+const ITEM_BYTES_MAX: usize = 1 + 2 + 1 + 1 + 18 + 18 + 5 + 5 + 10 + 1 + 18;
 
 const FLAG_DONATED: u8 = 1;
 
@@ -28,6 +28,8 @@ const KIND_BEGIN: u8 = 2;
 const KIND_END: u8 = 3;
 const KIND_SWEEP: u8 = 4;
 const KIND_DONATION_END: u8 = 5;
+/// A record with more to it: see [`MORE_LOCAL`].
+const KIND_LONG_RECORD: u8 = 6;
 const HEAD_KIND: u8 = 0x07;
 const HEAD_CLIENT_V6: u8 = 0x08;
 const HEAD_VIP_V6: u8 = 0x10;
@@ -35,6 +37,9 @@ const HEAD_PROTOCOL_SHIFT: u32 = 5;
 /// The item has the group header of the one before it, and no index.
 const HEAD_SAME: u8 = 0x80;
 const HEAD_PROTOCOL: u8 = 0x03;
+/// A long record has a local address and port, of the family of the VIP. What bits that are not known
+/// stand for has a length that is not known: such a batch is refused.
+const MORE_LOCAL: u8 = 1;
 
 /// Under which authority the items that point here were sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -179,11 +184,12 @@ fn decode_item(
     let group = groups.get(usize::try_from(header).map_err(|_| range)?).ok_or(range)?.group;
     let header = u8::try_from(header).map_err(|_| range)?;
     let kind = head & HEAD_KIND;
-    if kind > KIND_DELETE && head != kind {
+    let has_key = matches!(kind, KIND_RECORD | KIND_DELETE | KIND_LONG_RECORD);
+    if !has_key && head != kind {
         return Err(WireError::Item { got: head, at });
     }
     match kind {
-        KIND_RECORD => {
+        KIND_RECORD | KIND_LONG_RECORD => {
             let protocol = decode_protocol(r, head)?;
             let bits = r.u8("state")?;
             let key = decode_key(r, head, protocol)?;
@@ -191,7 +197,8 @@ fn decode_item(
             let server = ServerId(r.varint_u32("server")?);
             let incarnation = decode_incarnation(r, base)?;
             let (state, flags) = (bits % STATE_MAX, bits / STATE_MAX);
-            let record = Record { key, group, service, server, incarnation, state, flags };
+            let local = if kind == KIND_LONG_RECORD { decode_more(r, head)? } else { None };
+            let record = Record { key, group, service, server, incarnation, state, flags, local };
             Ok(Item::Record { header, record })
         }
         KIND_DELETE => {
@@ -217,14 +224,32 @@ fn decode_protocol(r: &mut Reader<'_>, head: u8) -> Result<u8, WireError> {
 }
 
 fn decode_key(r: &mut Reader<'_>, head: u8, protocol: u8) -> Result<Key, WireError> {
-    let mut end = |v6: bool, what| {
-        let address =
-            if v6 { IpAddr::from(r.array::<16>(what)?) } else { IpAddr::from(r.array::<4>(what)?) };
-        Ok((address, u16::from_be_bytes(r.array("port")?)))
-    };
-    let (client, client_port) = end(head & HEAD_CLIENT_V6 != 0, "client")?;
-    let (vip, vip_port) = end(head & HEAD_VIP_V6 != 0, "vip")?;
+    let (client, client_port) = decode_end(r, head & HEAD_CLIENT_V6 != 0, "client")?;
+    let (vip, vip_port) = decode_end(r, head & HEAD_VIP_V6 != 0, "vip")?;
     Ok(Key { protocol, client, client_port, vip, vip_port })
+}
+
+fn decode_end(
+    r: &mut Reader<'_>,
+    v6: bool,
+    what: &'static str,
+) -> Result<(IpAddr, u16), WireError> {
+    let address =
+        if v6 { IpAddr::from(r.array::<16>(what)?) } else { IpAddr::from(r.array::<4>(what)?) };
+    Ok((address, u16::from_be_bytes(r.array("port")?)))
+}
+
+/// What a long record has more than another.
+fn decode_more(r: &mut Reader<'_>, head: u8) -> Result<Option<SocketAddr>, WireError> {
+    let more = r.u8("more")?;
+    if more & !MORE_LOCAL != 0 {
+        return Err(WireError::Range { what: "more of a record", got: u64::from(more) });
+    }
+    if more & MORE_LOCAL == 0 {
+        return Ok(None);
+    }
+    let (address, port) = decode_end(r, head & HEAD_VIP_V6 != 0, "local address")?;
+    Ok(Some(SocketAddr::new(address, port)))
 }
 
 fn decode_incarnation(r: &mut Reader<'_>, base: u64) -> Result<u64, WireError> {
@@ -270,12 +295,18 @@ impl BatchWriter {
     /// Adds the state of a connection. The caller has asked [`Self::has_room`].
     pub fn record(&mut self, group: GroupHeader, record: &Record) {
         debug_assert!(record.state < STATE_MAX && record.flags < FLAGS_MAX);
-        self.head(KIND_RECORD, group, Some(&record.key));
+        let local = record.local.filter(|local| local.is_ipv6() == record.key.vip.is_ipv6());
+        let kind = if local.is_some() { KIND_LONG_RECORD } else { KIND_RECORD };
+        self.head(kind, group, Some(&record.key));
         self.items.push((record.state % STATE_MAX) | ((record.flags % FLAGS_MAX) * STATE_MAX));
         self.key(&record.key);
         put_varint(&mut self.items, u64::from(record.service.0));
         put_varint(&mut self.items, u64::from(record.server.0));
         self.incarnation(record.incarnation);
+        if let Some(local) = local {
+            self.items.push(MORE_LOCAL);
+            self.endpoint(local.ip(), local.port());
+        }
     }
 
     /// Adds a delete.
@@ -365,13 +396,16 @@ impl BatchWriter {
     }
 
     fn key(&mut self, key: &Key) {
-        for (address, port) in [(key.client, key.client_port), (key.vip, key.vip_port)] {
-            match address {
-                IpAddr::V4(v4) => self.items.extend_from_slice(&v4.octets()),
-                IpAddr::V6(v6) => self.items.extend_from_slice(&v6.octets()),
-            }
-            self.items.extend_from_slice(&port.to_be_bytes());
+        self.endpoint(key.client, key.client_port);
+        self.endpoint(key.vip, key.vip_port);
+    }
+
+    fn endpoint(&mut self, address: IpAddr, port: u16) {
+        match address {
+            IpAddr::V4(v4) => self.items.extend_from_slice(&v4.octets()),
+            IpAddr::V6(v6) => self.items.extend_from_slice(&v6.octets()),
         }
+        self.items.extend_from_slice(&port.to_be_bytes());
     }
 
     fn incarnation(&mut self, incarnation: u64) {

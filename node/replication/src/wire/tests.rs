@@ -1,6 +1,6 @@
 //! Round trips, sizes and garbage.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
 use steadfast_model::{BootId, Epoch, GroupId, NodeId, ServerId, ServiceId};
@@ -30,6 +30,7 @@ fn typical(n: u32) -> Record {
         incarnation: 3_600_000_000_000 * u64::from(n) + 1_234_567,
         state: 1,
         flags: 0,
+        local: None,
     }
 }
 
@@ -108,6 +109,33 @@ fn the_bytes_of_a_record_are_what_the_module_says() {
 }
 
 #[test]
+fn a_local_address_follows_the_record_it_belongs_to() {
+    let cases: [(IpAddr, &str, &[u8]); 2] = [
+        ([198, 18, 0, 100].into(), "198.18.1.200:1024", &[1, 198, 18, 1, 200, 4, 0]),
+        (
+            "2001:db8::100".parse().unwrap(),
+            "[2001:db8:0:1::200]:1024",
+            &[1, 0x20, 1, 0xd, 0xb8, 0, 0, 0, 1, 0, 0, 0, 0, 0, 0, 2, 0, 4, 0],
+        ),
+    ];
+    for (vip, local, bytes) in cases {
+        let key = Key { vip, ..typical(0).key };
+        let record = Record { key, local: Some(local.parse().unwrap()), ..typical(0) };
+        let mut writer = BatchWriter::new(BATCH_BYTES_MAX);
+        writer.record(HEADER, &record);
+        writer.record(HEADER, &Record { local: None, ..record });
+        let frame = writer.finish(1, 2, 0);
+        let items = [record, Record { local: None, ..record }];
+        let items = items.map(|record| Item::Record { header: 0, record });
+        assert_eq!(decode(&frame).items, items);
+        let at = frame.windows(bytes.len()).position(|window| window == bytes).unwrap();
+        let mut unknown = frame.clone();
+        unknown[at] = 3;
+        assert!(Message::decode(&unknown).is_err(), "more than this version knows");
+    }
+}
+
+#[test]
 fn a_full_batch_keeps_to_its_bound() {
     let v6 = |n: u32| Key {
         protocol: 255,
@@ -135,6 +163,7 @@ fn a_full_batch_keeps_to_its_bound() {
                 incarnation: if n % 2 == 0 { 0 } else { u64::MAX / 2 + 1 },
                 state: 15,
                 flags: 15,
+                local: Some(SocketAddr::new([0xff; 16].into(), 65535)),
             };
             writer.delete(header, &record.key, record.incarnation);
             writer.record(header, &record);
@@ -166,7 +195,7 @@ fn what_does_not_belong_is_refused_with_a_reason() {
         (&[2, 1, 0, 0, 0, 0, 0, 0], "header index out of range: 0"),
         (&[2, 1, 0, 0, 0, 0x81, 0x01], "group headers out of range: 129"),
         (&[2, 1, 0, 0, 0, 1, 7, 1, 1, 1, 1, 2], "group flags out of range: 2"),
-        (&[2, 1, 0, 0, 0, 1, 7, 1, 1, 1, 1, 0, 6, 0], "unknown item 0x06 at byte 12"),
+        (&[2, 1, 0, 0, 0, 1, 7, 1, 1, 1, 1, 0, 7, 0], "unknown item 0x07 at byte 12"),
         (&[2, 1, 0, 0, 0, 1, 7, 1, 1, 1, 1, 0, 0x80], "unknown item 0x80 at byte 12"),
         (&[2, 1, 0, 0, 0, 1, 7, 1, 1, 1, 1, 0, 0x0a, 0], "unknown item 0x0a at byte 12"),
         (
@@ -208,6 +237,11 @@ fn headers() -> impl Strategy<Value = GroupHeader> {
     )
 }
 
+/// Every other record is of full-NAT.
+fn local_of(key: &Key, number: u64) -> Option<SocketAddr> {
+    number.is_multiple_of(2).then(|| SocketAddr::new(key.vip, number as u16))
+}
+
 /// (kind, key, numbers, bits)
 type Draft = (u8, Key, [u64; 3], u8);
 
@@ -224,6 +258,7 @@ fn write(writer: &mut BatchWriter, header: GroupHeader, draft: &Draft) {
                 incarnation: c,
                 state: bits % 16,
                 flags: bits / 16,
+                local: local_of(&key, a),
             },
         ),
         1 => writer.delete(header, &key, c),
@@ -241,7 +276,9 @@ fn item(header: u8, group: GroupId, draft: &Draft) -> Item {
         0 => {
             let (service, server) = (ServiceId(a as u32), ServerId(b as u32));
             let (state, flags) = (bits % 16, bits / 16);
-            let record = Record { key, group, service, server, incarnation: c, state, flags };
+            let local = local_of(&key, a);
+            let record =
+                Record { key, group, service, server, incarnation: c, state, flags, local };
             Item::Record { header, record }
         }
         1 => Item::Delete { header, key, incarnation: c },

@@ -57,6 +57,7 @@ pub(crate) fn config(servers: u32) -> Config {
             .collect(),
         now_ns: 0,
         workers: 1,
+        port_slot: None,
     };
     Config::compile(spec, None).expect("the test's configuration compiles")
 }
@@ -141,6 +142,7 @@ impl Node {
             key: key(group, port),
             server: (family + group.0 * 10 + server).into(),
             target: None,
+            local: None,
             service: (family + group.0).into(),
             group: group.0.into(),
             incarnation: self.incarnation,

@@ -127,6 +127,7 @@ impl Told<'_> {
                 let kind = match address.kind {
                     AddressKind::Vip => "a VIP",
                     AddressKind::Gateway => "a gateway address",
+                    AddressKind::Local => "a local address of full-NAT services",
                 };
                 (address.group, format!("{} is {kind}", dst.ip()))
             }

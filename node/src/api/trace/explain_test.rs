@@ -49,7 +49,7 @@ fn shared(state: &ClusterState, down: &[&str]) -> Shared {
     let up = |service: &steadfast_model::Service, index: usize| {
         !down.contains(&service.spec.servers[index].address.to_string().as_str())
     };
-    shared.set_config(Config::compile(config_spec(state, &up, 1, 1, 0), None).unwrap());
+    shared.set_config(Config::compile(config_spec(state, NodeId(1), &up, 1, 1, 0), None).unwrap());
     let ip = |text: &str| text.parse::<IpAddr>().unwrap();
     let link = |prefix, port| Route {
         prefix: ip(prefix),
@@ -171,7 +171,7 @@ fn a_known_connection_is_told_with_its_state_and_server() {
         service.spec.servers[index].address.to_string() != down
     };
     let previous = shared.config.load_full();
-    let spec = config_spec(&state, &up, 1, 2, NOW);
+    let spec = config_spec(&state, NodeId(1), &up, 1, 2, NOW);
     shared.set_config(Config::compile(spec, Some(&previous)).unwrap());
     let next = told(&shared, &state, (client, vip), None);
     assert!(next.contains("is down: known connections stay with it"), "{next}");

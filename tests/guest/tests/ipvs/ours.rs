@@ -165,6 +165,7 @@ impl<'a> Ours<'a> {
             id: GROUP,
             vips: vec![VIP.into()],
             gateways: vec![IpAddr::from([198, 18, 1, 254])],
+            locals: vec![],
             unserved: Unserved::Drop,
         };
         let service = ServiceSpec {
@@ -195,6 +196,7 @@ impl<'a> Ours<'a> {
             services: vec![service],
             now_ns: self.now,
             workers: 1,
+            port_slot: None,
         }
     }
 

@@ -348,7 +348,7 @@ fn commands(cluster: &Cluster) -> String {
 fn of_family(plan: Plan, family: Family) -> Result<Plan> {
     anyhow::ensure!(
         plan.mode != Mode::Tun || family == Family::V4,
-        "there is no example for mode tun over IPv6: choose --family 4, or --mode dr or nat"
+        "there is no example for mode tun over IPv6: choose --family 4, or --mode dr, nat or fullnat"
     );
     Ok(Plan { family, ..plan })
 }

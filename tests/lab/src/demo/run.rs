@@ -205,7 +205,7 @@ async fn look(
     let (listed, servers) =
         match_sessions(&ready.holder.name, of(cluster), &connections, &sessions);
     let mut checks = Vec::new();
-    if cluster.plan().queues > 1 && cluster.plan().mode == Mode::Nat {
+    if cluster.plan().queues > 1 && !cluster.plan().mode.servers_have_the_vip() {
         checks.push(two_workers(&connections));
     }
     sleep_until_ns(fault_at.saturating_sub(nanos(LOOK_BEFORE))).await;

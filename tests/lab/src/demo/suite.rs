@@ -1,5 +1,5 @@
 //! Many series, as `make test` and `make test-full` run them: every fault with DR and NAT, a kill
-//! with tunnels, the proof that the demonstration can fail, and real programs.
+//! with full-NAT and with tunnels, the proof that the demonstration can fail, and real programs.
 
 use std::{
     collections::VecDeque,
@@ -43,7 +43,7 @@ const TRIES_MAX: u32 = 3;
 pub struct Case {
     /// The fault.
     pub fault: Fault,
-    /// DR, NAT or TUN.
+    /// DR, NAT, full-NAT or TUN.
     pub mode: Mode,
     /// Runs.
     pub runs: u32,
@@ -105,6 +105,10 @@ pub fn cases(extent: Extent) -> Vec<Case> {
     for mode in [Mode::Dr, Mode::Nat] {
         let family = Family::V6;
         cases.push(Case { family, ..case(Fault::Kill, mode, runs(Fault::Kill, mode)) });
+    }
+    for family in [Family::V4, Family::V6] {
+        let kill = case(Fault::Kill, Mode::FullNat, runs(Fault::Kill, Mode::FullNat));
+        cases.push(Case { family, ..kill });
     }
     cases.push(case(Fault::Kill, Mode::Tun, 1));
     cases.push(Case { replication: false, ..case(Fault::Kill, Mode::Dr, 1) });
@@ -301,7 +305,9 @@ mod tests {
         for mode in [Mode::Dr, Mode::Nat] {
             assert!(cases.iter().any(|c| c.family == Family::V6 && c.mode == mode));
         }
-        assert!(cases.iter().any(|c| c.name() == "tun-kill"));
+        for name in ["fullnat-kill", "fullnat-kill-v6", "tun-kill"] {
+            assert!(cases.iter().any(|c| c.name() == name), "{name}");
+        }
     }
 
     #[test]

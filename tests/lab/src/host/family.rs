@@ -9,7 +9,7 @@ use std::{
 use clap::ValueEnum;
 use serde::{Deserialize, Serialize};
 
-use super::names::{CLIENT, GATEWAY, Mode, Network, PORT, VIP};
+use super::names::{CLIENT, GATEWAY, LOCALS, Mode, Network, PORT, VIP};
 
 /// The family of the sessions. With IPv6 the network and the configuration have both.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ValueEnum)]
@@ -65,6 +65,15 @@ impl Family {
         match self {
             Self::V4 => GATEWAY.into(),
             Self::V6 => on(Network::Back, 0x254),
+        }
+    }
+
+    /// The addresses from which the nodes talk to the real servers with full-NAT.
+    #[must_use]
+    pub fn locals(self) -> [IpAddr; 2] {
+        match self {
+            Self::V4 => LOCALS.map(IpAddr::from),
+            Self::V6 => [0x200, 0x201].map(|host| on(Network::Back, host)),
         }
     }
 
@@ -145,9 +154,10 @@ mod tests {
 
     #[test]
     fn no_address_is_used_twice() {
-        for mode in [Mode::Dr, Mode::Nat] {
+        for mode in [Mode::Dr, Mode::Nat, Mode::FullNat] {
             let family = Family::V6;
             let mut all = vec![family.vip(), family.gateway(), family.client()];
+            all.extend(family.locals());
             all.extend(SERVERS.map(|n| family.server(mode, n)));
             for network in [Network::Front, Network::Back] {
                 all.extend(NODES.map(|n| family.node(network, n)));

@@ -29,6 +29,9 @@ pub const PORT: u16 = 7;
 /// The address the real servers use as their gateway with NAT.
 pub const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 18, 1, 254);
 
+/// The addresses from which the nodes talk to the real servers with full-NAT.
+pub const LOCALS: [Ipv4Addr; 2] = [Ipv4Addr::new(198, 18, 1, 200), Ipv4Addr::new(198, 18, 1, 201)];
+
 /// The client.
 pub const CLIENT: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 200);
 
@@ -40,13 +43,17 @@ pub enum Mode {
     Dr,
     /// Network address translation: servers in a prefix of their own.
     Nat,
+    /// Full network address translation: servers in a prefix of their own, without a route to
+    /// anywhere else.
+    #[value(name = "fullnat")]
+    FullNat,
     /// Tunnels: servers as with direct routing, which packets reach inside others.
     Tun,
 }
 
 impl Mode {
     /// Every mode.
-    pub const ALL: [Self; 3] = [Self::Dr, Self::Nat, Self::Tun];
+    pub const ALL: [Self; 4] = [Self::Dr, Self::Nat, Self::FullNat, Self::Tun];
 
     /// The word in commands and reports.
     #[must_use]
@@ -54,6 +61,7 @@ impl Mode {
         match self {
             Self::Dr => "dr",
             Self::Nat => "nat",
+            Self::FullNat => "fullnat",
             Self::Tun => "tun",
         }
     }
@@ -61,13 +69,13 @@ impl Mode {
     /// Real servers have the VIP and answer the client themselves.
     #[must_use]
     pub fn servers_have_the_vip(self) -> bool {
-        self != Self::Nat
+        matches!(self, Self::Dr | Self::Tun)
     }
 
     /// Address of real server `n`.
     #[must_use]
     pub fn server_address(self, n: u8) -> Ipv4Addr {
-        Ipv4Addr::new(198, 18, u8::from(self == Self::Nat), 10 + n)
+        Ipv4Addr::new(198, 18, u8::from(!self.servers_have_the_vip()), 10 + n)
     }
 
     /// The networks a node has in this mode.
@@ -75,7 +83,7 @@ impl Mode {
     pub fn node_networks(self) -> &'static [Network] {
         match self {
             Self::Dr | Self::Tun => &[Network::Front, Network::Mgmt],
-            Self::Nat => &[Network::Front, Network::Back, Network::Mgmt],
+            Self::Nat | Self::FullNat => &[Network::Front, Network::Back, Network::Mgmt],
         }
     }
 
@@ -84,7 +92,7 @@ impl Mode {
     pub fn server_network(self) -> Network {
         match self {
             Self::Dr | Self::Tun => Network::Front,
-            Self::Nat => Network::Back,
+            Self::Nat | Self::FullNat => Network::Back,
         }
     }
 }
@@ -94,7 +102,7 @@ impl Mode {
 pub enum Network {
     /// Clients and VIPs.
     Front,
-    /// Real servers with NAT.
+    /// Real servers with NAT and full-NAT.
     Back,
     /// The daemons among themselves.
     Mgmt,
@@ -262,6 +270,7 @@ mod tests {
         assert_eq!(tag.namespace(Host::Node(2)), "sfl-demo-n2");
         for mode in Mode::ALL {
             let mut all = vec![VIP, GATEWAY, CLIENT];
+            all.extend(LOCALS);
             all.extend(SERVERS.map(|n| mode.server_address(n)));
             for network in [Network::Front, Network::Back, Network::Mgmt] {
                 all.extend(NODES.map(|n| network.node_address(n)));

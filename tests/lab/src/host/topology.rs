@@ -206,6 +206,7 @@ impl Topology {
                 (Host::Server(_), Mode::Nat) => {
                     let _ = writeln!(lines, "route add default via {gateway}");
                 }
+                // With full-NAT a server has no route beyond its network.
                 _ => {}
             }
         }
