@@ -72,7 +72,7 @@ pub use ids::{GroupId, Origin, ServerId, ServiceId};
 pub use index::PROBE_MAX;
 pub use limits::{Excess, ExcessTotals, Limits, Over};
 pub use listen::{Listen, Ports};
-pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route};
+pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route, Tagged};
 pub use policies::{OnServerGone, Policies};
 pub use question::{Question, Step};
 pub use rehearse::{Met, Rehearsal};
