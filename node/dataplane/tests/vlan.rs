@@ -154,6 +154,20 @@ fn what_is_tagged_is_treated_as_what_is_not() {
     assert!(sent >= 13 && crossed >= 6, "{sent} sent, {crossed} from one VLAN to the other");
 }
 
+/// `clusterctl trace` names the VLAN, and shows what the port that it is sends.
+#[test]
+fn what_is_told_of_a_packet_names_the_vlan_that_it_leaves_by() {
+    let (plain, with_tags) = labs();
+    for port in [8080, 91] {
+        let syn = from_client(4000, port, SYN);
+        let told = |lab: &Lab| lab.shared.rehearse(lab.now, 0, &syn);
+        let (plain, with_tags) = (told(&plain), told(&with_tags));
+        assert!(matches!(plain.verdict, Verdict::Transmit { port: 1, .. }), "{plain:?}");
+        assert_eq!(with_tags.verdict, plain.verdict);
+        assert_eq!(with_tags.frame, plain.frame);
+    }
+}
+
 #[test]
 fn who_does_not_hold_relays_in_the_vlan_that_the_frame_came_in() {
     let (mut plain, mut with_tags) = labs();

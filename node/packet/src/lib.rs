@@ -40,4 +40,4 @@ pub use parse::{
 pub use quote::{IcmpError, Quoted, parse_error, rewrite_error_destination, rewrite_error_source};
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source, set_macs};
 pub use sctp::{Chunk, Sctp};
-pub use vlan::{Untagged, tag, untag, vlan_of};
+pub use vlan::{TAG_LEN, Untagged, tag, untag, vlan_of};

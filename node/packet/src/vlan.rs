@@ -13,7 +13,8 @@ pub(crate) const VLAN_ID: u16 = 0x0fff;
 
 /// The addresses of a frame.
 const ADDRESSES_LEN: usize = 12;
-const TAG_LEN: usize = size_of::<VlanTag>();
+/// Bytes that a tag adds.
+pub const TAG_LEN: usize = size_of::<VlanTag>();
 
 /// A frame whose tag was taken off.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -24,7 +24,7 @@ pub(crate) struct PortInfo {
     /// port is gone.
     pub(crate) number: u16,
     /// What carries it, if it is a VLAN, and the VLAN's number.
-    trunk: Option<(Arc<PortInfo>, u16)>,
+    trunk: Option<(Arc<Self>, u16)>,
     /// Kernel index.
     pub(crate) interface: u32,
     pub(crate) name: String,
