@@ -233,6 +233,15 @@ fn control_characters_from_the_network_are_not_printed() {
 }
 
 #[test]
+fn a_vlan_is_shown_with_what_carries_it() {
+    let mut reply = failing_over();
+    let interface = &mut reply.local.as_mut().unwrap().interfaces[0];
+    (interface.vlan, interface.trunk) = (4001, "eth7".to_owned());
+    let text = status(&reply, PLAIN(), true);
+    assert!(text.contains("front (VLAN 4001 of eth7)"), "{text}");
+}
+
+#[test]
 fn json_of_a_status_is_stable() {
     assert_snapshot!(serde_json::to_string_pretty(&failing_over()).unwrap());
 }

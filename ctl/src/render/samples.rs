@@ -89,6 +89,8 @@ fn local() -> LocalStatus {
             queues: 1,
             sockets: 1,
             up: true,
+            vlan: 0,
+            trunk: String::new(),
         }],
         workers: vec![Worker {
             queue: 0,

@@ -134,8 +134,12 @@ fn interface_row(interface: &Interface) -> Vec<Cell> {
         (BindMode::Copy, why) => format!("copy ({why})"),
         (BindMode::Unspecified, _) => "not bound".to_owned(),
     };
+    let name = match interface.vlan {
+        0 => interface.name.clone(),
+        vlan => format!("{} (VLAN {vlan} of {})", interface.name, interface.trunk),
+    };
     vec![
-        interface.name.as_str().into(),
+        name.into(),
         interface.segment.as_str().into(),
         link,
         interface.attach_mode().json_name().into(),

@@ -48,6 +48,7 @@ static u64 (*const bpf_ktime_get_boot_ns)(void) = (void *)125;
 #define ETHERTYPE_IPV4 HTONS(0x0800)
 #define ETHERTYPE_ARP HTONS(0x0806)
 #define ETHERTYPE_IPV6 HTONS(0x86dd)
+#define ETHERTYPE_VLAN HTONS(0x8100)
 
 #define PROTO_ICMP 1
 #define PROTO_TCP 6
@@ -61,6 +62,15 @@ struct ethernet {
 	u8 source[6];
 	be16 type;
 } __attribute__((packed));
+
+/* IEEE 802.1Q: what follows the addresses of a tagged frame, from its second half on. */
+struct vlan {
+	be16 control;
+	be16 type;
+} __attribute__((packed));
+
+/* The part of vlan.control that is the VLAN's number. */
+#define VLAN_ID 0x0fff
 
 struct arp {
 	be16 hardware;

@@ -7,9 +7,11 @@
  * `announce`, and the kernel never; everything not named here passes untouched. Decides nothing
  * else: no connection, no service, no rewriting.
  *
- * VLAN frames pass; a NIC that strips tags in hardware (ethtool -K IF rxvlan on) hides them from
- * every XDP program, so switch that off where a VIP segment shares its wire with VLANs. A frame
- * for a MAC that is not ours passes (the kernel drops it).
+ * A tagged frame (IEEE 802.1Q, one tag) is looked at as an untagged one is if its VLAN is in `vlans`
+ * or its tag has a priority only; those of other VLANs pass, whatever is in them. A NIC that strips
+ * tags in hardware (ethtool -K IF rxvlan on) hides them from every XDP program, so switch that off
+ * where a VIP segment shares its wire with VLANs. A frame for a MAC that is not ours passes (the
+ * kernel drops it).
  */
 #include "steer.h"
 
@@ -47,6 +49,14 @@ struct {
 	MAP_TYPE(key, struct address);
 	MAP_TYPE(value, u32);
 } local_addresses SECTION(".maps");
+
+/* The VLANs of this interface that a segment is on. */
+struct {
+	MAP_INT(type, MAP_HASH);
+	MAP_INT(max_entries, VLANS_MAX);
+	MAP_TYPE(key, u32);
+	MAP_TYPE(value, u32);
+} vlans SECTION(".maps");
 
 struct {
 	MAP_INT(type, MAP_ARRAY);
@@ -381,18 +391,32 @@ int steer(struct xdp_md *ctx)
 	struct ethernet *ethernet = data;
 	void *next = data + sizeof(*ethernet);
 	int is_unicast;
+	be16 type;
 
 	if (next > end)
 		return pass(COUNT_MALFORMED);
+	type = ethernet->type;
+	if (type == ETHERTYPE_VLAN) {
+		struct vlan *tag = next;
+		u32 id;
+
+		next = tag + 1;
+		if (next > end)
+			return pass(COUNT_MALFORMED);
+		id = HTONS(tag->control) & VLAN_ID;
+		/* 0 is no VLAN: such a frame is an untagged one with a priority. */
+		if (id && !bpf_map_lookup_elem(&vlans, &id))
+			return pass(COUNT_OTHER_VLAN);
+		type = tag->type;
+	}
 	is_unicast = is_ours(ethernet->target);
-	if (ethernet->type == ETHERTYPE_ARP && (is_unicast || is_broadcast(ethernet->target)))
+	if (type == ETHERTYPE_ARP && (is_unicast || is_broadcast(ethernet->target)))
 		return steer_arp(ctx, next, end);
-	if (ethernet->type == ETHERTYPE_IPV6 &&
-	    (is_unicast || is_solicited_node(ethernet->target)))
+	if (type == ETHERTYPE_IPV6 && (is_unicast || is_solicited_node(ethernet->target)))
 		return steer_ipv6(ctx, next, end, is_unicast);
 	if (!is_unicast)
 		return pass(COUNT_OTHER_MAC);
-	if (ethernet->type == ETHERTYPE_IPV4)
+	if (type == ETHERTYPE_IPV4)
 		return steer_ipv4(ctx, next, end);
 	return pass(COUNT_PASS);
 }

@@ -12,6 +12,7 @@
 #define NAT_SOURCES_MAX 65536
 #define LOCAL_ADDRESSES_MAX 1024
 #define QUEUES_MAX 64
+#define VLANS_MAX 64
 #define NAT_FRAGMENTS_MAX 8192
 
 /* How long after its first fragment the rest of an answer is taken. The data plane waits as long. */
@@ -35,6 +36,7 @@ enum counter {
 	COUNT_ND,
 	COUNT_ND_MUTE,
 	COUNT_NO_SOCKET,
+	COUNT_OTHER_VLAN,
 	COUNTERS,
 };
 

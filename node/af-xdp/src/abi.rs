@@ -91,6 +91,15 @@ pub(crate) struct EthtoolChannels {
 }
 const _: () = assert!(size_of::<EthtoolChannels>() == 36);
 
+/// `struct ethtool_value`, include/uapi/linux/ethtool.h.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub(crate) struct EthtoolValue {
+    pub(crate) cmd: u32,
+    pub(crate) data: u32,
+}
+const _: () = assert!(size_of::<EthtoolValue>() == 8);
+
 /// `struct packet_mreq`, include/uapi/linux/if_packet.h.
 #[repr(C)]
 #[derive(Debug, Default)]
@@ -104,6 +113,10 @@ const _: () = assert!(size_of::<PacketMreq>() == 16);
 
 /// `ETHTOOL_GCHANNELS`, include/uapi/linux/ethtool.h.
 pub(crate) const ETHTOOL_GCHANNELS: u32 = 0x3c;
+/// `ETHTOOL_GFLAGS`, include/uapi/linux/ethtool.h.
+pub(crate) const ETHTOOL_GFLAGS: u32 = 0x25;
+/// `ETH_FLAG_RXVLAN`, include/uapi/linux/ethtool.h: tags of received frames are taken off.
+pub(crate) const ETH_FLAG_RXVLAN: u32 = 1 << 8;
 /// `SIOCETHTOOL`, include/uapi/linux/sockios.h.
 pub(crate) const SIOCETHTOOL: u64 = 0x8946;
 /// `PACKET_IGNORE_OUTGOING`, include/uapi/linux/if_packet.h.

@@ -53,6 +53,9 @@ pub struct Interface {
     pub rx_queues: u32,
     /// Transmit queues in use.
     pub tx_queues: u32,
+    /// It takes the tags of VLANs off what it receives (`ethtool -K IF rxvlan on`): an XDP program
+    /// cannot tell which frame is of which VLAN.
+    pub takes_tags_off: bool,
 }
 
 impl Interface {
@@ -103,8 +106,8 @@ impl Query {
 
     fn facts(self, index: u32) -> Result<Interface, InterfaceError> {
         let (rx_queues, tx_queues) = self.queues()?;
-        let (mac, mtu) = (self.mac()?, self.mtu()?);
-        Ok(Interface { name: self.name, index, mac, mtu, rx_queues, tx_queues })
+        let (mac, mtu, takes_tags_off) = (self.mac()?, self.mtu()?, self.takes_tags_off()?);
+        Ok(Interface { name: self.name, index, mac, mtu, rx_queues, tx_queues, takes_tags_off })
     }
 
     fn index(&self) -> Result<u32, InterfaceError> {
@@ -149,6 +152,18 @@ impl Query {
         }
         let queues = |own: u32| own.saturating_add(channels.combined_count).max(1);
         Ok((queues(channels.rx_count), queues(channels.tx_count)))
+    }
+
+    /// A driver without the question leaves tags where they are.
+    fn takes_tags_off(&self) -> Result<bool, InterfaceError> {
+        let mut flags = abi::EthtoolValue { cmd: abi::ETHTOOL_GFLAGS, data: 0 };
+        let mut request = self.request();
+        request.ifr_ifru.ifru_data = std::ptr::from_mut(&mut flags).cast();
+        match self.ask(abi::SIOCETHTOOL, &mut request) {
+            Ok(()) => Ok(flags.data & abi::ETH_FLAG_RXVLAN != 0),
+            Err(error) if error.raw_os_error() == Some(libc::EOPNOTSUPP) => Ok(false),
+            Err(source) => Err(self.refused("flags", source)),
+        }
     }
 
     fn request(&self) -> libc::ifreq {

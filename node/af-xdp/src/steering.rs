@@ -39,7 +39,7 @@ pub use error::SteeringError;
 use tables::{AddressKey, SHAPES, SettingsValue, Shape, SourceKey};
 pub use tables::{
     AddressRole, Counters, LOCAL_ADDRESSES_MAX, NAT_FRAGMENTS_MAX, NAT_SOURCES_MAX, NatSource,
-    QUEUES_MAX, VIPS_MAX,
+    QUEUES_MAX, VIPS_MAX, VLANS_MAX,
 };
 
 use self::{
@@ -254,6 +254,18 @@ impl Steering {
         let wanted: BTreeMap<AddressKey, u32> =
             addresses.into_iter().map(|address| (tables::address_key(address), 1)).collect();
         self.replace(tables::LOCAL, LOCAL_ADDRESSES_MAX, &wanted)
+    }
+
+    /// Makes these the VLANs of the interface whose frames are looked at, and no others. What such
+    /// frames are is told by the other tables, as for untagged ones.
+    ///
+    /// # Errors
+    ///
+    /// More than [`VLANS_MAX`]: then nothing is changed.
+    pub fn set_vlans(&mut self, vlans: impl IntoIterator<Item = u16>) -> Result<(), SteeringError> {
+        let wanted: BTreeMap<u32, u32> =
+            vlans.into_iter().map(|vlan| (u32::from(vlan), 1)).collect();
+        self.replace(tables::VLANS, VLANS_MAX, &wanted)
     }
 
     /// Lets ARP and neighbour solicitations for our addresses through until then, in nanoseconds

@@ -113,8 +113,6 @@ fn vip_cases(own: [u8; 6]) -> Vec<Case> {
     odd_length[14] = 0x43;
     let mut version_6 = syn(own, VIP, 4000, 80);
     version_6[14] = 0x65;
-    let mut vlan = syn(own, VIP, 4000, 80);
-    vlan.splice(12..12, [0x81, 0x00, 0x00, 0x07]);
     let icmp = |target| ipv4(own, CLIENT, target, 1, 0, &[8, 0, 0xf7, 0xff, 0, 0, 0, 0]);
     vec![
         ("TCP SYN to a VIP", syn(own, VIP, 4000, 80), VIP_TAKEN),
@@ -129,7 +127,6 @@ fn vip_cases(own: [u8; 6]) -> Vec<Case> {
         ("impossible header length, to a VIP", odd_length, VIP_TAKEN),
         ("flooded frame to a VIP for another MAC", syn(CLIENT_MAC, VIP, 4000, 80), OTHER),
         ("broadcast frame to a VIP", udp(BROADCAST, VIP, 4000, b"x"), OTHER),
-        ("VLAN frame to a VIP", vlan, PASS),
         ("IPv6 version in an IPv4 frame", version_6, Pass("malformed")),
         ("ping to a gateway address", icmp(GATEWAY), Take("gateway_icmp")),
         ("TCP to a gateway address", syn(own, GATEWAY, 4000, 80), PASS),
@@ -187,6 +184,40 @@ fn nat_cases(own: [u8; 6]) -> Vec<Case> {
     ]
 }
 const NAT_ICMP: Verdict = Take("nat_icmp");
+
+/// The VLAN that a segment is on.
+const VLAN: u16 = 0x107;
+
+fn tagged(control: u16, mut frame: Vec<u8>) -> Vec<u8> {
+    let [high, low] = control.to_be_bytes();
+    frame.splice(12..12, [0x81, 0x00, high, low]);
+    frame
+}
+
+/// What is tagged for our VLAN is what it would be without, whatever that is.
+fn vlan_cases(own: [u8; 6]) -> Vec<Case> {
+    let cases = [arp_cases(own), vip_cases(own), nat_cases(own), ipv6_cases(own)].concat();
+    let cases =
+        cases.into_iter().map(|(text, frame, verdict)| (text, tagged(VLAN, frame), verdict));
+    let mut cases: Vec<Case> = cases.collect();
+    let other = Pass("other_vlan");
+    let to_vip = || syn(own, VIP, 4000, 80);
+    let to_all = || arp(BROADCAST, 1, CLIENT, VIP);
+    let solicited =
+        || icmpv6(SOLICITED, Ipv6Addr::new(0xff02, 0, 0, 0, 0, 1, 0xff00, 1), 135, VIP6);
+    cases.extend([
+        ("our VLAN with a priority", tagged(0xf000 | VLAN, to_vip()), VIP_TAKEN),
+        ("a tag with a priority only", tagged(0xe000, to_vip()), VIP_TAKEN),
+        ("ARP with a priority only", tagged(0xe000, to_all()), Announce("arp", "arp_mute")),
+        ("another VLAN, to a VIP", tagged(VLAN + 1, to_vip()), other),
+        ("the lower half of the number", tagged(VLAN & 0xff, to_vip()), other),
+        ("another VLAN, ARP for a VIP", tagged(1, to_all()), other),
+        ("another VLAN, NS for a VIP", tagged(4094, solicited()), other),
+        ("two tags", tagged(VLAN, tagged(VLAN, to_vip())), PASS),
+        ("cut in its tag", tagged(VLAN, to_vip())[..17].to_vec(), Pass("malformed")),
+    ]);
+    cases
+}
 
 fn ipv6(mac: [u8; 6], source: Ipv6Addr, target: Ipv6Addr) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(CLIENT_MAC, mac)
@@ -361,6 +392,7 @@ fn prepare(steering: &mut Steering) {
         ])
         .unwrap();
     steering.set_local_addresses([NODE.into(), NODE6.into()]).unwrap();
+    steering.set_vlans([9, VLAN]).unwrap();
 }
 
 #[test]
@@ -372,6 +404,7 @@ fn every_packet_goes_where_the_table_says() {
         prepare(&mut steering);
         let own = steering.interface().mac;
         let cases = [arp_cases(own), vip_cases(own), nat_cases(own), ipv6_cases(own)].concat();
+        let cases = [cases, vlan_cases(own)].concat();
 
         check(&mut steering, &cases, false, false);
         let soon = boottime_ns() + 600_000_000_000;

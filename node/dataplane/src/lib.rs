@@ -76,7 +76,7 @@ pub use listen::{Listen, Ports};
 pub use local_ports::{
     Exhausted, Holding, Local, LocalPorts, PORT_MIN, PORTS_PER_SLOT, PROBES_MAX, PortSlot, SLOTS,
 };
-pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route};
+pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route, Tagged};
 pub use policies::{OnServerGone, Policies};
 pub use question::{Question, Step};
 pub use rehearse::{Met, Rehearsal};

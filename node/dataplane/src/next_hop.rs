@@ -14,7 +14,7 @@ use crate::fast::Map;
 pub struct NextHopsSpec {
     /// Raised with every change: caches of workers check it on every packet.
     pub generation: u64,
-    /// The data interfaces, by index.
+    /// The data interfaces, by index: what frames come from and go to, with or without a tag.
     pub ports: Vec<PortSpec>,
     /// Routes, in any order.
     pub routes: Vec<Route>,
@@ -34,6 +34,19 @@ pub struct PortSpec {
     pub mtu: u32,
     /// MAC addresses of the cluster's other nodes on its segment: their frames are never relayed.
     pub cluster_macs: Vec<Mac>,
+    /// It is a VLAN of another interface.
+    pub tagged: Option<Tagged>,
+    /// The kernel's index of it; nothing here looks at it.
+    pub kernel_index: u32,
+}
+
+/// A VLAN of an interface: a port of its own, whose frames come and go on the other, with a tag.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct Tagged {
+    /// Index of the interface that carries it.
+    pub trunk: u16,
+    /// The VLAN's number, 1 to 4094.
+    pub vlan: u16,
 }
 
 /// A route of the kernel.
@@ -94,10 +107,14 @@ pub struct NextHops {
     v4: Vec<(u8, Map<u32, Leg>)>,
     v6: Vec<(u8, Map<u128, Leg>)>,
     neighbours: Map<(u16, IpAddr), Mac>,
+    /// Ports that are VLANs.
+    tagged: Map<Tagged, u16>,
 }
 
 #[derive(Debug)]
 struct Port {
+    tagged: Option<Tagged>,
+    kernel_index: u32,
     mac: Mac,
     addrs: Vec<IpAddr>,
     mtu: u16,
@@ -116,10 +133,14 @@ impl NextHops {
     /// Compiles a snapshot. Of two routes for one prefix the first counts.
     #[must_use]
     pub fn new(spec: NextHopsSpec) -> Self {
+        let tagged = spec.ports.iter().zip(0..);
+        let tagged = tagged.filter_map(|(port, number)| Some((port.tagged?, number))).collect();
         let ports = spec
             .ports
             .into_iter()
             .map(|port| Port {
+                tagged: port.tagged,
+                kernel_index: port.kernel_index,
                 mac: port.mac,
                 addrs: port.addrs,
                 mtu: mtu_of(port.mtu),
@@ -150,7 +171,7 @@ impl NextHops {
         v6.sort_by_key(|(len, _)| std::cmp::Reverse(*len));
         let neighbours = spec.neighbours.into_iter().map(|(port, addr, mac)| ((port, addr), mac));
         let neighbours = neighbours.collect();
-        Self { generation: spec.generation, ports, v4, v6, neighbours }
+        Self { generation: spec.generation, ports, v4, v6, neighbours, tagged }
     }
 
     /// How to reach `addr`. A link-local address of IPv6 is on a link that it does not name, so
@@ -176,6 +197,24 @@ impl NextHops {
             }),
             None => Resolved::Unresolved { port, probe: neighbour },
         }
+    }
+
+    /// The port that frames of this VLAN come in on; `None` when no segment is there.
+    #[must_use]
+    pub fn port_of(&self, tagged: Tagged) -> Option<u16> {
+        self.tagged.get(&tagged).copied()
+    }
+
+    /// The VLAN that a port is, if it is one.
+    #[must_use]
+    pub fn tagged(&self, port: u16) -> Option<Tagged> {
+        self.ports.get(usize::from(port)).and_then(|port| port.tagged)
+    }
+
+    /// The kernel's index of a port.
+    #[must_use]
+    pub fn kernel_index(&self, port: u16) -> Option<u32> {
+        self.ports.get(usize::from(port)).map(|port| port.kernel_index)
     }
 
     /// The MAC address of an interface.
@@ -294,6 +333,7 @@ mod tests {
                     addrs: vec![ip("198.18.0.11")],
                     mtu: 1500,
                     cluster_macs: vec![B],
+                    ..PortSpec::default()
                 },
                 PortSpec { mac: B, ..PortSpec::default() },
             ],
@@ -335,6 +375,21 @@ mod tests {
         assert!(hops.is_cluster_mac(0, B) && !hops.is_cluster_mac(1, B));
         assert!(hops.is_own_addr(ip("198.18.0.11")));
         assert_eq!((hops.port_mac(1), hops.port_mac(2)), (Some(B), None));
+    }
+
+    #[test]
+    fn a_vlan_is_a_port_that_is_found_by_its_trunk_and_number() {
+        let tagged = |trunk, vlan| Some(Tagged { trunk, vlan });
+        let port = |tagged, kernel_index| PortSpec { tagged, kernel_index, ..PortSpec::default() };
+        let hops = NextHops::new(NextHopsSpec {
+            ports: vec![port(None, 7), port(tagged(0, 100), 8), port(tagged(0, 200), 9)],
+            ..NextHopsSpec::default()
+        });
+        let found = |trunk, vlan| hops.port_of(Tagged { trunk, vlan });
+        assert_eq!((found(0, 100), found(0, 200)), (Some(1), Some(2)));
+        assert_eq!((found(0, 0), found(0, 300), found(1, 100)), (None, None, None));
+        assert_eq!((hops.tagged(0), hops.tagged(2)), (None, tagged(0, 200)));
+        assert_eq!((hops.tagged(3), hops.kernel_index(1)), (None, Some(8)));
     }
 
     #[test]

@@ -10,16 +10,21 @@ use std::{
     sync::{Arc, Mutex, PoisonError},
 };
 
-use steadfast_packet::{ANSWER_LEN_MAX, Content, OUTER_LEN_MAX, parse};
+use steadfast_packet::{
+    ANSWER_LEN_MAX, Content, OUTER_LEN_MAX, TAG_LEN, Untagged, parse, untag, vlan_of,
+};
 
 use crate::{
     Action, Actions, AddressKind, Connection, ConnectionTable, Gone, NewConnection, Record,
-    Removal, Sent, Shared, State, SyncHook, TableOptions, Target, TemplateKey, Verdict, Worker,
-    cache::Tuple,
+    Removal, Sent, Shared, State, SyncHook, TableOptions, Tagged, Target, TemplateKey, Verdict,
+    Worker, cache::Tuple,
 };
 
 /// Room for the connections of the copy: the one met, one that stands in its way, the new one.
 const COPIED_MAX: usize = 8;
+
+/// Room in front of the frame.
+const HEADROOM: usize = OUTER_LEN_MAX + TAG_LEN;
 
 /// Times a frame is handled anew because the connection it opens met another one.
 const RUNS_MAX: usize = 3;
@@ -27,11 +32,11 @@ const RUNS_MAX: usize = 3;
 /// What would become of a frame.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Rehearsal {
-    /// What the worker says.
+    /// What the worker says; of a frame in a VLAN, with the port that is the VLAN.
     pub verdict: Verdict,
     /// What kind of frame would be sent.
     pub sent: Option<Sent>,
-    /// The frame as it would be sent; empty when it is dropped.
+    /// The frame as it would be sent, but for the tag of a VLAN; empty when it is dropped.
     pub frame: Vec<u8>,
     /// The connection that the packet belongs to, if one is known.
     pub met: Option<Met>,
@@ -133,12 +138,13 @@ impl Shared {
         let mut met = met.map(|met| Met { connection: met.clone(), next: met.state() });
         let (copy, notes) = (Arc::new(copy), Arc::new(Notes::default()));
         let mut worker = Worker::new(0, Arc::clone(&copy), Arc::clone(&notes));
-        let mut buffer = vec![0; OUTER_LEN_MAX];
+        let mut buffer = vec![0; HEADROOM];
         buffer.extend_from_slice(frame);
-        buffer.resize(OUTER_LEN_MAX + frame.len().max(ANSWER_LEN_MAX), 0);
+        buffer.resize(HEADROOM + frame.len().max(ANSWER_LEN_MAX), 0);
         let mut actions = Actions::new();
-        let span = (OUTER_LEN_MAX, frame.len());
+        let span = (HEADROOM, frame.len());
         let verdict = worker.handle_frame(now_ns, port, &mut buffer, span, &mut actions);
+        let verdict = self.by_vlan(verdict, &mut buffer);
         let frame = match verdict {
             Verdict::Transmit { start, len, .. } => {
                 buffer.get(start..start + len).unwrap_or_default().to_vec()
@@ -158,6 +164,19 @@ impl Shared {
         let (opened, removed) = notes.take();
         let hashed = notes.hashed.lock().unwrap_or_else(PoisonError::into_inner).take();
         Rehearsal { verdict, sent, frame, met, opened, hashed, removed, probe }
+    }
+
+    /// What leaves by a VLAN is told as what that port sends, without the tag.
+    fn by_vlan(&self, verdict: Verdict, buffer: &mut [u8]) -> Verdict {
+        let Verdict::Transmit { port: trunk, start, len } = verdict else { return verdict };
+        let vlan = buffer.get(start..start + len).and_then(vlan_of).unwrap_or(0);
+        match self.next_hops.load().port_of(Tagged { trunk, vlan }) {
+            Some(port) => match untag(buffer, start, len) {
+                Some(Untagged { start, len, .. }) => Verdict::Transmit { port, start, len },
+                None => verdict,
+            },
+            None => verdict,
+        }
     }
 
     /// A copy that knows only these connections, and which servers these hosts keep.

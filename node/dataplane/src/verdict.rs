@@ -8,7 +8,7 @@ use std::net::IpAddr;
 pub enum Verdict {
     /// Send `len` bytes of the buffer, from `start` on, from interface `port`.
     Transmit {
-        /// Index of the interface.
+        /// Index of the interface; never that of a VLAN, whose tag is in the frame.
         port: u16,
         /// Where the frame starts now.
         start: usize,
@@ -52,8 +52,10 @@ reasons! {
     Malformed => "malformed",
     /// The IPv4 header checksum is wrong.
     HeaderChecksum => "header_checksum",
-    /// Neither IPv4, IPv6 nor ARP.
+    /// Neither IPv4, IPv6 nor ARP, or with two tags.
     EtherType => "ethertype",
+    /// Of a VLAN that no segment is on.
+    Vlan => "vlan",
     /// IPv6 extension headers that are not followed: too many, out of place, or a source route.
     Extension => "extension",
     /// A fragment of neither TCP, UDP nor SCTP, of SCTP that would need another checksum, or one that

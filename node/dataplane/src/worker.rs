@@ -3,7 +3,8 @@
 //! Guarantees: a frame is either transmitted or dropped for a counted reason; no packet follows a
 //! dead connection, one of a removed server, or one found under an older configuration; ARP,
 //! neighbour solicitations and echo are answered only while this node holds the group; nothing is
-//! created for a group that another node holds. Not here: VLAN (dropped, counted).
+//! created for a group that another node holds; inside, a frame has no tag: that of a VLAN is taken off
+//! first and put on last.
 
 use std::{
     hint::black_box,
@@ -11,11 +12,13 @@ use std::{
     sync::Arc,
 };
 
-use steadfast_packet::{Content, Mac, Packet, ParseError, parse, set_macs};
+use steadfast_packet::{
+    Content, Mac, Packet, ParseError, Untagged, parse, set_macs, tag, untag, vlan_of,
+};
 
 use crate::{
     Actions, Address, AddressKind, Config, Connection, GroupId, Hop, NextHops, Protocol, Reason,
-    Resolved, Role, Sent, Shared, SyncHook, Verdict, WorkerCounters,
+    Resolved, Role, Sent, Shared, SyncHook, Tagged, Verdict, WorkerCounters,
     bucket::TokenBucket,
     cache::{Cache, Servers, Tuple},
     forward::{Hot, reopens},
@@ -115,8 +118,18 @@ where
         let config = self.core.shared.config.load();
         let hops = self.core.shared.next_hops.load();
         let view = View { config: &config, hops: &hops };
-        let mut frame = Frame::new(now_ns, port, buffer, start, len);
-        let verdict = self.decide(&mut frame, view, actions);
+        let verdict = match received(&hops, port, buffer, (start, len)) {
+            Ok((port, start, len)) => {
+                let mut frame = Frame::new(now_ns, port, buffer, start, len);
+                match self.decide(&mut frame, view, actions) {
+                    Verdict::Transmit { port, start, len } => {
+                        to_send(&hops, port, buffer, (start, len))
+                    }
+                    dropped @ Verdict::Drop(_) => dropped,
+                }
+            }
+            Err(reason) => Verdict::Drop(reason),
+        };
         if let Verdict::Drop(reason) = verdict {
             self.core.counters.count_dropped(reason);
         }
@@ -227,8 +240,39 @@ where
     }
 }
 
+/// The port that a frame came in on, and where it is without its tag.
+fn received(
+    hops: &NextHops,
+    port: u16,
+    buffer: &mut [u8],
+    (start, len): (usize, usize),
+) -> Result<(u16, usize, usize), Reason> {
+    let Some(Untagged { vlan, start, len }) = untag(buffer, start, len) else {
+        return Ok((port, start, len));
+    };
+    //= IEEE 802.1Q-2018 section 9.6: number 0 is no VLAN, the tag has a priority only
+    if vlan == 0 {
+        return Ok((port, start, len));
+    }
+    let port = hops.port_of(Tagged { trunk: port, vlan }).ok_or(Reason::Vlan)?;
+    Ok((port, start, len))
+}
+
+/// A frame that leaves by `port`, with its tag if that is a VLAN.
+fn to_send(hops: &NextHops, port: u16, buffer: &mut [u8], (start, len): (usize, usize)) -> Verdict {
+    let Some(Tagged { trunk, vlan }) = hops.tagged(port) else {
+        return Verdict::Transmit { port, start, len };
+    };
+    match tag(buffer, start, len, vlan) {
+        Ok((start, len)) => Verdict::Transmit { port: trunk, start, len },
+        Err(_) => Verdict::Drop(Reason::NoSpace),
+    }
+}
+
 /// The tuple of a frame that looks like TCP or UDP over IPv4 without options, unchecked.
 fn peek(frame: &[u8]) -> Option<Tuple> {
+    // Behind a tag everything but the addresses comes four octets later.
+    let frame = if vlan_of(frame).is_some() { frame.get(4..)? } else { frame };
     let header: &[u8; 38] = frame.first_chunk()?;
     let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
     let addr = |at: usize| Ipv4Addr::from_bits(u32::from(word(at)) << 16 | u32::from(word(at + 2)));

@@ -229,7 +229,7 @@ fn what_is_not_forwarded_is_counted_by_reason() {
             ("EtherType", 0, mangled(12, 9), dropped(Reason::EtherType)),
             ("another MAC", 0, mangled(0, 4), dropped(Reason::OtherMac)),
             ("IPv6 source route", 0, routed, dropped(Reason::Extension)),
-            ("VLAN", 0, tagged, dropped(Reason::EtherType)),
+            ("VLAN", 0, tagged, dropped(Reason::Vlan)),
             ("fragment", 0, fragment, dropped(Reason::Fragment)),
             ("another address", 0, other, dropped(Reason::NotOurs)),
             ("TCP to the gateway address", 0, to_gateway, dropped(Reason::NotOurs)),

@@ -22,6 +22,7 @@ mod quote;
 mod rewrite;
 mod sctp;
 mod transport;
+mod vlan;
 
 pub use answer::{
     ADVERTISEMENT_LEN, ANSWER_LEN_MAX, ARP_FRAME_LEN, FRAME_LEN_MIN, NoSpace, advertisement,
@@ -39,3 +40,4 @@ pub use parse::{
 pub use quote::{IcmpError, Quoted, parse_error, rewrite_error_destination, rewrite_error_source};
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source, set_macs};
 pub use sctp::{Chunk, Sctp};
+pub use vlan::{TAG_LEN, Untagged, tag, untag, vlan_of};

@@ -11,6 +11,7 @@ use crate::{
     header::{DONT_FRAGMENT, VlanTag, view},
     ipv4::parse_ipv4,
     ipv6::parse_ipv6,
+    vlan::VLAN_ID,
 };
 
 /// A frame, understood.
@@ -173,8 +174,6 @@ pub enum ParseError {
 
 const ARP_REQUEST: u16 = 1;
 const ETHERNET: u16 = 1;
-/// The VLAN id in a tag.
-const VLAN_ID: u16 = 0x0fff;
 
 /// Checks a frame and finds its headers.
 pub fn parse(frame: &[u8]) -> Result<Parsed, ParseError> {

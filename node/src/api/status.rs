@@ -416,6 +416,8 @@ fn interfaces(node: &Node, member: &Member, state: &ClusterState) -> Vec<v1::Int
             queues: port.queues,
             sockets: sockets.values().filter(|s| s.is_ok()).count() as u32,
             up: view.interfaces.get(&port.interface).is_some_and(|i| i.up),
+            vlan: port.trunk().map_or(0, |(_, vlan)| u32::from(vlan)),
+            trunk: port.trunk().map(|(trunk, _)| trunk.name.clone()).unwrap_or_default(),
         }
     });
     shown.collect()

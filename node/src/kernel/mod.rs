@@ -12,5 +12,5 @@ mod watch;
 pub(crate) use feed::{KernelFeed, News};
 pub(crate) use probe::Prober;
 pub(crate) use version::check as check_version;
-pub(crate) use view::{Interface, KernelView};
+pub(crate) use view::{Interface, KernelView, Vlan};
 pub(crate) use watch::watch;

@@ -22,6 +22,19 @@ pub(crate) struct Interface {
     pub(crate) mtu: u32,
     /// Its addresses.
     pub(crate) addresses: Vec<IpAddr>,
+    /// It is a VLAN of another interface.
+    pub(crate) vlan: Option<Vlan>,
+}
+
+/// What makes an interface a VLAN.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Vlan {
+    /// Index of the interface that carries it.
+    pub(crate) parent: u32,
+    /// Its number.
+    pub(crate) id: u16,
+    /// Its tags are those of IEEE 802.1Q, not of 802.1ad.
+    pub(crate) is_8021q: bool,
 }
 
 /// A unicast route of the main table.

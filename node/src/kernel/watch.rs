@@ -10,7 +10,7 @@ use rtnetlink::{
     packet_route::{
         RouteNetlinkMessage,
         address::AddressAttribute,
-        link::{LinkAttribute, LinkFlags},
+        link::{InfoData, InfoKind, InfoVlan, LinkAttribute, LinkFlags, LinkInfo, VlanProtocol},
         neighbour::{NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState},
         route::{RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteMetric, RouteType},
     },
@@ -19,7 +19,7 @@ use steadfast_model::document::Prefix;
 use tokio::{sync::watch, time::Instant};
 use tracing::{debug, warn};
 
-use super::view::{Interface, KernelView, NEIGHBOURS_MAX, NeighbourKey, Route};
+use super::view::{Interface, KernelView, NEIGHBOURS_MAX, NeighbourKey, Route, Vlan};
 
 /// A full read at least this often, in case a message was lost.
 pub(crate) const RESYNC_EVERY: Duration = Duration::from_secs(30);
@@ -118,6 +118,7 @@ async fn read(handle: &Handle) -> anyhow::Result<KernelView> {
                 && link.header.flags.contains(LinkFlags::LowerUp),
             mtu: 0,
             addresses: Vec::new(),
+            vlan: vlan(&link.attributes),
         };
         for attribute in link.attributes {
             match attribute {
@@ -167,6 +168,33 @@ async fn read(handle: &Handle) -> anyhow::Result<KernelView> {
         }
     }
     Ok(view)
+}
+
+/// What the kernel says of a VLAN; other kinds of interface have a link to another one, too.
+fn vlan(attributes: &[LinkAttribute]) -> Option<Vlan> {
+    let parent = attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Link(parent) => Some(*parent),
+        _ => None,
+    })?;
+    let info = attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::LinkInfo(info) => Some(info),
+        _ => None,
+    })?;
+    if !info.iter().any(|info| matches!(info, LinkInfo::Kind(InfoKind::Vlan))) {
+        return None;
+    }
+    let (mut id, mut is_8021q) = (None, true);
+    for info in info {
+        let LinkInfo::Data(InfoData::Vlan(data)) = info else { continue };
+        for attribute in data {
+            match attribute {
+                InfoVlan::Id(number) => id = Some(*number),
+                InfoVlan::Protocol(protocol) => is_8021q = *protocol == VlanProtocol::Ieee8021Q,
+                _ => {}
+            }
+        }
+    }
+    Some(Vlan { parent, id: id?, is_8021q })
 }
 
 /// A unicast route of the main table; of several next hops the first counts.
@@ -242,4 +270,27 @@ fn neighbour(message: &NeighbourMessage) -> Option<(NeighbourKey, Option<[u8; 6]
             | NeighbourState::Permanent
     );
     Some(((message.header.ifindex, destination?), mac.filter(|_| usable)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_vlan_is_known_by_its_kind_and_nothing_else_is_one() {
+        let vlan_of = |kind, protocol| {
+            let data = vec![InfoVlan::Protocol(protocol), InfoVlan::Id(4001)];
+            let info = vec![LinkInfo::Kind(kind), LinkInfo::Data(InfoData::Vlan(data))];
+            vlan(&[LinkAttribute::Link(7), LinkAttribute::LinkInfo(info)])
+        };
+        let expected = Vlan { parent: 7, id: 4001, is_8021q: true };
+        assert_eq!(vlan_of(InfoKind::Vlan, VlanProtocol::Ieee8021Q), Some(expected));
+        let service = Vlan { is_8021q: false, ..expected };
+        assert_eq!(vlan_of(InfoKind::Vlan, VlanProtocol::Ieee8021Ad), Some(service));
+        // Whose link is its other end.
+        assert_eq!(vlan_of(InfoKind::Veth, VlanProtocol::Ieee8021Q), None);
+        assert_eq!(vlan(&[LinkAttribute::Link(7)]), None);
+        let nothing = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vlan)]);
+        assert_eq!(vlan(&[LinkAttribute::Link(7), nothing]), None, "without a number");
+    }
 }

@@ -28,6 +28,7 @@ use super::{
     solicited::{Solicited, solicited_node},
     tables::Tables,
     troubles::Area,
+    vlan,
     worker::{
         BIND_WITHIN, Command, PORTS_MAX, SOCKETS_MAX, WorkerHandle, WorkerStatus, packet_memory,
     },
@@ -115,15 +116,24 @@ impl DataPlane {
             troubles.insert(format!("interface {name}, multicast"), why);
         }
         for port in self.ports().iter() {
-            if let Some(why) = changed(port) {
+            let why = match port.trunk() {
+                Some((trunk, _)) => self.vlan_changed(port, trunk),
+                None => changed(port),
+            };
+            if let Some(why) = why {
                 warn!("{}: {why}: attached anew", port.name);
                 self.give_up(port);
             }
         }
-        attaching.failed.retain(|index, _| segments.on.contains_key(index));
-        for index in segments.on.keys() {
+        let wires = vlan::wires(&segments, view);
+        attaching.failed.retain(|index, _| wires.contains_key(index));
+        for (index, vlans) in &wires {
             let Some(interface) = view.interfaces.get(index) else { continue };
-            if self.ports().iter().any(|port| port.interface == *index) {
+            if let Some(port) = self.ports().iter().find(|port| port.interface == *index) {
+                if let Err(error) = port.set_vlans(vlans.clone()) {
+                    let why = format!("{:#}", anyhow::Error::from(error));
+                    troubles.insert(format!("interface {}", interface.name), why);
+                }
                 continue;
             }
             let before = attaching.failed.remove(index).filter(|f| f.interface == *interface);
@@ -132,7 +142,7 @@ impl DataPlane {
                 attaching.failed.extend(before.map(|failed| (*index, failed)));
                 continue;
             }
-            if let Err(error) = self.attach_one(interface, state, view, &mut attaching) {
+            if let Err(error) = self.attach_one((interface, vlans), state, view, &mut attaching) {
                 let why = format!("{error:#} (tried again every few seconds)");
                 troubles.insert(format!("interface {}", interface.name), why.clone());
                 let pause = before.map_or(PAUSE_MIN, |failed| (failed.pause * 2).min(PAUSE_MAX));
@@ -141,6 +151,7 @@ impl DataPlane {
                 attaching.failed.insert(*index, failed);
             }
         }
+        self.attach_vlans(&segments, view, &mut troubles);
         self.troubles.replace(Area::Interfaces, troubles);
     }
 
@@ -161,7 +172,7 @@ impl DataPlane {
 
     fn attach_one(
         &self,
-        interface: &Interface,
+        (interface, vlans): (&Interface, &BTreeSet<u16>),
         state: &ClusterState,
         view: &KernelView,
         attaching: &mut Attaching,
@@ -180,6 +191,7 @@ impl DataPlane {
         steering.set_announce_until(0)?;
         let tables = Tables::of(state, view);
         tables.write(&mut steering)?;
+        steering.set_vlans(vlans.iter().copied())?;
         // A program of ours that is there keeps dropping until the sockets are in, and is replaced
         // then. Where there is none, it goes first: one of somebody else shows before any socket is
         // bound, and until there are sockets it drops as well.
@@ -191,7 +203,7 @@ impl DataPlane {
         self.make_room(facts.rx_queues, attaching)?;
         let number = self.free_number()?;
         self.crew_for(facts.rx_queues)?;
-        let port = Arc::new(PortInfo::new(number, &facts, steering, tables)?);
+        let port = Arc::new(PortInfo::new(number, &facts, steering, tables, vlans.clone())?);
         let bound = self.bind(&port).and_then(|()| match ours {
             true => port.attach().map_err(anyhow::Error::from),
             false => Ok(()),
@@ -272,7 +284,7 @@ impl DataPlane {
     }
 
     /// Takes a port out of everything; its number is free then.
-    fn give_up(&self, port: &Arc<PortInfo>) {
+    pub(super) fn give_up(&self, port: &Arc<PortInfo>) {
         self.publish(|ports| ports.retain(|known| !Arc::ptr_eq(known, port)));
         port.close();
         for hand in lock(&self.crew).iter_mut() {

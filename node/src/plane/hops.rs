@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, sync::Arc};
 
-use steadfast_dataplane::{NextHopsSpec, PortSpec, Route};
+use steadfast_dataplane::{NextHopsSpec, PortSpec, Route, Tagged};
 use steadfast_model::NodeId;
 use steadfast_ownership::SegmentId;
 
@@ -33,6 +33,8 @@ pub(crate) fn next_hops_spec(
                 addrs: addrs.unwrap_or_default(),
                 mtu: view.interfaces.get(&port.interface).map_or(0, |i| i.mtu),
                 cluster_macs: cluster.map(|(_, mac)| *mac).collect(),
+                tagged: port.trunk().map(|(trunk, vlan)| Tagged { trunk: trunk.number, vlan }),
+                kernel_index: port.interface,
             };
         }
     }

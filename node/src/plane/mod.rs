@@ -8,6 +8,7 @@ mod segments;
 mod solicited;
 mod tables;
 mod troubles;
+mod vlan;
 mod worker;
 
 use std::{
@@ -37,7 +38,7 @@ use self::{
     segments::Segments,
     tables::Tables,
     troubles::{Area, Troubles},
-    worker::{Command, PORTS_MAX},
+    worker::Command,
 };
 pub(crate) use self::{compile::UpFn, port::PortInfo, worker::WorkerStatus};
 use crate::{
@@ -218,8 +219,10 @@ impl DataPlane {
     /// The MAC address of a node by number of the port, where it is known.
     pub(crate) fn macs_of(&self, node: NodeId) -> Vec<Option<[u8; 6]>> {
         let macs = lock(&self.macs);
-        let mut by_number = vec![None; PORTS_MAX];
-        for port in self.ports().iter() {
+        let ports = self.ports();
+        let count = ports.iter().map(|port| usize::from(port.number) + 1).max().unwrap_or(0);
+        let mut by_number = vec![None; count];
+        for port in ports.iter() {
             let on = port.segments();
             let mac = on.iter().find_map(|segment| macs.get(&(node, *segment)).copied());
             if let Some(place) = by_number.get_mut(usize::from(port.number)) {

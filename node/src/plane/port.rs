@@ -1,23 +1,30 @@
 //! A data interface: what is steered there, which queues have a socket, which segments are on it.
 //!
+//! A VLAN is a port of its own, on which segments are; what is bound and steered is the interface that
+//! carries it, which is another port.
+//!
 //! Everything but the segments is as it was when the interface was attached. An interface that is
 //! not so any more gets a new port, see [`super::attach`].
 
 use std::{
     collections::{BTreeMap, BTreeSet},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use af_xdp::{Announcer, Mode, Socket, Steering, SteeringError};
 use steadfast_ownership::SegmentId;
 
 use super::tables::Tables;
+use crate::kernel::Interface;
 
 /// A data interface of this node.
 #[derive(Debug)]
 pub(crate) struct PortInfo {
-    /// Its number on all workers, below `PORTS_MAX`; given anew when the port is gone.
+    /// Its number on all workers, below `PORTS_MAX`, or from there on for a VLAN; given anew when the
+    /// port is gone.
     pub(crate) number: u16,
+    /// What carries it, if it is a VLAN, and the VLAN's number.
+    trunk: Option<(Arc<Self>, u16)>,
     /// Kernel index.
     pub(crate) interface: u32,
     pub(crate) name: String,
@@ -33,6 +40,8 @@ pub(crate) struct PortInfo {
     sockets: Mutex<BTreeMap<u32, Result<PortMode, String>>>,
     /// Queues that have or had a socket.
     bound: Mutex<BTreeSet<u32>>,
+    /// VLANs whose frames are ours.
+    vlans: Mutex<BTreeSet<u16>>,
 }
 
 /// How a queue's socket is bound.
@@ -51,10 +60,12 @@ impl PortInfo {
         facts: &af_xdp::Interface,
         steering: Steering,
         tables: Tables,
+        vlans: BTreeSet<u16>,
     ) -> Result<Self, SteeringError> {
         let announcer = steering.announcer()?;
         Ok(Self {
             number,
+            trunk: None,
             interface: facts.index,
             name: facts.name.clone(),
             mac: facts.mac,
@@ -65,7 +76,32 @@ impl PortInfo {
             tables: Mutex::new(tables),
             sockets: Mutex::default(),
             bound: Mutex::default(),
+            vlans: Mutex::new(vlans),
         })
+    }
+
+    /// VLAN `id` of `trunk`, which the kernel has as `interface`.
+    pub(super) fn vlan(number: u16, interface: &Interface, trunk: &Arc<Self>, id: u16) -> Self {
+        Self {
+            number,
+            trunk: Some((Arc::clone(trunk), id)),
+            interface: interface.index,
+            name: interface.name.clone(),
+            mac: trunk.mac,
+            queues: trunk.queues,
+            segments: Mutex::default(),
+            steering: Mutex::default(),
+            announcer: Mutex::default(),
+            tables: Mutex::default(),
+            sockets: Mutex::default(),
+            bound: Mutex::default(),
+            vlans: Mutex::default(),
+        }
+    }
+
+    /// The port that carries this one and the VLAN's number, if it is a VLAN.
+    pub(crate) fn trunk(&self) -> Option<(&Arc<Self>, u16)> {
+        self.trunk.as_ref().map(|(trunk, id)| (trunk, *id))
     }
 
     /// The segments that are on it now.
@@ -86,6 +122,10 @@ impl PortInfo {
     /// # Errors
     /// What the kernel says.
     pub(crate) fn announce_until(&self, until_ns: u64) -> Result<(), SteeringError> {
+        // The time is the same for all ports: it is not the others' that this one overwrites.
+        if let Some((trunk, _)) = &self.trunk {
+            return trunk.announce_until(until_ns);
+        }
         lock(&self.announcer).as_mut().map_or(Ok(()), |a| a.set_announce_until(until_ns))
     }
 
@@ -103,6 +143,22 @@ impl PortInfo {
             wanted.write(steering)?;
         }
         *known = wanted.clone();
+        Ok(())
+    }
+
+    /// Has frames of these VLANs looked at, and of no others.
+    ///
+    /// # Errors
+    /// What the kernel says; then it is tried again.
+    pub(super) fn set_vlans(&self, wanted: BTreeSet<u16>) -> Result<(), SteeringError> {
+        let mut known = lock(&self.vlans);
+        if *known == wanted {
+            return Ok(());
+        }
+        if let Some(steering) = lock(&self.steering).as_mut() {
+            steering.set_vlans(wanted.iter().copied())?;
+        }
+        *known = wanted;
         Ok(())
     }
 
@@ -129,8 +185,11 @@ impl PortInfo {
     }
 
     /// Ends it: mute, and its lock free for a successor. The program stays on the interface, so
-    /// that nobody answers for the VIPs.
+    /// that nobody answers for the VIPs. With a VLAN nothing ends but the VLAN.
     pub(super) fn close(&self) {
+        if self.trunk.is_some() {
+            return;
+        }
         // An interface that is gone has no tables to write to.
         let _ = self.announce_until(0);
         lock(&self.announcer).take();
@@ -149,11 +208,17 @@ impl PortInfo {
 
     /// What became of each queue's socket.
     pub(crate) fn sockets(&self) -> BTreeMap<u32, Result<PortMode, String>> {
-        lock(&self.sockets).clone()
+        match &self.trunk {
+            Some((trunk, _)) => trunk.sockets(),
+            None => lock(&self.sockets).clone(),
+        }
     }
 
     /// Every queue has a socket: what is steered here is served.
     pub(crate) fn is_served(&self) -> bool {
+        if let Some((trunk, _)) = &self.trunk {
+            return trunk.is_served();
+        }
         let sockets = lock(&self.sockets);
         (0..self.queues).all(|queue| matches!(sockets.get(&queue), Some(Ok(_))))
     }

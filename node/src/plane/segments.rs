@@ -70,6 +70,7 @@ mod tests {
                 up: true,
                 mtu: 1500,
                 addresses: addresses.iter().map(|a| a.parse().unwrap()).collect(),
+                vlan: None,
             };
             (*index, interface)
         });

@@ -31,7 +31,7 @@ const POLL_MAX: Duration = Duration::from_millis(10);
 /// Frames per socket in the worker's packet memory: fill ring, TX ring, and some under way.
 const FRAMES_PER_PORT: u32 = 8192;
 
-/// Interfaces of one worker.
+/// Interfaces of one worker; VLANs are not counted, what carries them is.
 pub(crate) const PORTS_MAX: usize = 8;
 
 /// Sockets, open or lost with their frames, for which the packet memory of a worker suffices: fill
@@ -92,7 +92,7 @@ impl WorkerHandle {
         prober: Prober,
         stop: Arc<AtomicBool>,
     ) -> anyhow::Result<Self> {
-        let core = Worker::new(queue as usize, shared, hook);
+        let core = Worker::new(queue as usize, Arc::clone(&shared), hook);
         let status = Arc::new(WorkerStatus {
             queue,
             counters: core.counters(),
@@ -104,6 +104,7 @@ impl WorkerHandle {
         let mut running = Running {
             queue,
             core,
+            shared,
             umem: None,
             ports: std::array::from_fn(|_| None),
             pending: Vec::new(),
@@ -142,6 +143,7 @@ pub(super) fn packet_memory() -> Result<Umem, UmemError> {
 struct Running {
     queue: u32,
     core: Worker<ReplicationHook>,
+    shared: Arc<Shared>,
     umem: Option<Box<Umem>>,
     ports: [Option<Port>; PORTS_MAX],
     /// Sockets that are not bound yet.
@@ -185,8 +187,8 @@ impl Running {
             let busy = self.turn(now, &mut frames, &mut actions);
             for action in actions.drain() {
                 let Action::Probe { port, addr } = action;
-                if let Some(Some(port)) = self.ports.get(usize::from(port)) {
-                    self.prober.probe_neighbour(port.info.interface, addr);
+                if let Some(interface) = self.shared.next_hops.load().kernel_index(port) {
+                    self.prober.probe_neighbour(interface, addr);
                 }
             }
             if !busy {

@@ -13,6 +13,9 @@ pub const LOCAL_ADDRESSES_MAX: u32 = 1024;
 /// Receive queues of an interface that can have a socket.
 pub const QUEUES_MAX: u32 = 64;
 
+/// VLANs of an interface that segments are on.
+pub const VLANS_MAX: u32 = 64;
+
 /// Answers of NAT pools whose fragments are under way, per interface.
 pub const NAT_FRAGMENTS_MAX: u32 = 8192;
 
@@ -97,11 +100,12 @@ pub(crate) struct Shape {
 }
 
 /// The tables by name.
-pub(crate) const SHAPES: [(&str, Shape); 8] = [
+pub(crate) const SHAPES: [(&str, Shape); 9] = [
     (VIPS, Shape { kind: 1, key_size: 16, value_size: 4, max_entries: VIPS_MAX }),
     (NAT_SOURCES, Shape { kind: 1, key_size: 20, value_size: 4, max_entries: NAT_SOURCES_MAX }),
     (NAT_FRAGMENTS, Shape { kind: 9, key_size: 40, value_size: 8, max_entries: NAT_FRAGMENTS_MAX }),
     (LOCAL, Shape { kind: 1, key_size: 16, value_size: 4, max_entries: LOCAL_ADDRESSES_MAX }),
+    (VLANS, Shape { kind: 1, key_size: 4, value_size: 4, max_entries: VLANS_MAX }),
     (SETTINGS, Shape { kind: 2, key_size: 4, value_size: 16, max_entries: 1 }),
     (ANNOUNCE, Shape { kind: 2, key_size: 4, value_size: 8, max_entries: 1 }),
     (COUNTERS, Shape { kind: 6, key_size: 4, value_size: 8, max_entries: Counters::LEN as u32 }),
@@ -113,6 +117,7 @@ pub(crate) const NAT_SOURCES: &str = "nat_sources";
 /// Written by the program alone.
 pub(crate) const NAT_FRAGMENTS: &str = "nat_fragments";
 pub(crate) const LOCAL: &str = "local_addresses";
+pub(crate) const VLANS: &str = "vlans";
 pub(crate) const SETTINGS: &str = "settings";
 pub(crate) const ANNOUNCE: &str = "announce";
 pub(crate) const COUNTERS: &str = "counters";
@@ -145,11 +150,13 @@ pub struct Counters {
     pub nd_mute: u64,
     /// Ours, dropped: no socket on the queue.
     pub no_socket: u64,
+    /// Tagged for a VLAN that no segment is on, to the kernel.
+    pub other_vlan: u64,
 }
 
 impl Counters {
     /// How many counters there are.
-    pub const LEN: usize = 12;
+    pub const LEN: usize = 13;
 
     /// Name and value of each, in the order of bpf/steer.h.
     pub fn entries(&self) -> [(&'static str, u64); Self::LEN] {
@@ -166,13 +173,14 @@ impl Counters {
             ("nd", self.nd),
             ("nd_mute", self.nd_mute),
             ("no_socket", self.no_socket),
+            ("other_vlan", self.other_vlan),
         ]
     }
 
     pub(crate) fn from_values(values: [u64; Self::LEN]) -> Self {
         let [pass, other_mac, malformed, vip, gateway_icmp, nat_return, nat_icmp, rest @ ..] =
             values;
-        let [arp, arp_mute, nd, nd_mute, no_socket] = rest;
+        let [arp, arp_mute, nd, nd_mute, no_socket, other_vlan] = rest;
         Self {
             pass,
             other_mac,
@@ -186,6 +194,7 @@ impl Counters {
             nd,
             nd_mute,
             no_socket,
+            other_vlan,
         }
     }
 }
