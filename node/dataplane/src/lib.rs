@@ -39,6 +39,7 @@ mod next_hop;
 mod other;
 mod persist;
 mod policies;
+mod quic;
 mod question;
 mod rehearse;
 mod replica;
@@ -81,6 +82,7 @@ pub use policies::{OnServerGone, Policies};
 pub use question::{Question, Step};
 pub use rehearse::{Met, Rehearsal};
 pub use room::HALF_OPEN_KEEP_S;
+pub use quic::{NONCE_LEN_MIN, QUIC_CONFIGS_MAX, QUIC_SERVER_ID_LEN_MAX, QuicConfig, QuicServerId, QuicSpec};
 pub use scheduler::{Asked, Scheduler, ServerLoad, Slot};
 pub use shared::Shared;
 pub use spec::{

@@ -18,6 +18,7 @@ mod ipv4;
 mod ipv6;
 mod mss;
 mod parse;
+mod quic;
 mod quote;
 mod rewrite;
 mod sctp;
@@ -37,6 +38,7 @@ pub use mss::clamp_mss;
 pub use parse::{
     ArpRequest, Content, Fragment, Packet, ParseError, Parsed, Solicitation, Transport, parse,
 };
+pub use quic::{DestinationCid, destination_cid};
 pub use quote::{IcmpError, Quoted, parse_error, rewrite_error_destination, rewrite_error_source};
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source, set_macs};
 pub use sctp::{Chunk, Sctp};
