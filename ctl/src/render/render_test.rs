@@ -318,3 +318,11 @@ fn trace_says_whether_the_nodes_agree() {
         }
     }
 }
+
+#[test]
+fn service_that_looks_at_connection_ids() {
+    let mut service = healthy().services.remove(0);
+    service.quic_lb = vec!["id 0: 1+7 octets, keyed".to_owned()];
+    let text = super::service(&service, "n1", PLAIN());
+    assert!(text.contains("   QUIC-LB id 0: 1+7 octets, keyed   Forwarding"), "{text}");
+}

@@ -195,6 +195,7 @@ pub(crate) fn healthy() -> StatusReply {
                 last_port: 80,
             }],
             persistence: String::new(),
+            quic_lb: Vec::new(),
         }],
         local: Some(local()),
         warnings: Vec::new(),

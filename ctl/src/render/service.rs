@@ -130,8 +130,13 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         "" => String::new(),
         how => format!("   persistent {}", printable(how)),
     };
+    let quic: Vec<String> = service.quic_lb.iter().map(|config| printable(config)).collect();
+    let quic = match quic.as_slice() {
+        [] => String::new(),
+        some => format!("   QUIC-LB {}", some.join("; ")),
+    };
     format!(
-        "{} {}: {}, group {}\nScheduler {}{order}{persistent}   Forwarding {}{tunnel}{mss}   {}   counted by {node}\n{}\n",
+        "{} {}: {}, group {}\nScheduler {}{order}{persistent}{quic}   Forwarding {}{tunnel}{mss}   {}   counted by {node}\n{}\n",
         paint.text(Tone::Title, "SERVICE"),
         printable(&service.name),
         printable(&all),

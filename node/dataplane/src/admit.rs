@@ -13,6 +13,7 @@ use crate::{
     forward::{opens, resets},
     frame::Frame,
     lookup::asked_for,
+    quic::Routed,
     worker::{Core, View},
 };
 
@@ -103,7 +104,11 @@ where
             let above = Above { service, key, excess };
             return Err(self.open_above(frame, packet, &above, view, actions));
         }
-        match self.choose(service, &asked(key, now_ns), epoch) {
+        let named = service.quic().and_then(|quic| match quic.route(frame.received(), packet) {
+            Routed::To(server) => Some(server),
+            Routed::Unroutable => None,
+        });
+        match self.choose(service, &asked(key, now_ns), epoch, named) {
             Some((server, controlled)) => {
                 let new = Opening { key, server, epoch, adopted: false, controlled };
                 let opened = self.open(now_ns, service, &new, old);

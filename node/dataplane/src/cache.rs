@@ -8,7 +8,9 @@ use std::{net::IpAddr, sync::Arc};
 use steadfast_packet::Packet;
 
 use crate::{
-    Config, FlowCounters, FlowKey, Hop, Protocol, ReplyKey, ServerId, Timeouts, slab::Place,
+    Config, FlowCounters, FlowKey, Hop, Protocol, ReplyKey, ServerId, Timeouts,
+    quic::{QuicRouter, Routed},
+    slab::Place,
 };
 
 /// Places for flows; a power of two.
@@ -140,6 +142,8 @@ pub(crate) struct HotServer {
     config_generation: u64,
     pub(crate) timeouts: Timeouts,
     pub(crate) counters: Option<Arc<FlowCounters>>,
+    /// What its service says of QUIC, and its index there.
+    pub(crate) quic: Option<(Arc<QuicRouter>, usize)>,
     /// The next hop to an address, and the generation of the next hops it was found in.
     pub(crate) hop: Option<(u64, IpAddr, Hop)>,
 }
@@ -150,7 +154,16 @@ impl HotServer {
         let (service, index) = config.server(server)?;
         let (timeouts, counters) = (service.spec.timeouts, service.counters(index).cloned());
         let config_generation = config.generation();
-        Some(Self { server, config_generation, timeouts, counters, hop: None })
+        let quic = service.quic().map(|quic| (Arc::clone(quic), index));
+        Some(Self { server, config_generation, timeouts, counters, quic, hop: None })
+    }
+
+    /// The packet names another server of the service: a QUIC client has come to the address and
+    /// port of another one that was there before.
+    pub(crate) fn is_for_another(&self, frame: &[u8], packet: &Packet) -> bool {
+        let routed = self.quic.as_ref().map(|(quic, own)| (quic.route(frame, packet), *own));
+        routed
+            .is_some_and(|(routed, own)| routed != Routed::Unroutable && routed != Routed::To(own))
     }
 }
 

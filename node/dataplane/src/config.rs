@@ -22,6 +22,7 @@ use crate::{
     fast::Map,
     limits::Defence,
     listen::{Intervals, Listeners, RANGES_MAX},
+    quic::QuicRouter,
 };
 
 /// A compiled configuration.
@@ -73,6 +74,7 @@ pub struct Service {
     pub(crate) defence: Arc<Defence>,
     /// The local ports that this node may give its connections, if they need any.
     pub(crate) local_ports: Option<Arc<LocalPorts>>,
+    quic: Option<Arc<QuicRouter>>,
     loads: OnceLock<Box<[Arc<ServerLoad>]>>,
 }
 
@@ -384,6 +386,11 @@ impl Service {
         self.defence.totals()
     }
 
+    /// Which server a connection ID of QUIC names, for a service that looks at them.
+    pub(crate) fn quic(&self) -> Option<&Arc<QuicRouter>> {
+        self.quic.as_ref()
+    }
+
     /// What the server at `index` carries at this node.
     #[must_use]
     pub fn load(&self, index: usize) -> Option<&Arc<ServerLoad>> {
@@ -441,6 +448,7 @@ impl Service {
             first_copies: Arc::new(SharedBucket::new(FIRST_COPIES_PER_SECOND, FIRST_COPIES_BURST)),
             defence: Arc::new(self.defence.copy()),
             local_ports: self.local_ports.as_ref().map(|ports| Arc::new(ports.copy())),
+            quic: self.quic.clone(),
             loads,
         }
     }
@@ -486,7 +494,8 @@ impl Service {
         let retired = gone.map(|counters| counters.totals()).fold(retired, Add::add);
         let loads = OnceLock::new();
         let local_ports = None;
-        Self { spec, scheduler, counters, retired, first_copies, defence, local_ports, loads }
+        let quic = QuicRouter::compile(&spec.quic, &spec.servers).map(Arc::new);
+        Self { spec, scheduler, counters, retired, first_copies, defence, local_ports, quic, loads }
     }
 }
 

@@ -10,7 +10,7 @@
 //! the thresholds of its server; it moves when a server comes, goes or changes its weight or health;
 //! it is lost when it is silent for longer than the time-out of a SYN after the limit was last
 //! exceeded. Its fragments and ICMP errors about it are dropped. Nor does it go where a template
-//! says. Under NAT there is none of this for servers that two services share, or whose service has
+//! or a QUIC connection ID says. Under NAT there is none of this for servers that two services share, or whose service has
 //! several addresses or ports, and none under full-NAT: what is above a limit is dropped there.
 //!
 //! Guarantees: no memory and no lock for such a packet, beside trying for a place.

@@ -39,8 +39,8 @@ mod next_hop;
 mod other;
 mod persist;
 mod policies;
-mod quic;
 mod question;
+mod quic;
 mod rehearse;
 mod replica;
 mod room;
@@ -80,9 +80,11 @@ pub use local_ports::{
 pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route, Tagged};
 pub use policies::{OnServerGone, Policies};
 pub use question::{Question, Step};
+pub use quic::{
+    NONCE_LEN_MIN, QUIC_CONFIGS_MAX, QUIC_SERVER_ID_LEN_MAX, QuicConfig, QuicServerId, QuicSpec,
+};
 pub use rehearse::{Met, Rehearsal};
 pub use room::HALF_OPEN_KEEP_S;
-pub use quic::{NONCE_LEN_MIN, QUIC_CONFIGS_MAX, QUIC_SERVER_ID_LEN_MAX, QuicConfig, QuicServerId, QuicSpec};
 pub use scheduler::{Asked, Scheduler, ServerLoad, Slot};
 pub use shared::Shared;
 pub use spec::{

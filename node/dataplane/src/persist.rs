@@ -15,8 +15,13 @@ where
         service: &Service,
         asked: &Asked,
         epoch: Origin,
+        named: Option<usize>,
     ) -> Option<(usize, bool)> {
         let spec = &service.spec;
+        // What is named is a connection that there is already, somewhere.
+        if let Some(index) = named {
+            return Some((index, false));
+        }
         let Some(persistence) = spec.persistence else {
             return service.schedule(asked).map(|server| (server, false));
         };

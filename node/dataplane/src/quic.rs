@@ -11,12 +11,15 @@ use aes::{
     Aes128,
     cipher::{BlockCipherDecrypt as _, BlockCipherEncrypt as _, KeyInit as _},
 };
-use steadfast_packet::destination_cid;
+use steadfast_packet::{Packet, Transport, destination_cid};
 
 use crate::{ServerId, ServerSpec, fast::Map};
 
 /// Configurations at a time: the first three bits of an ID say which, and all ones say none.
 pub const QUIC_CONFIGS_MAX: usize = 7;
+
+/// Octets of a UDP header.
+const UDP_LEN: usize = 8;
 
 /// Octets of server ID and nonce together, at least and at most.
 const BLOCK_LEN_MIN: usize = 5;
@@ -74,7 +77,7 @@ struct Codec {
 /// What a connection ID says.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) enum Routed {
-    /// The server at this index gave it out.
+    /// The server at this index gave it out, and is up.
     To(usize),
     /// Nobody here did: to be routed by addresses and ports.
     Unroutable,
@@ -128,14 +131,23 @@ impl QuicRouter {
             codecs[usize::from(config.id)] = Some(Codec::new(config));
         }
         codecs.iter().any(Option::is_some).then(|| {
-            let index = |id: ServerId| servers.iter().position(|server| server.id == id);
+            // A server that drains keeps the connections it has; one that is down has lost them.
+            let index = |id: ServerId| servers.iter().position(|s| s.id == id && s.up);
             let ids = spec.servers.iter().filter_map(|(id, server)| Some((*id, index(*server)?)));
             Self { codecs, servers: ids.collect() }
         })
     }
 
-    /// Which server a UDP payload is for.
-    pub(crate) fn route(&self, payload: &[u8]) -> Routed {
+    /// Which server a packet is for, of those in the configuration.
+    pub(crate) fn route(&self, frame: &[u8], packet: &Packet) -> Routed {
+        if !matches!(packet.transport, Transport::Udp { .. }) {
+            return Routed::Unroutable;
+        }
+        let payload = frame.get(packet.l4 + UDP_LEN..packet.end).unwrap_or_default();
+        self.route_payload(payload)
+    }
+
+    fn route_payload(&self, payload: &[u8]) -> Routed {
         let Some(cid) = destination_cid(payload) else { return Routed::Unroutable };
         self.server_of(cid.bytes).map_or(Routed::Unroutable, Routed::To)
     }

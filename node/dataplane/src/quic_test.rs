@@ -111,8 +111,8 @@ fn limits_of_the_draft_hold() {
 
 #[test]
 fn packets_find_the_server_that_gave_out_their_connection_id() {
-    let server = |id| ServerSpec { id: ServerId(id), ..ServerSpec::default() };
-    let servers = [server(8), server(9), server(7)];
+    let server = |id| ServerSpec { id: ServerId(id), up: true, ..ServerSpec::default() };
+    let servers = [server(8), server(9), ServerSpec { up: false, ..server(7) }];
     let plain = config(0, "c4605e", "4504cc4f", None);
     let keyed = config(2, "ed793a", "ee080dbf", Some(KEY));
     let id = |text: &str| QuicServerId::new(&octets(text)).unwrap();
@@ -123,13 +123,13 @@ fn packets_find_the_server_that_gave_out_their_connection_id() {
             (id("ed793a51"), ServerId(8)),
             (id("ed793a"), ServerId(9)),
             (id("c46061"), ServerId(99)),
+            (id("c46062"), ServerId(7)),
         ],
     };
     let router = QuicRouter::compile(&spec, &servers).unwrap();
     let short = |cid: &[u8]| [&[0x43][..], cid, &[1; 40]].concat();
-    let long = |cid: &[u8]| {
-        [&[0xe3, 0, 0, 0, 1, cid.len() as u8][..], cid, &[0], &[1; 40]].concat()
-    };
+    let long =
+        |cid: &[u8]| [&[0xe3, 0, 0, 0, 1, cid.len() as u8][..], cid, &[0], &[1; 40]].concat();
     let of_first = octets("07c4605e4504cc4f");
     let of_second = encrypt(&keyed, &octets("ed793a"), &octets("ee080dbf"));
     for (cid, expected) in [
@@ -138,14 +138,19 @@ fn packets_find_the_server_that_gave_out_their_connection_id() {
         // Of a server that is not here, of no configuration, of none by intent, too short.
         (octets("07c4605f4504cc4f"), Routed::Unroutable),
         (octets("07c460614504cc4f"), Routed::Unroutable),
+        (octets("07c460624504cc4f"), Routed::Unroutable),
         (octets("27c4605e4504cc4f"), Routed::Unroutable),
         (octets("e7c4605e4504cc4f"), Routed::Unroutable),
     ] {
-        assert_eq!(router.route(&short(&cid)), expected, "{cid:02x?}");
-        assert_eq!(router.route(&long(&cid)), expected, "{cid:02x?}");
+        assert_eq!(router.route_payload(&short(&cid)), expected, "{cid:02x?}");
+        assert_eq!(router.route_payload(&long(&cid)), expected, "{cid:02x?}");
     }
-    assert_eq!(router.route(&long(&of_first[..7])), Routed::Unroutable, "an ID that is cut");
-    assert_eq!(router.route(&[0x43, 7, 0xc4]), Routed::Unroutable);
-    assert_eq!(router.route(&[]), Routed::Unroutable);
+    assert_eq!(
+        router.route_payload(&long(&of_first[..7])),
+        Routed::Unroutable,
+        "an ID that is cut"
+    );
+    assert_eq!(router.route_payload(&[0x43, 7, 0xc4]), Routed::Unroutable);
+    assert_eq!(router.route_payload(&[]), Routed::Unroutable);
     assert!(QuicRouter::compile(&QuicSpec::default(), &servers).is_none());
 }

@@ -6,7 +6,8 @@ use std::net::IpAddr;
 use steadfast_packet::Tunnel;
 
 use crate::{
-    GroupId, Limits, Listen, Persistence, Policies, PortSlot, ServerId, ServiceId, Timeouts,
+    GroupId, Limits, Listen, Persistence, Policies, PortSlot, QuicSpec, ServerId, ServiceId,
+    Timeouts,
 };
 
 /// Input of [`Config::compile`](crate::Config::compile).
@@ -71,6 +72,8 @@ pub struct ServiceSpec {
     pub timeouts: Timeouts,
     /// Clients keep their server; none: each connection is scheduled anew.
     pub persistence: Option<Persistence>,
+    /// Clients of QUIC keep their server when their address changes.
+    pub quic: QuicSpec,
     /// When its connections are replicated; carried for the replication policy, not used here.
     pub sync: SyncSettings,
 }

@@ -20,7 +20,7 @@ use crate::{
     Actions, Address, AddressKind, Config, Connection, GroupId, Hop, NextHops, Protocol, Reason,
     Resolved, Role, Sent, Shared, SyncHook, Tagged, Verdict, WorkerCounters,
     bucket::TokenBucket,
-    cache::{Cache, Servers, Tuple},
+    cache::{Cache, Servers, Tuple, Way},
     forward::{Hot, reopens},
     frame::Frame,
     slab::Place,
@@ -233,7 +233,19 @@ where
                 way
             }
         };
-        let Some(server) = self.servers.find(connection.server(), view.config) else {
+        let mut server = self.servers.find(connection.server(), view.config);
+        if way == Way::In
+            && server.as_ref().is_some_and(|s| s.is_for_another(frame.received(), packet))
+        {
+            let old = connection.clone();
+            *connection =
+                match self.core.admit(frame, packet, tuple.key(), Some(old), view, actions) {
+                    Ok(connection) => connection,
+                    Err(verdict) => return verdict,
+                };
+            server = self.servers.find(connection.server(), view.config);
+        }
+        let Some(server) = server else {
             return Verdict::Drop(Reason::ServerRemoved);
         };
         self.core.carry(frame, packet, Hot { way, connection, server }, view, actions)

@@ -8,6 +8,7 @@ mod connections;
 mod limits;
 mod listening;
 mod persistence;
+mod quic;
 mod scheduling;
 mod tunnel;
 
@@ -25,6 +26,7 @@ pub use self::{
     limits::{LimitsSpec, Over},
     listening::{Listener, MatchSpec, Ports},
     persistence::PersistenceSpec,
+    quic::{QuicLbSpec, octets},
     scheduling::{HashSpec, Scheduler, SchedulerText, ServerOrder},
     tunnel::{GUE_PORT, MssClamp, TunnelKind, TunnelSpec},
 };
@@ -152,6 +154,10 @@ pub struct ServiceSpec {
     /// Clients keep their server; none: each connection is scheduled anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistence: Option<PersistenceSpec>,
+    /// Clients of QUIC keep their server when their address changes; up to seven ways in which
+    /// servers name themselves in connection IDs.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quic_lb: Vec<QuicLbSpec>,
     /// Which packets of a connection cause it to be replicated.
     #[serde(default)]
     pub sync: SyncSpec,
@@ -196,6 +202,9 @@ pub struct ServerSpec {
     /// Below so many it gets new ones again; none: below three quarters of `upper`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub lower: Option<u32>,
+    /// What it calls itself in QUIC connection IDs, in hexadecimal digits.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub quic_ids: Vec<String>,
 }
 
 fn weight_default() -> u32 {

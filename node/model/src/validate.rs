@@ -9,6 +9,7 @@
 mod full_nat;
 mod limits;
 mod listening;
+mod quic;
 mod tunnel;
 
 use std::{
@@ -407,6 +408,7 @@ impl<'a> Check<'a> {
             self.range(format!("{place}.prefix_v4"), persistence.prefix_v4, 1, 32);
             self.range(format!("{place}.prefix_v6"), persistence.prefix_v6, 1, 128);
         }
+        self.quic(place, service);
         for (name, value) in service.timeouts.named() {
             self.range(format!("{place}.timeouts.{name}"), value, 1, TIMEOUT_MAX_S);
         }

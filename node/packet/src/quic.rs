@@ -30,9 +30,8 @@ mod tests {
     #[test]
     fn the_destination_is_found_in_both_headers() {
         //= RFC 9001 appendix A.2: a client's Initial with an ID of eight octets
-        let initial = [
-            0xc3, 0, 0, 0, 1, 8, 0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x08, 0, 0, 0x44, 0x9e,
-        ];
+        let initial =
+            [0xc3, 0, 0, 0, 1, 8, 0x83, 0x94, 0xc8, 0xf0, 0x3e, 0x51, 0x57, 0x08, 0, 0, 0x44, 0x9e];
         let found = destination_cid(&initial).unwrap();
         assert_eq!((found.bytes, found.is_long), (&initial[6..14], true));
         let short = [0x40, 1, 2, 3];

@@ -283,6 +283,7 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
             protocol: first.protocol,
             listeners,
             persistence: spec.persistence.as_ref().map(ToString::to_string).unwrap_or_default(),
+            quic_lb: spec.quic_lb.iter().map(ToString::to_string).collect(),
             scheduler: spec.scheduler_text().to_string(),
             server_order: server_order.into(),
             conns_total: totals.conns,

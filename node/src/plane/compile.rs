@@ -6,6 +6,7 @@ use steadfast_model::{
     document::{
         ConnReuse, Forwarding, GUE_PORT, Listener, MssClamp, OnServerGone, Over, PersistenceSpec,
         Protocol, Scheduler, ServerOrder, ServiceSpec, Timeouts, TunnelKind, TunnelSpec, Unserved,
+        octets,
     },
 };
 
@@ -94,6 +95,7 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
         },
         timeouts: timeouts(&spec.timeouts),
         persistence: spec.persistence.as_ref().map(persistence),
+        quic: quic(service),
         sync: dp::SyncSettings {
             threshold: spec.sync.threshold,
             period: spec.sync.period,
@@ -114,6 +116,24 @@ fn persistence(spec: &PersistenceSpec) -> dp::Persistence {
         prefix_v6: bits(spec.prefix_v6),
         expire_quiescent_template: spec.expire_quiescent_template,
     }
+}
+
+/// What validation let through is all right: nothing is left out here.
+fn quic(service: &Service) -> dp::QuicSpec {
+    let length = |octets: u32| u8::try_from(octets).unwrap_or(u8::MAX);
+    let configs = service.spec.quic_lb.iter().map(|config| dp::QuicConfig {
+        id: length(config.id),
+        server_id_len: length(config.server_id_length),
+        nonce_len: length(config.nonce_length),
+        key: config.key_octets(),
+    });
+    let servers = service.spec.servers.iter().zip(&service.servers);
+    let ids = servers.flat_map(|(spec, id)| {
+        let octets = spec.quic_ids.iter().filter_map(|text| octets(text));
+        let ids = octets.filter_map(|octets| dp::QuicServerId::new(&octets));
+        ids.map(|quic| (quic, dp::ServerId(id.0)))
+    });
+    dp::QuicSpec { configs: configs.collect(), servers: ids.collect() }
 }
 
 fn listen(listener: &Listener) -> dp::Listen {

@@ -119,3 +119,20 @@ fn a_place_is_kept_unless_the_tables_of_sh_are_wanted_exactly() {
         assert_eq!((server.weight, server.last_weight), (0, expected), "{fields}");
     }
 }
+
+#[test]
+fn what_connection_ids_say_arrives() {
+    let mut state = started();
+    let key = "000102030405060708090a0b0c0d0e0f";
+    let fields = format!(
+        "protocol: udp, quic_lb: [{{id: 3, server_id_length: 2, nonce_length: 9, key: {key}}}],"
+    );
+    let service = compiled(&mut state, &fields, ", quic_ids: ['a1b2', 'C3d4']");
+    let bytes: Vec<u8> = (0..16).collect();
+    let key = Some(<[u8; 16]>::try_from(bytes).unwrap());
+    let config = dp::QuicConfig { id: 3, server_id_len: 2, nonce_len: 9, key };
+    assert_eq!(service.quic.configs, [config]);
+    let server = service.servers.iter().find(|s| s.addr.to_string() == "198.18.0.11").unwrap();
+    let id = |octets: &[u8]| (dp::QuicServerId::new(octets).unwrap(), server.id);
+    assert_eq!(service.quic.servers, [id(&[0xa1, 0xb2]), id(&[0xc3, 0xd4])]);
+}

@@ -9,9 +9,9 @@ use std::{net::Ipv4Addr, sync::Arc};
 use anyhow::Context;
 use steadfast_dataplane::{
     Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, Limits, Listen, MssClamp,
-    NextHops, NextHopsSpec, Policies, PortSpec, Protocol, Role, Route, SchedulerKind, ServerId,
-    ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared, SyncSettings, TableOptions, Timeouts,
-    Unserved, Verdict, Worker,
+    NextHops, NextHopsSpec, Policies, PortSpec, Protocol, QuicSpec, Role, Route, SchedulerKind,
+    ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared, SyncSettings, TableOptions,
+    Timeouts, Unserved, Verdict, Worker,
 };
 use steadfast_model::{BootId, Epoch, NodeId};
 use steadfast_packet::{Mac, internet_checksum};
@@ -114,6 +114,7 @@ fn config(shape: &Shape) -> ConfigSpec {
         forwarding: shape.forwarding,
         servers: (0..shape.servers).map(|index| server(service, index)).collect(),
         persistence: None,
+        quic: QuicSpec::default(),
         timeouts: Timeouts::default(),
         mss_clamp: MssClamp::Off,
         slow_start_ns: 0,

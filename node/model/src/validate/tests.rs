@@ -50,6 +50,65 @@ fn services_of_several_ports_are_good() {
     }
 }
 
+/// Service `b` as one of QUIC, and its server.
+const QUIC: &str = "port: 81, protocol: udp, forwarding: dr,
+     quic_lb: [{id: 0, server_id_length: 1, nonce_length: 7}],
+     servers: [{address: 198.18.0.11, port: 81, quic_ids: ['a1']}]";
+
+#[test]
+fn quic_connection_ids_are_checked() {
+    let b = "port: 81, forwarding: dr,\n     servers: [{address: 198.18.0.11, port: 81}]";
+    let good = GOOD.replacen(b, QUIC, 1);
+    assert_eq!(problems(&good), [""; 0]);
+    let ours = "quic_lb: [{id: 0, server_id_length: 1, nonce_length: 7}]";
+    for (from, to, says) in [
+        (
+            "protocol: udp",
+            "protocol: tcp",
+            "services[1].quic_lb: no listener of the service is udp",
+        ),
+        (
+            "{id: 0, server",
+            "{id: 7, server",
+            "services[1].quic_lb[0].id: 7 is out of range; write 0 to 6",
+        ),
+        (
+            "nonce_length: 7",
+            "nonce_length: 19",
+            "services[1].quic_lb[0].nonce_length: 19 is out of range; write 4 to 18",
+        ),
+        (
+            "nonce_length: 7",
+            "nonce_length: 3",
+            "services[1].quic_lb[0].nonce_length: 3 is out of range",
+        ),
+        (
+            "id_length: 1",
+            "id_length: 0",
+            "services[1].quic_lb[0].server_id_length: 0 is out of range; write 1 to 15",
+        ),
+        (
+            "nonce_length: 7",
+            "nonce_length: 7, key: 0abc",
+            "quic_lb[0].key: the key is not 16 octets",
+        ),
+        (
+            ours,
+            "quic_lb: [{id: 0, server_id_length: 1, nonce_length: 7}, \
+             {id: 0, server_id_length: 1, nonce_length: 8}]",
+            "services[1].quic_lb[1].id: id 0 is that of quic_lb[0], too",
+        ),
+        ("['a1']", "['a1b2']", "quic_ids[0]: `a1b2` is no server ID of quic_lb; write 1 octets"),
+        ("['a1']", "['g1']", "quic_ids[0]: `g1` is no server ID"),
+        ("['a1']", "['a1', 'A1']", "quic_ids[1]: server 198.18.0.11 has this ID already"),
+        (ours, "sloppy_tcp: false", "quic_ids[0]: the service does not look at connection IDs"),
+    ] {
+        assert!(good.contains(from), "{from}");
+        let found = problems(&good.replacen(from, to, 1));
+        assert!(found.iter().any(|problem| problem.contains(says)), "{from} -> {to}: {found:?}");
+    }
+}
+
 /// The server of service `b`, which most cases change.
 const B: &str = "{address: 198.18.0.11, port: 81}";
 

@@ -187,6 +187,7 @@ impl<'a> Ours<'a> {
                 sloppy_sctp: false,
             },
             persistence: None,
+            quic: Default::default(),
             timeouts: Timeouts::default(),
             sync: SyncSettings::default(),
         };
