@@ -193,6 +193,7 @@ pub(crate) fn healthy() -> StatusReply {
                 last_port: 80,
             }],
             persistence: String::new(),
+            one_packet: false,
         }],
         local: Some(local()),
         warnings: Vec::new(),

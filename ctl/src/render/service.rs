@@ -126,12 +126,13 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         "" | "off" => String::new(),
         most => format!("   MSS clamp {}", printable(most)),
     };
+    let once = if service.one_packet { "   one packet" } else { "" };
     let persistent = match service.persistence.as_str() {
         "" => String::new(),
         how => format!("   persistent {}", printable(how)),
     };
     format!(
-        "{} {}: {}, group {}\nScheduler {}{order}{persistent}   Forwarding {}{tunnel}{mss}   {}   counted by {node}\n{}\n",
+        "{} {}: {}, group {}\nScheduler {}{order}{once}{persistent}   Forwarding {}{tunnel}{mss}   {}   counted by {node}\n{}\n",
         paint.text(Tone::Title, "SERVICE"),
         printable(&service.name),
         printable(&all),

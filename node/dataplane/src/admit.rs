@@ -104,6 +104,9 @@ where
             return Err(self.open_above(frame, packet, &above, view, actions));
         }
         match self.choose(service, &asked(key, now_ns), epoch) {
+            Some((server, _)) if service.spec.one_packet => {
+                Err(self.send_once(frame, packet, key, (service, server), view, actions))
+            }
             Some((server, controlled)) => {
                 let new = Opening { key, server, epoch, adopted: false, controlled };
                 let opened = self.open(now_ns, service, &new, old);

@@ -36,6 +36,8 @@ pub struct Config {
     pool_addrs: Map<IpAddr, GroupId>,
     /// The one service whose replies come from there; none where there are two.
     answering: Map<(Protocol, IpAddr, u16), Option<ServiceId>>,
+    /// Whose replies no connection tells: the NAT servers of one-packet services.
+    once: Map<IpAddr, Intervals<(ServiceId, usize)>>,
 }
 
 /// An address of a VIP group.
@@ -128,6 +130,12 @@ pub enum ConfigError {
     /// A server's port stands for several.
     #[error("server {0}: its port cannot stand for the several ports of its service")]
     PortOfMany(ServerId),
+    /// Packets of connections must not be scheduled one by one.
+    #[error("service {0}: one-packet scheduling is for UDP alone")]
+    OnePacket(ServiceId),
+    /// Nothing would tell which VIP a server answers for.
+    #[error("service {0}: with nat, one-packet scheduling needs a single VIP")]
+    OneVip(ServiceId),
     /// Server and VIP are of different families.
     #[error("server {0}: its address is of another family than the VIP")]
     Family(ServerId),
@@ -227,6 +235,17 @@ impl Config {
         self.service(id)
     }
 
+    /// The one-packet service of a NAT server, which server it is, and what its clients know it as.
+    pub(crate) fn once(&self, addr: IpAddr, port: u16) -> Option<(&Service, usize, IpAddr, u16)> {
+        let (id, index) = self.once.get(&addr)?.find(port)?;
+        let service = self.services.get(id)?;
+        let vip_port = match service.spec.servers.get(*index)?.port {
+            0 => port,
+            _ => service.spec.single_port()?,
+        };
+        Some((service, *index, service.spec.listen.first()?.vip, vip_port))
+    }
+
     /// Where the server of this id is, for a record of a connection to `vip_port` that names it.
     #[must_use]
     pub fn target(&self, id: ServerId, vip_port: u16) -> Option<Target> {
@@ -278,6 +297,7 @@ impl Config {
             pools: self.pools.clone(),
             pool_addrs: self.pool_addrs.clone(),
             answering: self.answering.clone(),
+            once: self.once.clone(),
             services,
         }
     }
@@ -323,6 +343,9 @@ impl Config {
             // Ids are given in the order in which servers come, and never again.
             ServerOrder::NewestFirst => spec.servers.sort_by_key(|s| std::cmp::Reverse(s.id)),
         }
+        if spec.one_packet {
+            check_one_packet(&spec)?;
+        }
         check_servers(&spec)?;
         let service = Service::compile(spec, workers, previous);
         let service = Arc::new(Service { local_ports, ..service });
@@ -343,6 +366,10 @@ impl Config {
                 }
                 for listen in &service.spec.listen {
                     let own = (server.port != 0).then(|| server.port.into());
+                    if service.spec.one_packet {
+                        let once = self.once.entry(server.addr).or_default();
+                        let _ = once.add(own.unwrap_or(listen.ports), (service.spec.id, index));
+                    }
                     let pool = self.pools.entry((listen.protocol, server.addr)).or_default();
                     // Ports of two services are the first one's: see `pool_group`.
                     let _ = pool.add(own.unwrap_or(listen.ports), service.spec.group);
@@ -529,6 +556,17 @@ fn local_ports(
     Ok(Some(kept.unwrap_or_else(|| Arc::new(LocalPorts::new(slot, addrs.into(), seed)))))
 }
 
+fn check_one_packet(spec: &ServiceSpec) -> Result<(), ConfigError> {
+    if spec.listen.iter().any(|at| at.protocol != Protocol::Udp) {
+        return Err(ConfigError::OnePacket(spec.id));
+    }
+    let vip = spec.listen.first().map(|at| at.vip);
+    if spec.forwarding == Forwarding::Nat && spec.listen.iter().any(|at| Some(at.vip) != vip) {
+        return Err(ConfigError::OneVip(spec.id));
+    }
+    Ok(())
+}
+
 fn check_servers(spec: &ServiceSpec) -> Result<(), ConfigError> {
     let single = spec.single_port();
     for server in &spec.servers {
@@ -605,7 +643,19 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         type Change = fn(&mut ConfigSpec);
-        let cases: [(Change, &str); 13] = [
+        let cases: [(Change, &str); 15] = [
+            (|s| s.services[1].one_packet = true, "service 2: one-packet scheduling is for UDP"),
+            (
+                |s| {
+                    s.groups[0].vips.push(addr(101));
+                    let service = &mut s.services[1];
+                    service.one_packet = true;
+                    service.listen[0].protocol = Protocol::Udp;
+                    let other = Listen { vip: addr(101), ..service.listen[0] };
+                    service.listen.push(other);
+                },
+                "service 2: with nat, one-packet scheduling needs a single VIP",
+            ),
             (|s| s.groups[1].vips = vec![addr(100)], "address 198.18.0.100 belongs to two"),
             (|s| s.groups[0].gateways = vec![addr(100)], "address 198.18.0.100 belongs to two"),
             (|s| s.services[1].listen[0].ports = 80.into(), "services 1 and 2 listen on the same"),

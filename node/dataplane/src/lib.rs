@@ -36,6 +36,7 @@ mod lookup;
 mod mss;
 mod neighbour;
 mod next_hop;
+mod once;
 mod other;
 mod persist;
 mod policies;

@@ -97,6 +97,9 @@ where
             return Err(Verdict::Drop(Reason::NotOurs));
         }
         let Some(place) = self.shared.table.locate_reply(&tuple.reply_key()) else {
+            if let Some(verdict) = self.return_once(frame, packet, tuple, view, actions) {
+                return Err(verdict);
+            }
             return Err(self.refuse_return(frame, packet, tuple, view, actions));
         };
         found.point_at(place);

@@ -67,6 +67,8 @@ pub struct ServiceSpec {
     pub limits: Limits,
     /// What becomes of connections whose server is gone, and the like.
     pub policies: Policies,
+    /// Each datagram is scheduled anew, and there are no connections; UDP alone.
+    pub one_packet: bool,
     /// Time-outs of its connections.
     pub timeouts: Timeouts,
     /// Clients keep their server; none: each connection is scheduled anew.

@@ -152,6 +152,9 @@ pub struct ServiceSpec {
     /// Clients keep their server; none: each connection is scheduled anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistence: Option<PersistenceSpec>,
+    /// Each datagram gets a server of its own, and no connection; LVS calls it `-o`, `ops`.
+    #[serde(default)]
+    pub one_packet: bool,
     /// Which packets of a connection cause it to be replicated.
     #[serde(default)]
     pub sync: SyncSpec,

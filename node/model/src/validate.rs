@@ -407,6 +407,7 @@ impl<'a> Check<'a> {
             self.range(format!("{place}.prefix_v4"), persistence.prefix_v4, 1, 32);
             self.range(format!("{place}.prefix_v6"), persistence.prefix_v6, 1, 128);
         }
+        self.one_packet(&format!("{place}.one_packet"), service, &listeners);
         for (name, value) in service.timeouts.named() {
             self.range(format!("{place}.timeouts.{name}"), value, 1, TIMEOUT_MAX_S);
         }

@@ -282,6 +282,7 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
             port: first.first_port,
             protocol: first.protocol,
             listeners,
+            one_packet: spec.one_packet,
             persistence: spec.persistence.as_ref().map(ToString::to_string).unwrap_or_default(),
             scheduler: spec.scheduler_text().to_string(),
             server_order: server_order.into(),

@@ -93,6 +93,7 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
             sloppy_sctp: spec.sloppy_sctp,
         },
         timeouts: timeouts(&spec.timeouts),
+        one_packet: spec.one_packet,
         persistence: spec.persistence.as_ref().map(persistence),
         sync: dp::SyncSettings {
             threshold: spec.sync.threshold,

@@ -114,6 +114,7 @@ fn config(shape: &Shape) -> ConfigSpec {
         forwarding: shape.forwarding,
         servers: (0..shape.servers).map(|index| server(service, index)).collect(),
         persistence: None,
+        one_packet: false,
         timeouts: Timeouts::default(),
         mss_clamp: MssClamp::Off,
         slow_start_ns: 0,

@@ -204,6 +204,26 @@ impl<'a> Check<'a> {
         }
     }
 
+    /// What cannot be scheduled packet by packet.
+    pub(super) fn one_packet(&mut self, place: &str, service: &ServiceSpec, at: &[Listener]) {
+        if !service.one_packet {
+            return;
+        }
+        if let Some(other) = at.iter().find(|listener| listener.protocol != Protocol::Udp) {
+            let name = other.protocol.name();
+            let what = format!("{name} has connections, whose packets belong together");
+            return self.problem(place, what, "take it out, or write protocol: udp");
+        }
+        let mut vips = at.iter().map(|listener| listener.address);
+        let first = vips.next();
+        if let Some(vip) = vips.find(|vip| Some(*vip) != first)
+            && service.forwarding == Forwarding::Nat
+        {
+            let what = format!("no connection would tell whether answers are from the VIP {vip}");
+            self.problem(place, what, "make a service of its own for it, or write forwarding: dr");
+        }
+    }
+
     /// The port of a server, which can be another than the packet's only with NAT, and only where
     /// there is just one.
     pub(super) fn server_port(&mut self, place: &str, service: &ServiceSpec, server: &ServerSpec) {

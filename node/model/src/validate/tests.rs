@@ -367,6 +367,12 @@ const CASES: &[(&str, &str, &str)] = &[
         "services[0].persistence.timeout_s: 2678401 is out of range; write 1 to 2678400",
     ),
     (
+        "port: 81, forwarding: dr",
+        "port: 81, one_packet: true, forwarding: dr",
+        "services[1].one_packet: tcp has connections, whose packets belong together; take it out, \
+         or write protocol: udp",
+    ),
+    (
         "port: 8080}]}",
         "port: 8080}], persistence: {prefix_v4: 33}}",
         "services[0].persistence.prefix_v4: 33 is out of range; write 1 to 32",

@@ -187,6 +187,7 @@ impl<'a> Ours<'a> {
                 sloppy_sctp: false,
             },
             persistence: None,
+            one_packet: false,
             timeouts: Timeouts::default(),
             sync: SyncSettings::default(),
         };
