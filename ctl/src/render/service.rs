@@ -126,13 +126,17 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         "" | "off" => String::new(),
         most => format!("   MSS clamp {}", printable(most)),
     };
+    let ftp = match service.ftp_data_ports.as_str() {
+        "" => String::new(),
+        ports => format!("   FTP data {}", printable(ports)),
+    };
     let once = if service.one_packet { "   one packet" } else { "" };
     let persistent = match service.persistence.as_str() {
         "" => String::new(),
         how => format!("   persistent {}", printable(how)),
     };
     format!(
-        "{} {}: {}, group {}\nScheduler {}{order}{once}{persistent}   Forwarding {}{tunnel}{mss}   {}   counted by {node}\n{}\n",
+        "{} {}: {}, group {}\nScheduler {}{order}{ftp}{once}{persistent}   Forwarding {}{tunnel}{mss}   {}   counted by {node}\n{}\n",
         paint.text(Tone::Title, "SERVICE"),
         printable(&service.name),
         printable(&all),

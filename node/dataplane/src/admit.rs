@@ -25,15 +25,15 @@ const INSERT_TRIES_MAX: usize = 3;
 
 /// A connection that is to come.
 #[derive(Clone, Copy)]
-struct Opening {
-    key: FlowKey,
+pub(crate) struct Opening {
+    pub(crate) key: FlowKey,
     /// Index of its server.
-    server: usize,
-    epoch: Origin,
+    pub(crate) server: usize,
+    pub(crate) epoch: Origin,
     /// It went by the hash so far.
-    adopted: bool,
+    pub(crate) adopted: bool,
     /// A template counts it.
-    controlled: bool,
+    pub(crate) controlled: bool,
 }
 
 impl<H> Core<H>
@@ -73,7 +73,8 @@ where
         if !opening && !is_settled(&role, frame.now_ns) {
             return Err(Verdict::Drop(Reason::HeldBack));
         }
-        let Some(service) = view.config.listener(key.protocol, key.vip, key.vip_port) else {
+        let listener = view.config.listener(key.protocol, key.vip, key.vip_port);
+        let Some(service) = listener.filter(|service| self.may_come(service, &key)) else {
             return Err(match address.unserved {
                 Unserved::Drop => Verdict::Drop(Reason::Unserved),
                 Unserved::Reject => self.reject(frame, packet, view),
@@ -199,7 +200,7 @@ where
     }
 
     /// Puts a new connection into the table. True when it is this one that is there.
-    fn open(
+    pub(crate) fn open(
         &self,
         now_ns: u64,
         service: &Service,
@@ -210,7 +211,7 @@ where
         let chosen = service.spec.servers.get(server).ok_or(Reason::TableFull)?;
         let forwarding = service.spec.forwarding;
         let before = old.as_ref().map_or(0, |old| old.incarnation().saturating_add(1));
-        let port = chosen.port_for(key.vip_port);
+        let port = service.spec.server_port(chosen, key.vip_port);
         let target = Target { addr: chosen.addr, port, forwarding };
         let record = Record {
             key,

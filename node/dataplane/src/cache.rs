@@ -140,6 +140,8 @@ pub(crate) struct HotServer {
     config_generation: u64,
     pub(crate) timeouts: Timeouts,
     pub(crate) counters: Option<Arc<FlowCounters>>,
+    /// Where FTP servers say things that are to be translated.
+    pub(crate) control_port: Option<u16>,
     /// The next hop to an address, and the generation of the next hops it was found in.
     pub(crate) hop: Option<(u64, IpAddr, Hop)>,
 }
@@ -150,7 +152,8 @@ impl HotServer {
         let (service, index) = config.server(server)?;
         let (timeouts, counters) = (service.spec.timeouts, service.counters(index).cloned());
         let config_generation = config.generation();
-        Some(Self { server, config_generation, timeouts, counters, hop: None })
+        let control_port = service.spec.ftp.and_then(|_| service.spec.single_port());
+        Some(Self { server, config_generation, timeouts, counters, control_port, hop: None })
     }
 }
 

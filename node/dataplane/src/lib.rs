@@ -22,6 +22,7 @@ mod follow;
 mod forward;
 mod fragments;
 mod frame;
+mod ftp;
 mod group;
 mod hook;
 mod icmp;
@@ -85,7 +86,7 @@ pub use room::HALF_OPEN_KEEP_S;
 pub use scheduler::{Asked, Scheduler, ServerLoad, Slot};
 pub use shared::Shared;
 pub use spec::{
-    ConfigSpec, Forwarding, GroupSpec, HashOptions, MssClamp, SchedulerKind, ServerOrder,
+    ConfigSpec, Forwarding, Ftp, GroupSpec, HashOptions, MssClamp, SchedulerKind, ServerOrder,
     ServerSpec, ServiceSpec, SyncSettings, Unserved,
 };
 pub use stale::{STALE_SENDERS_MAX, StaleSender, StaleSenders};

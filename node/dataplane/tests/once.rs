@@ -147,9 +147,12 @@ fn a_persistent_one_keeps_the_server_of_a_client() {
 fn a_first_fragment_is_dropped() {
     let mut lab = Lab::with(spec(), 1000);
     let mut frame = udp((CLIENT, FRONT), "198.18.0.2:4000", "198.18.0.100:53", 64);
-    frame[20] = 0x20;
-    let sum = steadfast_packet::update16(u16::from_be_bytes([frame[24], frame[25]]), 0, 0x2000);
-    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    let sum = |bytes: &[u8]| u16::from_be_bytes([bytes[0], bytes[1]]);
+    let flags = sum(&frame[20..]);
+    // More fragments follow.
+    let checksum = steadfast_packet::update16(sum(&frame[24..]), flags, flags | 0x2000);
+    frame[20..22].copy_from_slice(&(flags | 0x2000).to_be_bytes());
+    frame[24..26].copy_from_slice(&checksum.to_be_bytes());
     // Its length is a multiple of eight octets (RFC 791 section 3.2).
     assert_eq!(lab.handle(0, &frame), dropped(Reason::Fragment));
 }

@@ -5,6 +5,7 @@
 //! [`crate::validate`].
 
 mod connections;
+mod ftp;
 mod limits;
 mod listening;
 mod persistence;
@@ -22,6 +23,7 @@ use thiserror::Error;
 
 pub use self::{
     connections::{ConnReuse, OnServerGone, Timeouts},
+    ftp::FtpSpec,
     limits::{LimitsSpec, Over},
     listening::{Listener, MatchSpec, Ports},
     persistence::PersistenceSpec,
@@ -152,6 +154,9 @@ pub struct ServiceSpec {
     /// Clients keep their server; none: each connection is scheduled anew.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub persistence: Option<PersistenceSpec>,
+    /// Its port is the control port of FTP: data connections go where the client's session is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ftp: Option<FtpSpec>,
     /// Each datagram gets a server of its own, and no connection; LVS calls it `-o`, `ops`.
     #[serde(default)]
     pub one_packet: bool,

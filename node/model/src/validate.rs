@@ -6,6 +6,7 @@
 //! Every node applies the log by these rules: a document that one version refuses and another
 //! takes would tear the replicated state apart.
 
+mod ftp;
 mod full_nat;
 mod limits;
 mod listening;
@@ -238,10 +239,12 @@ impl<'a> Check<'a> {
         let mut names = BTreeMap::new();
         let mut endpoints = Endpoints::default();
         let mut pools = Pools::default();
+        let mut ftp_servers = BTreeMap::new();
         for (i, service) in self.document.services.iter().enumerate() {
             let place = format!("services[{i}]");
             self.name(&place, &service.name, &mut names);
             let listeners = self.listeners(&place, service, &mut endpoints);
+            self.ftp(&place, service, &mut endpoints, &mut ftp_servers);
             match groups.get(service.group.as_str()) {
                 None => self.problem(
                     format!("{place}.group"),

@@ -5,7 +5,8 @@ use steadfast_model::{
     ClusterState, NodeId, Service,
     document::{
         ConnReuse, Forwarding, GUE_PORT, Listener, MssClamp, OnServerGone, Over, PersistenceSpec,
-        Protocol, Scheduler, ServerOrder, ServiceSpec, Timeouts, TunnelKind, TunnelSpec, Unserved,
+        Ports, Protocol, Scheduler, ServerOrder, ServiceSpec, Timeouts, TunnelKind, TunnelSpec,
+        Unserved,
     },
 };
 
@@ -94,7 +95,8 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
         },
         timeouts: timeouts(&spec.timeouts),
         one_packet: spec.one_packet,
-        persistence: spec.persistence.as_ref().map(persistence),
+        ftp: spec.ftp.map(|ftp| dp::Ftp { data: ports(ftp.data_ports) }),
+        persistence: spec.persistence_options().as_ref().map(persistence),
         sync: dp::SyncSettings {
             threshold: spec.sync.threshold,
             period: spec.sync.period,
@@ -118,8 +120,12 @@ fn persistence(spec: &PersistenceSpec) -> dp::Persistence {
 }
 
 fn listen(listener: &Listener) -> dp::Listen {
-    let ports = dp::Ports { first: listener.ports.first(), last: listener.ports.last() };
-    dp::Listen { protocol: protocol(listener.protocol), vip: listener.address, ports }
+    let (protocol, ports) = (protocol(listener.protocol), ports(listener.ports));
+    dp::Listen { protocol, vip: listener.address, ports }
+}
+
+fn ports(ports: Ports) -> dp::Ports {
+    dp::Ports { first: ports.first(), last: ports.last() }
 }
 
 /// The weight that keeps a server's place in a hash table while its weight is 0. IPVS's `sh` has

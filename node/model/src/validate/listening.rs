@@ -98,7 +98,7 @@ impl<'a> Check<'a> {
             })
             .collect();
         for (place, listener) in &listeners {
-            self.endpoint(place, service, *listener, endpoints);
+            self.endpoint(&format!("{place}.port"), service, *listener, endpoints);
             let family = |listener: &Listener| listener.address.is_ipv4();
             if family(listener) != family(&listeners[0].1) {
                 self.problem(
@@ -111,7 +111,7 @@ impl<'a> Check<'a> {
         listeners
     }
 
-    fn endpoint(
+    pub(super) fn endpoint(
         &mut self,
         place: &str,
         service: &'a ServiceSpec,
@@ -123,7 +123,6 @@ impl<'a> Check<'a> {
         let taken = endpoints.0.entry((address, protocol, class)).or_default();
         let found = taken.add(ports, service);
         let too_many = class == Class::Range && taken.0.len() > RANGES_MAX;
-        let place = format!("{place}.port");
         if let Some((other, of)) = found {
             let (what, fix) = if other == ports {
                 let what = format!("{listener} is already service {}", shown(&of.name));

@@ -188,6 +188,7 @@ impl<'a> Ours<'a> {
             },
             persistence: None,
             one_packet: false,
+            ftp: None,
             timeouts: Timeouts::default(),
             sync: SyncSettings::default(),
         };
