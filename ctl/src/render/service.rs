@@ -126,6 +126,11 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         "" | "off" => String::new(),
         most => format!("   MSS clamp {}", printable(most)),
     };
+    let ftp = match service.ftp_data_ports.as_str() {
+        "" => String::new(),
+        ports => format!("   FTP data {}", printable(ports)),
+    };
+    let once = if service.one_packet { "   one packet" } else { "" };
     let persistent = match service.persistence.as_str() {
         "" => String::new(),
         how => format!("   persistent {}", printable(how)),
@@ -136,7 +141,7 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         some => format!("   QUIC-LB {}", some.join("; ")),
     };
     format!(
-        "{} {}: {}, group {}\nScheduler {}{order}{persistent}{quic}   Forwarding {}{tunnel}{mss}   {}   counted by {node}\n{}\n",
+        "{} {}: {}, group {}\nScheduler {}{order}{ftp}{once}{persistent}{quic}   Forwarding {}{tunnel}{mss}   {}   counted by {node}\n{}\n",
         paint.text(Tone::Title, "SERVICE"),
         printable(&service.name),
         printable(&all),

@@ -26,15 +26,15 @@ const INSERT_TRIES_MAX: usize = 3;
 
 /// A connection that is to come.
 #[derive(Clone, Copy)]
-struct Opening {
-    key: FlowKey,
+pub(crate) struct Opening {
+    pub(crate) key: FlowKey,
     /// Index of its server.
-    server: usize,
-    epoch: Origin,
+    pub(crate) server: usize,
+    pub(crate) epoch: Origin,
     /// It went by the hash so far.
-    adopted: bool,
+    pub(crate) adopted: bool,
     /// A template counts it.
-    controlled: bool,
+    pub(crate) controlled: bool,
 }
 
 impl<H> Core<H>
@@ -74,7 +74,8 @@ where
         if !opening && !is_settled(&role, frame.now_ns) {
             return Err(Verdict::Drop(Reason::HeldBack));
         }
-        let Some(service) = view.config.listener(key.protocol, key.vip, key.vip_port) else {
+        let listener = view.config.listener(key.protocol, key.vip, key.vip_port);
+        let Some(service) = listener.filter(|service| self.may_come(service, &key)) else {
             return Err(match address.unserved {
                 Unserved::Drop => Verdict::Drop(Reason::Unserved),
                 Unserved::Reject => self.reject(frame, packet, view),
@@ -109,6 +110,9 @@ where
             Routed::Unroutable => None,
         });
         match self.choose(service, &asked(key, now_ns), epoch, named) {
+            Some((server, _)) if service.spec.one_packet => {
+                Err(self.send_once(frame, packet, key, (service, server), view, actions))
+            }
             Some((server, controlled)) => {
                 let new = Opening { key, server, epoch, adopted: false, controlled };
                 let opened = self.open(now_ns, service, &new, old);
@@ -201,7 +205,7 @@ where
     }
 
     /// Puts a new connection into the table. True when it is this one that is there.
-    fn open(
+    pub(crate) fn open(
         &self,
         now_ns: u64,
         service: &Service,
@@ -212,7 +216,7 @@ where
         let chosen = service.spec.servers.get(server).ok_or(Reason::TableFull)?;
         let forwarding = service.spec.forwarding;
         let before = old.as_ref().map_or(0, |old| old.incarnation().saturating_add(1));
-        let port = chosen.port_for(key.vip_port);
+        let port = service.spec.server_port(chosen, key.vip_port);
         let target = Target { addr: chosen.addr, port, forwarding };
         let record = Record {
             key,
@@ -335,6 +339,10 @@ where
     /// server, its ACK is not refused.
     fn expect(&self, service: &Service, gone: &Gone, now_ns: u64) {
         let Record { key, server, .. } = gone.record();
+        // A template may have led it elsewhere.
+        if service.spec.persistence.is_some() {
+            return;
+        }
         let is_half_open = gone.state().class() == Class::HalfOpen;
         let index = service.spec.servers.iter().position(|held| held.id == server);
         if is_half_open && index.is_some_and(|index| service.derives(index, &key)) {

@@ -144,6 +144,8 @@ pub(crate) struct HotServer {
     pub(crate) counters: Option<Arc<FlowCounters>>,
     /// What its service says of QUIC, and its index there.
     pub(crate) quic: Option<(Arc<QuicRouter>, usize)>,
+    /// Where FTP servers say things that are to be translated.
+    pub(crate) control_port: Option<u16>,
     /// The next hop to an address, and the generation of the next hops it was found in.
     pub(crate) hop: Option<(u64, IpAddr, Hop)>,
 }
@@ -155,7 +157,9 @@ impl HotServer {
         let (timeouts, counters) = (service.spec.timeouts, service.counters(index).cloned());
         let config_generation = config.generation();
         let quic = service.quic().map(|quic| (Arc::clone(quic), index));
-        Some(Self { server, config_generation, timeouts, counters, quic, hop: None })
+        let control_port = service.spec.ftp.and_then(|_| service.spec.single_port());
+        let hop = None;
+        Some(Self { server, config_generation, timeouts, counters, quic, control_port, hop })
     }
 
     /// The packet names another server of the service: a QUIC client has come to the address and

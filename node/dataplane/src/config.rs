@@ -15,7 +15,7 @@ use std::{
 use steadfast_packet::Protocol;
 
 use crate::{
-    Asked, ConfigSpec, ExcessTotals, FlowCounters, FlowKey, FlowTotals, Forwarding, GroupId,
+    Asked, ConfigSpec, ExcessTotals, FlowCounters, FlowKey, FlowTotals, Forwarding, Ftp, GroupId,
     GroupSpec, Listen, LocalPorts, PortSlot, Record, Scheduler, ServerId, ServerLoad, ServerOrder,
     ServerSpec, ServiceId, ServiceSpec, Slot, Target, Timeouts, Unserved, WORKERS_MAX,
     bucket::SharedBucket,
@@ -37,6 +37,10 @@ pub struct Config {
     pool_addrs: Map<IpAddr, GroupId>,
     /// The one service whose replies come from there; none where there are two.
     answering: Map<(Protocol, IpAddr, u16), Option<ServiceId>>,
+    /// The FTP servers behind NAT.
+    ftp: Map<IpAddr, (ServiceId, usize)>,
+    /// Whose replies no connection tells: the NAT servers of one-packet services.
+    once: Map<IpAddr, Intervals<(ServiceId, usize)>>,
 }
 
 /// An address of a VIP group.
@@ -130,6 +134,17 @@ pub enum ConfigError {
     /// A server's port stands for several.
     #[error("server {0}: its port cannot stand for the several ports of its service")]
     PortOfMany(ServerId),
+    /// Data connections could not be told from others.
+    #[error(
+        "service {0}: ftp needs nat, persistence, and one TCP port of one VIP beside its data ports"
+    )]
+    Ftp(ServiceId),
+    /// Packets of connections must not be scheduled one by one.
+    #[error("service {0}: one-packet scheduling is for UDP alone")]
+    OnePacket(ServiceId),
+    /// Nothing would tell which VIP a server answers for.
+    #[error("service {0}: with nat, one-packet scheduling needs a single VIP")]
+    OneVip(ServiceId),
     /// Server and VIP are of different families.
     #[error("server {0}: its address is of another family than the VIP")]
     Family(ServerId),
@@ -208,7 +223,18 @@ impl Config {
     /// does not depend on it.
     #[must_use]
     pub fn pool_group(&self, protocol: Protocol, addr: IpAddr, port: u16) -> Option<GroupId> {
-        self.pools.get(&(protocol, addr))?.find(port).copied()
+        let pool = self.pools.get(&(protocol, addr)).and_then(|pool| pool.find(port));
+        pool.copied().or_else(|| {
+            let (service, index) = self.ftp(addr).filter(|_| protocol == Protocol::Tcp)?;
+            let server = service.spec.servers.get(index)?;
+            service.spec.data_vip_port(server, port).map(|_| service.spec.group)
+        })
+    }
+
+    /// The FTP service of a NAT server, and which server it is.
+    pub(crate) fn ftp(&self, addr: IpAddr) -> Option<(&Service, usize)> {
+        let (id, index) = *self.ftp.get(&addr)?;
+        Some((self.services.get(&id)?, index))
     }
 
     /// As [`Self::pool_group`], for a packet that shows no port.
@@ -229,13 +255,25 @@ impl Config {
         self.service(id)
     }
 
+    /// The one-packet service of a NAT server, which server it is, and what its clients know it as.
+    pub(crate) fn once(&self, addr: IpAddr, port: u16) -> Option<(&Service, usize, IpAddr, u16)> {
+        let (id, index) = self.once.get(&addr)?.find(port)?;
+        let service = self.services.get(id)?;
+        let vip_port = match service.spec.servers.get(*index)?.port {
+            0 => port,
+            _ => service.spec.single_port()?,
+        };
+        Some((service, *index, service.spec.listen.first()?.vip, vip_port))
+    }
+
     /// Where the server of this id is, for a record of a connection to `vip_port` that names it.
     #[must_use]
     pub fn target(&self, id: ServerId, vip_port: u16) -> Option<Target> {
         let (service, index) = self.server(id)?;
         let server = service.spec.servers.get(index)?;
         let forwarding = service.spec.forwarding;
-        Some(Target { addr: server.addr, port: server.port_for(vip_port), forwarding })
+        let port = service.spec.server_port(server, vip_port);
+        Some(Target { addr: server.addr, port, forwarding })
     }
 
     /// Where the server of this record is. A record with a local address is of full-NAT, whatever its
@@ -280,6 +318,8 @@ impl Config {
             pools: self.pools.clone(),
             pool_addrs: self.pool_addrs.clone(),
             answering: self.answering.clone(),
+            ftp: self.ftp.clone(),
+            once: self.once.clone(),
             services,
         }
     }
@@ -325,12 +365,22 @@ impl Config {
             // Ids are given in the order in which servers come, and never again.
             ServerOrder::NewestFirst => spec.servers.sort_by_key(|s| std::cmp::Reverse(s.id)),
         }
+        if let Some(ftp) = spec.ftp {
+            check_ftp(&spec, ftp)?;
+        }
+        if spec.one_packet {
+            check_one_packet(&spec)?;
+        }
         check_servers(&spec)?;
         let service = Service::compile(spec, workers, previous);
         let service = Arc::new(Service { local_ports, ..service });
         for (index, server) in service.spec.servers.iter().enumerate() {
             if self.servers.insert(server.id, (Arc::clone(&service), index)).is_some() {
                 return Err(ConfigError::ServerIdTaken(server.id));
+            }
+            if service.spec.ftp.is_some() {
+                // Of two services with the same server the first: see `pool_group`.
+                self.ftp.entry(server.addr).or_insert((service.spec.id, index));
             }
             if service.spec.forwarding == Forwarding::Nat {
                 self.pool_addrs.entry(server.addr).or_insert(service.spec.group);
@@ -345,6 +395,10 @@ impl Config {
                 }
                 for listen in &service.spec.listen {
                     let own = (server.port != 0).then(|| server.port.into());
+                    if service.spec.one_packet {
+                        let once = self.once.entry(server.addr).or_default();
+                        let _ = once.add(own.unwrap_or(listen.ports), (service.spec.id, index));
+                    }
                     let pool = self.pools.entry((listen.protocol, server.addr)).or_default();
                     // Ports of two services are the first one's: see `pool_group`.
                     let _ = pool.add(own.unwrap_or(listen.ports), service.spec.group);
@@ -353,6 +407,9 @@ impl Config {
         }
         for listen in &service.spec.listen {
             self.listeners.add(*listen, &service)?;
+        }
+        if let (Some(ftp), Some(control)) = (service.spec.ftp, service.spec.listen.first()) {
+            self.listeners.add(Listen { ports: ftp.data, ..*control }, &service)?;
         }
         self.services.insert(service.spec.id, service);
         Ok(())
@@ -538,6 +595,30 @@ fn local_ports(
     Ok(Some(kept.unwrap_or_else(|| Arc::new(LocalPorts::new(slot, addrs.into(), seed)))))
 }
 
+fn check_ftp(spec: &ServiceSpec, ftp: Ftp) -> Result<(), ConfigError> {
+    let control = match spec.listen[..] {
+        [at] if at.protocol == Protocol::Tcp => at.ports.single(),
+        _ => None,
+    };
+    let apart = |control: u16| control > 1 && (control < ftp.data.first || control > ftp.data.last);
+    let good = spec.forwarding == Forwarding::Nat && spec.persistence.is_some();
+    match control {
+        Some(control) if good && apart(control) => Ok(()),
+        _ => Err(ConfigError::Ftp(spec.id)),
+    }
+}
+
+fn check_one_packet(spec: &ServiceSpec) -> Result<(), ConfigError> {
+    if spec.listen.iter().any(|at| at.protocol != Protocol::Udp) {
+        return Err(ConfigError::OnePacket(spec.id));
+    }
+    let vip = spec.listen.first().map(|at| at.vip);
+    if spec.forwarding == Forwarding::Nat && spec.listen.iter().any(|at| Some(at.vip) != vip) {
+        return Err(ConfigError::OneVip(spec.id));
+    }
+    Ok(())
+}
+
 fn check_servers(spec: &ServiceSpec) -> Result<(), ConfigError> {
     let single = spec.single_port();
     for server in &spec.servers {
@@ -614,7 +695,23 @@ mod tests {
     #[test]
     fn contradictions_are_refused() {
         type Change = fn(&mut ConfigSpec);
-        let cases: [(Change, &str); 13] = [
+        let cases: [(Change, &str); 16] = [
+            (
+                |s| s.services[1].ftp = Some(Ftp { data: Ports { first: 1024, last: 2048 } }),
+                "service 2: ftp needs nat, persistence",
+            ),
+            (|s| s.services[1].one_packet = true, "service 2: one-packet scheduling is for UDP"),
+            (
+                |s| {
+                    s.groups[0].vips.push(addr(101));
+                    let service = &mut s.services[1];
+                    service.one_packet = true;
+                    service.listen[0].protocol = Protocol::Udp;
+                    let other = Listen { vip: addr(101), ..service.listen[0] };
+                    service.listen.push(other);
+                },
+                "service 2: with nat, one-packet scheduling needs a single VIP",
+            ),
             (|s| s.groups[1].vips = vec![addr(100)], "address 198.18.0.100 belongs to two"),
             (|s| s.groups[0].gateways = vec![addr(100)], "address 198.18.0.100 belongs to two"),
             (|s| s.services[1].listen[0].ports = 80.into(), "services 1 and 2 listen on the same"),

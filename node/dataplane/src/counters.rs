@@ -67,6 +67,7 @@ pub struct WorkerCounters {
     relayed: AtomicU64,
     answered: AtomicU64,
     too_big: AtomicU64,
+    unfit_replies: AtomicU64,
     dropped: [AtomicU64; Reason::COUNT],
 }
 
@@ -145,6 +146,7 @@ impl WorkerCounters {
             relayed: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             too_big: AtomicU64::new(0),
+            unfit_replies: AtomicU64::new(0),
             dropped: [const { AtomicU64::new(0) }; Reason::COUNT],
         }
     }
@@ -159,6 +161,10 @@ impl WorkerCounters {
 
     pub(crate) fn count_too_big(&self) {
         add(&self.too_big, 1);
+    }
+
+    pub(crate) fn count_unfit_reply(&self) {
+        add(&self.unfit_replies, 1);
     }
 
     pub(crate) fn count_dropped(&self, reason: Reason) {
@@ -181,6 +187,12 @@ impl WorkerCounters {
     #[must_use]
     pub fn too_big(&self) -> u64 {
         self.too_big.load(Ordering::Relaxed)
+    }
+
+    /// 227 replies of FTP servers that went on as they were, with the server's address.
+    #[must_use]
+    pub fn unfit_replies(&self) -> u64 {
+        self.unfit_replies.load(Ordering::Relaxed)
     }
 
     /// Frames dropped, by reason.

@@ -9,9 +9,10 @@
 //! What a connection lacks while it goes by the hash: it is not copied to peers and not counted by
 //! the thresholds of its server; it moves when a server comes, goes or changes its weight or health;
 //! it is lost when it is silent for longer than the time-out of a SYN after the limit was last
-//! exceeded. Its fragments and ICMP errors about it are dropped. Nor does it go where a template
-//! or a QUIC connection ID says. Under NAT there is none of this for servers that two services share, or whose service has
-//! several addresses or ports, and none under full-NAT: what is above a limit is dropped there.
+//! exceeded. Its fragments and ICMP errors about it are dropped. Nor does it go where a
+//! QUIC connection ID says. There is none of this for services with persistence or full-NAT, nor
+//! under NAT for servers that two services share, or whose service has several addresses or ports:
+//! what is above a limit is dropped there.
 //!
 //! Guarantees: no memory and no lock for such a packet, beside trying for a place.
 
@@ -185,8 +186,9 @@ pub(crate) fn hashing_time(service: &Service) -> Duration {
 fn target(service: &Service, index: usize, key: &FlowKey, view: View<'_>) -> Option<Target> {
     let spec = &service.spec;
     let server = spec.servers.get(index)?;
-    // Without a local port of its own it has nowhere to come from.
-    if spec.forwarding == Forwarding::FullNat {
+    // Without a local port of its own it has nowhere to come from; and a template may have led the
+    // client elsewhere.
+    if spec.forwarding == Forwarding::FullNat || spec.persistence.is_some() {
         return None;
     }
     let (addr, port) = (server.addr, server.port_for(key.vip_port));

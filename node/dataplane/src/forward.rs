@@ -75,6 +75,9 @@ where
             let vip = (hot.way == Way::In).then_some(key.vip);
             self.look(frame, connection.group(), vip, view);
         }
+        if hot.server.control_port.is_some() {
+            self.translate_reply(frame, packet, (hot.way, &key, &target), hot.server);
+        }
         let (way, service) = (hot.way, connection.service());
         let path = Path { way, target, key, local, service };
         if let Err(verdict) = self.put_on_way(frame, packet, &path, &hop, view) {

@@ -22,6 +22,7 @@ mod follow;
 mod forward;
 mod fragments;
 mod frame;
+mod ftp;
 mod group;
 mod hook;
 mod icmp;
@@ -36,6 +37,7 @@ mod lookup;
 mod mss;
 mod neighbour;
 mod next_hop;
+mod once;
 mod other;
 mod persist;
 mod policies;
@@ -88,7 +90,7 @@ pub use room::HALF_OPEN_KEEP_S;
 pub use scheduler::{Asked, Scheduler, ServerLoad, Slot};
 pub use shared::Shared;
 pub use spec::{
-    ConfigSpec, Forwarding, GroupSpec, HashOptions, MssClamp, SchedulerKind, ServerOrder,
+    ConfigSpec, Forwarding, Ftp, GroupSpec, HashOptions, MssClamp, SchedulerKind, ServerOrder,
     ServerSpec, ServiceSpec, SyncSettings, Unserved,
 };
 pub use stale::{STALE_SENDERS_MAX, StaleSender, StaleSenders};

@@ -97,6 +97,13 @@ where
             return Err(Verdict::Drop(Reason::NotOurs));
         }
         let Some(place) = self.shared.table.locate_reply(&tuple.reply_key()) else {
+            if let Some(verdict) = self.return_once(frame, packet, tuple, view, actions) {
+                return Err(verdict);
+            }
+            if let Some(opened) = self.open_from_server(frame, packet, tuple, view) {
+                *found = opened?;
+                return Ok(());
+            }
             return Err(self.refuse_return(frame, packet, tuple, view, actions));
         };
         found.point_at(place);

@@ -30,7 +30,7 @@ where
             group: spec.group,
             epoch,
             persistence,
-            connects: true,
+            connects: !spec.one_packet,
             now_ns: asked.now_ns,
         };
         let place = |id: ServerId| spec.servers.iter().position(|server| server.id == id);

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use steadfast_packet::Tunnel;
 
 use crate::{
-    GroupId, Limits, Listen, Persistence, Policies, PortSlot, QuicSpec, ServerId, ServiceId,
+    GroupId, Limits, Listen, Persistence, Policies, PortSlot, Ports, QuicSpec, ServerId, ServiceId,
     Timeouts,
 };
 
@@ -68,6 +68,10 @@ pub struct ServiceSpec {
     pub limits: Limits,
     /// What becomes of connections whose server is gone, and the like.
     pub policies: Policies,
+    /// Each datagram is scheduled anew, and there are no connections; UDP alone.
+    pub one_packet: bool,
+    /// FTP: where its data connections are. With NAT alone, and persistent.
+    pub ftp: Option<Ftp>,
     /// Time-outs of its connections.
     pub timeouts: Timeouts,
     /// Clients keep their server; none: each connection is scheduled anew.
@@ -235,7 +239,45 @@ impl Default for SyncSettings {
     }
 }
 
+/// The data connections of an FTP service (RFC 959).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Ftp {
+    /// Where servers wait for them; the same ports at the VIP.
+    pub data: Ports,
+}
+
 impl ServiceSpec {
+    /// Data connections of FTP come to this port of the VIP.
+    #[must_use]
+    pub fn is_data_port(&self, vip_port: u16) -> bool {
+        self.ftp.is_some() && self.single_port() != Some(vip_port)
+    }
+
+    /// The port of a server for packets that were sent to `vip_port`, or come from there.
+    ///
+    /// Of FTP, data ports are the same on both sides, but for the one below the control port, from
+    /// which servers open data connections (RFC 959 section 3.2).
+    #[must_use]
+    pub fn server_port(&self, server: &ServerSpec, vip_port: u16) -> u16 {
+        let Some(control) = self.single_port().filter(|_| self.is_data_port(vip_port)) else {
+            return server.port_for(vip_port);
+        };
+        if Some(vip_port) == control.checked_sub(1) {
+            server.port_for(control).saturating_sub(1)
+        } else {
+            vip_port
+        }
+    }
+
+    /// The other way round, of a data connection that `server` opens from its `port`.
+    pub(crate) fn data_vip_port(&self, server: &ServerSpec, port: u16) -> Option<u16> {
+        let (ftp, control) = (self.ftp?, self.single_port()?);
+        if Some(port) == server.port_for(control).checked_sub(1) {
+            return control.checked_sub(1);
+        }
+        ftp.data.contains(port).then_some(port)
+    }
+
     /// Its one port, if there is just one, on whatever addresses.
     #[must_use]
     pub fn single_port(&self) -> Option<u16> {

@@ -6,7 +6,7 @@ mod lab;
 use lab::*;
 use steadfast_dataplane::{
     Applied, ConfigSpec, Forwarding, Listen, Origin, Persistence, Protocol, Provenance, Role,
-    ServerSpec, ServiceSpec, Sweep, TemplateKey, TemplateRecord, TemplateReplica,
+    ServerSpec, ServiceSpec, State, Sweep, TemplateKey, TemplateRecord, TemplateReplica,
 };
 
 const VIP: &str = "198.18.0.100";
@@ -79,6 +79,28 @@ fn a_client_keeps_its_server_on_all_ports_and_protocols_of_the_service() {
     assert_eq!(lab.shared.table.templates.len(), 3);
     let template = lab.shared.table.templates.find(&key("198.18.0.2")).unwrap();
     assert_eq!((template.controls, template.record.assured), (4, false));
+}
+
+/// So that a template outlives the connections it led somewhere, also at another node.
+#[test]
+fn copies_of_connections_count_with_the_copies_of_their_templates() {
+    let lab = Lab::with(spec(persistence()), 1000);
+    let controls = || lab.shared.table.templates.find(&key("198.18.0.2")).unwrap().controls;
+    let _ = lab.shared.table.templates.apply(&told(12, 5, 0, true), START);
+    let mut copy = replica(4000, 1, State::Established);
+    copy.record.key.client = "198.18.0.2".parse().unwrap();
+    copy.record.server = 12.into();
+    copy.record.service = 1.into();
+    let config = lab.shared.config.load();
+    assert_eq!(lab.shared.table.apply_replica(&copy, &config, START), Applied::Inserted);
+    assert_eq!(controls(), 1);
+    assert_eq!(lab.shared.table.apply_replica(&copy, &config, START), Applied::Updated);
+    assert_eq!(controls(), 1, "told again");
+    copy.record.incarnation = 2;
+    assert_eq!(lab.shared.table.apply_replica(&copy, &config, START), Applied::Replaced);
+    assert_eq!(controls(), 1, "the new one for the old one");
+    assert!(lab.shared.table.delete_replica(&copy.record.key, 2, epoch(9)).is_some());
+    assert_eq!(controls(), 0);
 }
 
 /// Its copy of the node has the templates too.

@@ -5,6 +5,7 @@
 //! [`crate::validate`].
 
 mod connections;
+mod ftp;
 mod limits;
 mod listening;
 mod persistence;
@@ -23,6 +24,7 @@ use thiserror::Error;
 
 pub use self::{
     connections::{ConnReuse, OnServerGone, Timeouts},
+    ftp::FtpSpec,
     limits::{LimitsSpec, Over},
     listening::{Listener, MatchSpec, Ports},
     persistence::PersistenceSpec,
@@ -158,6 +160,12 @@ pub struct ServiceSpec {
     /// servers name themselves in connection IDs.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub quic_lb: Vec<QuicLbSpec>,
+    /// Its port is the control port of FTP: data connections go where the client's session is.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ftp: Option<FtpSpec>,
+    /// Each datagram gets a server of its own, and no connection; LVS calls it `-o`, `ops`.
+    #[serde(default)]
+    pub one_packet: bool,
     /// Which packets of a connection cause it to be replicated.
     #[serde(default)]
     pub sync: SyncSpec,

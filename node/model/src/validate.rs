@@ -6,6 +6,7 @@
 //! Every node applies the log by these rules: a document that one version refuses and another
 //! takes would tear the replicated state apart.
 
+mod ftp;
 mod full_nat;
 mod limits;
 mod listening;
@@ -239,10 +240,12 @@ impl<'a> Check<'a> {
         let mut names = BTreeMap::new();
         let mut endpoints = Endpoints::default();
         let mut pools = Pools::default();
+        let mut ftp_servers = BTreeMap::new();
         for (i, service) in self.document.services.iter().enumerate() {
             let place = format!("services[{i}]");
             self.name(&place, &service.name, &mut names);
             let listeners = self.listeners(&place, service, &mut endpoints);
+            self.ftp(&place, service, &mut endpoints, &mut ftp_servers);
             match groups.get(service.group.as_str()) {
                 None => self.problem(
                     format!("{place}.group"),
@@ -409,6 +412,7 @@ impl<'a> Check<'a> {
             self.range(format!("{place}.prefix_v6"), persistence.prefix_v6, 1, 128);
         }
         self.quic(place, service);
+        self.one_packet(&format!("{place}.one_packet"), service, &listeners);
         for (name, value) in service.timeouts.named() {
             self.range(format!("{place}.timeouts.{name}"), value, 1, TIMEOUT_MAX_S);
         }

@@ -13,6 +13,7 @@ mod answer;
 mod checksum;
 mod crc32c;
 mod encap;
+mod ftp;
 mod header;
 mod ipv4;
 mod ipv6;
@@ -33,6 +34,7 @@ pub use answer::{
 pub use checksum::{internet_checksum, pseudo_sum, update_bytes, update16, update32};
 pub use crc32c::{crc32c, update_crc32c};
 pub use encap::{Encapsulated, OUTER_LEN_MAX, Outer, Tunnel, UdpChecksum, encapsulate};
+pub use ftp::{PassiveReply, rewrite_passive_reply};
 pub use header::{Arp, Ethernet, Icmp, Ipv4, Ipv6, Mac, Protocol, Tcp, TcpFlags, Udp, ether_type};
 pub use mss::clamp_mss;
 pub use parse::{

@@ -184,10 +184,10 @@ mod tests {
         for (caller, allowed) in [
             (Caller::Anonymous, 1),
             (node, 1),
-            (user(Role::Viewer), 4),
-            (user(Role::Operator), 7),
-            (user(Role::Admin), 11),
-            (Caller::Local, 13),
+            (user(Role::Viewer), 5),
+            (user(Role::Operator), 8),
+            (user(Role::Admin), 12),
+            (Caller::Local, 14),
         ] {
             let count = METHODS.iter().filter(|m| caller.may(m.need())).count();
             assert_eq!(count, allowed, "{caller}");

@@ -282,7 +282,13 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
             port: first.first_port,
             protocol: first.protocol,
             listeners,
-            persistence: spec.persistence.as_ref().map(ToString::to_string).unwrap_or_default(),
+            one_packet: spec.one_packet,
+            ftp_data_ports: spec.ftp.map(|ftp| ftp.data_ports.to_string()).unwrap_or_default(),
+            persistence: spec
+                .persistence_options()
+                .as_ref()
+                .map(ToString::to_string)
+                .unwrap_or_default(),
             quic_lb: spec.quic_lb.iter().map(ToString::to_string).collect(),
             scheduler: spec.scheduler_text().to_string(),
             server_order: server_order.into(),
@@ -387,6 +393,7 @@ fn worker(status: &crate::plane::WorkerStatus) -> v1::Worker {
         relayed: counters.sent(Sent::Relayed),
         held_back: counters.dropped(Reason::HeldBack),
         too_big: counters.too_big(),
+        unfit_replies: counters.unfit_replies(),
         drops,
         loop_gap_max_us: status.gap_max_ns.load(Relaxed) / 1_000,
     }

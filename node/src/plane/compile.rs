@@ -5,8 +5,8 @@ use steadfast_model::{
     ClusterState, NodeId, Service,
     document::{
         ConnReuse, Forwarding, GUE_PORT, Listener, MssClamp, OnServerGone, Over, PersistenceSpec,
-        Protocol, Scheduler, ServerOrder, ServiceSpec, Timeouts, TunnelKind, TunnelSpec, Unserved,
-        octets,
+        Ports, Protocol, Scheduler, ServerOrder, ServiceSpec, Timeouts, TunnelKind, TunnelSpec,
+        Unserved, octets,
     },
 };
 
@@ -94,7 +94,9 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
             sloppy_sctp: spec.sloppy_sctp,
         },
         timeouts: timeouts(&spec.timeouts),
-        persistence: spec.persistence.as_ref().map(persistence),
+        one_packet: spec.one_packet,
+        ftp: spec.ftp.map(|ftp| dp::Ftp { data: ports(ftp.data_ports) }),
+        persistence: spec.persistence_options().as_ref().map(persistence),
         quic: quic(service),
         sync: dp::SyncSettings {
             threshold: spec.sync.threshold,
@@ -137,8 +139,12 @@ fn quic(service: &Service) -> dp::QuicSpec {
 }
 
 fn listen(listener: &Listener) -> dp::Listen {
-    let ports = dp::Ports { first: listener.ports.first(), last: listener.ports.last() };
-    dp::Listen { protocol: protocol(listener.protocol), vip: listener.address, ports }
+    let (protocol, ports) = (protocol(listener.protocol), ports(listener.ports));
+    dp::Listen { protocol, vip: listener.address, ports }
+}
+
+fn ports(ports: Ports) -> dp::Ports {
+    dp::Ports { first: ports.first(), last: ports.last() }
 }
 
 /// The weight that keeps a server's place in a hash table while its weight is 0. IPVS's `sh` has

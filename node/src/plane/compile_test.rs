@@ -136,3 +136,16 @@ fn what_connection_ids_say_arrives() {
     let id = |octets: &[u8]| (dp::QuicServerId::new(octets).unwrap(), server.id);
     assert_eq!(service.quic.servers, [id(&[0xa1, 0xb2]), id(&[0xc3, 0xd4])]);
 }
+
+#[test]
+fn persistence_and_one_packet_are_passed_on() {
+    let mut state = started();
+    let plain = compiled(&mut state, "", "");
+    assert_eq!((plain.persistence, plain.one_packet, plain.ftp), (None, false, None));
+    let kept = compiled(&mut state, "persistence: {timeout_s: 60, prefix_v4: 24},", "");
+    let kept = kept.persistence.unwrap();
+    assert_eq!((kept.timeout_ns, kept.prefix_v4, kept.prefix_v6), (60_000_000_000, 24, 128));
+    assert!(!kept.expire_quiescent_template);
+    let once = compiled(&mut state, "protocol: udp, one_packet: true,", "");
+    assert!(once.one_packet);
+}

@@ -7,7 +7,10 @@ use std::{
 
 use af_xdp::{AddressRole, NatSource, Steering, SteeringError};
 use steadfast_dataplane::Forwarding;
-use steadfast_model::ClusterState;
+use steadfast_model::{
+    ClusterState,
+    document::{Protocol, ServiceSpec},
+};
 
 use super::compile;
 use crate::kernel::KernelView;
@@ -30,20 +33,7 @@ impl Tables {
             let gateways = g.spec.gateways.iter().map(|a| (*a, AddressRole::Gateway));
             vips.chain(locals).chain(gateways)
         });
-        let sources = state.services.values().flat_map(|service| {
-            let spec = &service.spec;
-            let nat = compile::forwarding(spec) == Forwarding::Nat;
-            spec.servers.iter().filter(move |_| nat).flat_map(move |server| {
-                spec.listeners().into_iter().map(move |listener| NatSource {
-                    address: server.address,
-                    protocol: compile::ip_protocol(listener.protocol),
-                    ports: match spec.server_port(server) {
-                        Some(port) => (port, port),
-                        None => (listener.ports.first(), listener.ports.last()),
-                    },
-                })
-            })
-        });
+        let sources = state.services.values().flat_map(|service| nat_sources(&service.spec));
         Self {
             addresses: addresses.collect(),
             sources: sources.collect(),
@@ -59,5 +49,73 @@ impl Tables {
         steering.set_local_addresses(self.local.iter().copied())?;
         steering.set_nat_sources(self.sources.iter().copied())?;
         steering.set_addresses(self.addresses.iter().map(|(address, role)| (*address, *role)))
+    }
+}
+
+/// Where packets come from that belong to a NAT service.
+fn nat_sources(spec: &ServiceSpec) -> Vec<NatSource> {
+    if compile::forwarding(spec) != Forwarding::Nat {
+        return Vec::new();
+    }
+    let mut sources = Vec::new();
+    for server in &spec.servers {
+        let mut add = |protocol, ports| {
+            let protocol = compile::ip_protocol(protocol);
+            sources.push(NatSource { address: server.address, protocol, ports });
+        };
+        for listener in spec.listeners() {
+            let own = spec.server_port(server).map(|port| (port, port));
+            let ports = own.unwrap_or_else(|| (listener.ports.first(), listener.ports.last()));
+            add(listener.protocol, ports);
+        }
+        if let (Some(ftp), Some(control)) = (spec.ftp, spec.server_port(server)) {
+            // What servers open comes from the port below the control port.
+            let active = control.saturating_sub(1);
+            add(Protocol::Tcp, (active, active));
+            add(Protocol::Tcp, (ftp.data_ports.first(), ftp.data_ports.last()));
+        }
+    }
+    sources
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use steadfast_model::document::Document;
+
+    use super::*;
+
+    fn sources(fields: &str) -> Vec<(u8, (u16, u16))> {
+        let text =
+            format!("{{apiVersion: steadfast/v1, services: [{{name: a, group: g, {fields}}}]}}");
+        let service = Document::parse(&text).unwrap().services.remove(0);
+        let found: BTreeSet<_> = nat_sources(&service).into_iter().collect();
+        found.into_iter().map(|source| (source.protocol, source.ports)).collect()
+    }
+
+    #[test]
+    fn what_servers_answer_from_follows_from_their_ports() {
+        let (tcp, udp) = (6, 17);
+        let bare = "servers: [{address: 198.18.1.11}]";
+        let own = "servers: [{address: 198.18.1.11, port: 2121}]";
+        let at = "address: 198.18.0.100";
+        for (fields, expected) in [
+            (format!("forwarding: dr, {at}, port: 80, {bare}"), vec![]),
+            (format!("forwarding: nat, {at}, port: 80, {bare}"), vec![(tcp, (80, 80))]),
+            (format!("forwarding: nat, {at}, port: 21, {own}"), vec![(tcp, (2121, 2121))]),
+            (
+                format!(
+                    "forwarding: nat, match: [{{{at}, port: 53, protocol: udp}}, {{{at}, port: 80-90}}], {bare}"
+                ),
+                vec![(tcp, (80, 90)), (udp, (53, 53))],
+            ),
+            (
+                format!("forwarding: nat, {at}, port: 21, ftp: {{data_ports: 5000-5099}}, {own}"),
+                vec![(tcp, (2120, 2120)), (tcp, (2121, 2121)), (tcp, (5000, 5099))],
+            ),
+        ] {
+            assert_eq!(sources(&fields), expected, "{fields}");
+        }
     }
 }

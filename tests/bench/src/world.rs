@@ -115,6 +115,8 @@ fn config(shape: &Shape) -> ConfigSpec {
         servers: (0..shape.servers).map(|index| server(service, index)).collect(),
         persistence: None,
         quic: QuicSpec::default(),
+        one_packet: false,
+        ftp: None,
         timeouts: Timeouts::default(),
         mss_clamp: MssClamp::Off,
         slow_start_ns: 0,

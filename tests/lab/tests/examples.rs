@@ -61,6 +61,15 @@ fn the_examples_describe_the_lab() {
 }
 
 #[test]
+fn the_examples_of_ftp_are_accepted() {
+    for name in ["ftp-nat", "ftp-dr"] {
+        let document = Document::parse(&file(name)).unwrap();
+        assert_eq!(validate(&document), [], "{name}");
+        assert!(document.services[0].persistence_options().is_some(), "{name}");
+    }
+}
+
+#[test]
 fn the_dual_stack_examples_describe_the_lab_in_both_families() {
     let modes = [
         (Mode::Dr, Forwarding::Dr),

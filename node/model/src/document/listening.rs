@@ -42,6 +42,9 @@ impl Ports {
     /// All ports: what more specific services leave over. LVS writes it as port 0.
     pub const ANY: Self = Self { first: 0, last: u16::MAX };
 
+    /// What programs get that ask for no port.
+    pub const UNPRIVILEGED: Self = Self { first: 1024, last: u16::MAX };
+
     /// Every port from `first` to `last`; `None` when there is none, or with port 0.
     #[must_use]
     pub fn new(first: u16, last: u16) -> Option<Self> {

@@ -98,7 +98,7 @@ impl<'a> Check<'a> {
             })
             .collect();
         for (place, listener) in &listeners {
-            self.endpoint(place, service, *listener, endpoints);
+            self.endpoint(&format!("{place}.port"), service, *listener, endpoints);
             let family = |listener: &Listener| listener.address.is_ipv4();
             if family(listener) != family(&listeners[0].1) {
                 self.problem(
@@ -111,7 +111,7 @@ impl<'a> Check<'a> {
         listeners
     }
 
-    fn endpoint(
+    pub(super) fn endpoint(
         &mut self,
         place: &str,
         service: &'a ServiceSpec,
@@ -123,7 +123,6 @@ impl<'a> Check<'a> {
         let taken = endpoints.0.entry((address, protocol, class)).or_default();
         let found = taken.add(ports, service);
         let too_many = class == Class::Range && taken.0.len() > RANGES_MAX;
-        let place = format!("{place}.port");
         if let Some((other, of)) = found {
             let (what, fix) = if other == ports {
                 let what = format!("{listener} is already service {}", shown(&of.name));
@@ -201,6 +200,30 @@ impl<'a> Check<'a> {
                 );
                 break;
             }
+        }
+    }
+
+    /// What cannot be scheduled packet by packet.
+    pub(super) fn one_packet(&mut self, place: &str, service: &ServiceSpec, at: &[Listener]) {
+        if !service.one_packet {
+            return;
+        }
+        if let Some(other) = at.iter().find(|listener| listener.protocol != Protocol::Udp) {
+            let name = other.protocol.name();
+            let what = format!("{name} has connections, whose packets belong together");
+            return self.problem(place, what, "take it out, or write protocol: udp");
+        }
+        if service.forwarding == Forwarding::FullNat {
+            let what = "full_nat needs a connection that keeps the local port";
+            return self.problem(place, what, "take it out, or write forwarding: nat, dr or tun");
+        }
+        let mut vips = at.iter().map(|listener| listener.address);
+        let first = vips.next();
+        if let Some(vip) = vips.find(|vip| Some(*vip) != first)
+            && service.forwarding == Forwarding::Nat
+        {
+            let what = format!("no connection would tell whether answers are from the VIP {vip}");
+            self.problem(place, what, "make a service of its own for it, or write forwarding: dr");
         }
     }
 

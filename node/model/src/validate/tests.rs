@@ -426,6 +426,24 @@ const CASES: &[(&str, &str, &str)] = &[
         "services[0].persistence.timeout_s: 2678401 is out of range; write 1 to 2678400",
     ),
     (
+        "port: 81, forwarding: dr",
+        "port: 81, ftp: {}, forwarding: dr",
+        "services[1].ftp: dr translates nothing; take it out, and make a match group of port 21 \
+         and the servers' data ports, with persistence; or write forwarding: nat",
+    ),
+    (
+        "port: 8080}]}",
+        "port: 8080}], ftp: {data_ports: 79-90}}",
+        "services[0].ftp.data_ports: 79-90 has the control port 80 or the one below in it; write \
+         the ports that the servers are set to",
+    ),
+    (
+        "port: 81, forwarding: dr",
+        "port: 81, one_packet: true, forwarding: dr",
+        "services[1].one_packet: tcp has connections, whose packets belong together; take it out, \
+         or write protocol: udp",
+    ),
+    (
         "port: 8080}]}",
         "port: 8080}], persistence: {prefix_v4: 33}}",
         "services[0].persistence.prefix_v4: 33 is out of range; write 1 to 32",

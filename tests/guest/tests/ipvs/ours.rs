@@ -188,6 +188,8 @@ impl<'a> Ours<'a> {
             },
             persistence: None,
             quic: Default::default(),
+            one_packet: false,
+            ftp: None,
             timeouts: Timeouts::default(),
             sync: SyncSettings::default(),
         };
