@@ -76,9 +76,9 @@ fn a_wrong_document_changes_nothing(lab: &Lab) {
         ("group: web", "group: wbe", place("group: web"), &["services[0].group", "wbe", "web"]),
         (
             "port: 7\n    protocol: tcp",
-            "port: 0\n    protocol: tcp",
+            "port: 70000\n    protocol: tcp",
             place("port: 7"),
-            &["services[0].port", "1 to 65535"],
+            &["70000 is no port", "1 to 65535"],
         ),
     ];
     for (from, to, place, parts) in cases {
