@@ -413,3 +413,23 @@ fn a_rehearsal_knows_what_is_above_a_limit() {
     let counts = Excess::ALL.map(|excess| hashed(&lab, 1, excess));
     assert!(counts.iter().all(|count| *count > 0), "each limit was met: {counts:?}");
 }
+
+#[test]
+fn a_template_is_not_overruled_by_the_hash() {
+    let mut spec = limited(Limits { per_source: 1, ..Limits::default() });
+    spec.services[0].persistence = Some(steadfast_dataplane::Persistence {
+        timeout_ns: 300 * SECOND,
+        prefix_v4: 32,
+        prefix_v6: 128,
+        expire_quiescent_template: false,
+    });
+    let mut lab = Lab::with(spec, 1000);
+    assert!(sent(&lab.handle(0, &from_client(1, DR, SYN))));
+    for port in 2..20 {
+        let outcome = lab.handle(0, &from_client(port, DR, SYN));
+        assert_eq!(outcome, dropped(Reason::OverLimit), "it could be another server's");
+    }
+    assert_eq!(refused(&lab, 1, Excess::PerSource), 18);
+    // Nothing went by the hash, so nothing in the middle of unknown connections is taken for such.
+    assert!(!held(&lab, 2, DR));
+}

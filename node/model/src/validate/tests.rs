@@ -444,6 +444,12 @@ const CASES: &[(&str, &str, &str)] = &[
          or write protocol: udp",
     ),
     (
+        "port: 81, forwarding: dr",
+        "port: 81, protocol: udp, one_packet: true, forwarding: full_nat",
+        "services[1].one_packet: full_nat needs a connection that keeps the local port; take it out, \
+         or write forwarding: nat, dr or tun",
+    ),
+    (
         "port: 8080}]}",
         "port: 8080}], persistence: {prefix_v4: 33}}",
         "services[0].persistence.prefix_v4: 33 is out of range; write 1 to 32",
