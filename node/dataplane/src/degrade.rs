@@ -9,10 +9,10 @@
 //! What a connection lacks while it goes by the hash: it is not copied to peers and not counted by
 //! the thresholds of its server; it moves when a server comes, goes or changes its weight or health;
 //! it is lost when it is silent for longer than the time-out of a SYN after the limit was last
-//! exceeded. Its fragments and ICMP errors about it are dropped. Nor does it go where a
-//! QUIC connection ID says. There is none of this for services with persistence or full-NAT, nor
-//! under NAT for servers that two services share, or whose service has several addresses or ports:
-//! what is above a limit is dropped there.
+//! exceeded. Its fragments and ICMP errors about it are dropped. Nor does it go where a QUIC connection
+//! ID says. There is none of this for services with persistence or full-NAT, nor under NAT for
+//! servers that two services share, or whose service has several addresses or ports: what is above a
+//! limit is dropped there.
 //!
 //! Guarantees: no memory and no lock for such a packet, beside trying for a place.
 

@@ -3,8 +3,8 @@
 //! Guarantees: a frame is either transmitted or dropped for a counted reason; no packet follows a
 //! dead connection, one of a removed server, or one found under an older configuration; ARP,
 //! neighbour solicitations and echo are answered only while this node holds the group; nothing is
-//! created for a group that another node holds; inside, a frame has no tag: that of a VLAN is taken off
-//! first and put on last.
+//! created for a group that another node holds; inside, a frame has no tag: that of a VLAN is taken
+//! off first and put on last.
 
 use std::{
     hint::black_box,
