@@ -11,4 +11,5 @@ pub mod series;
 pub mod stats;
 pub mod story;
 pub mod suite;
+pub mod table;
 pub mod validity;

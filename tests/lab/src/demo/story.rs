@@ -12,7 +12,7 @@ use super::{
 };
 
 /// Broken sessions told of one by one.
-const BROKEN_TOLD: usize = 3;
+pub const BROKEN_TOLD: usize = 3;
 
 /// Progress on standard output, with the time since the start.
 #[derive(Debug)]

@@ -14,6 +14,7 @@ use super::{
     report::{Report, Verdict},
     series::{Series, origin, run_series, write_failed},
     story::{self, Console},
+    table::{Table, reasons},
 };
 use crate::{
     cluster::{Cluster, Plan},
@@ -136,18 +137,18 @@ pub struct Suite {
 /// # Errors
 /// When something cannot be removed or written.
 pub async fn run_suite(suite: &Suite, console: &mut Console) -> Result<bool> {
-    let mut table = String::new();
-    let mut good = true;
+    let mut table = Table::default();
     let mut left: VecDeque<Case> = cases(suite.extent).into();
     while let Some(case) = left.pop_front() {
         let mut batch = vec![case];
         while left.front().is_some_and(|next| next.same_cluster(&case)) {
             batch.extend(left.pop_front());
         }
-        good &= run_batch(suite, &batch, console, &mut table).await?;
+        run_batch(suite, &batch, console, &mut table).await?;
     }
-    good &= programs::suite::run(suite, "", console, &mut table).await?;
-    Ok(tell(&table) && good)
+    programs::suite::run(suite, "", console, &mut table).await?;
+    table.tell(suite.seed);
+    Ok(table.is_good())
 }
 
 /// Runs the part with real programs alone, those rounds whose name contains `only`.
@@ -155,17 +156,10 @@ pub async fn run_suite(suite: &Suite, console: &mut Console) -> Result<bool> {
 /// # Errors
 /// When something cannot be removed or written.
 pub async fn run_programs(suite: &Suite, only: &str, console: &mut Console) -> Result<bool> {
-    let mut table = String::new();
-    let good = programs::suite::run(suite, only, console, &mut table).await?;
-    Ok(tell(&table) && good)
-}
-
-/// Prints the table and the sums; whether anything was run at all.
-fn tell(table: &str) -> bool {
-    let count = |word: &str| table.lines().filter(|l| l.ends_with(word)).count();
-    let (passed, failed) = (count(" ok"), count(" FAILED"));
-    story::print(&format!("\n{table}\n{passed} passed, {failed} failed\n"));
-    passed + failed > 0
+    let mut table = Table::default();
+    programs::suite::run(suite, only, console, &mut table).await?;
+    table.tell(suite.seed);
+    Ok(table.is_good())
 }
 
 /// Runs the cases that share a cluster. After a set-up failure the next case gets a new one.
@@ -173,16 +167,15 @@ async fn run_batch(
     suite: &Suite,
     batch: &[Case],
     console: &mut Console,
-    table: &mut String,
-) -> Result<bool> {
-    let mut good = true;
+    table: &mut Table,
+) -> Result<()> {
     let mut cluster: Option<Cluster> = None;
     for case in batch {
         let path = suite.reports.join(format!("{}.json", case.name()));
         if suite.extent == Extent::Full
             && let Some(report) = done_before(&path, case, suite)
         {
-            table.push_str(&line(case, &report, true));
+            table.add(&line(case, &report), true, &[]);
             continue;
         }
         let plan = Plan {
@@ -212,16 +205,15 @@ async fn run_batch(
             report = run_case(&mut cluster, &plan, &series, console).await?;
         }
         let as_expected = is_as_expected(case, &report, suite.extent);
-        table.push_str(&line(case, &report, as_expected));
+        let mut line = line(case, &report);
         if tries > 1 {
-            let spoilt = tries - 1;
-            table.push_str(&format!("{:<26} spoilt {spoilt} times before the fault\n", ""));
+            line.push_str(&format!("  spoilt {} times before the fault", tries - 1));
         }
-        good &= as_expected;
+        table.add(&line, as_expected, &reasons(&report));
     }
     drop(cluster);
     sweep::sweep(&suite.plan.tag)?;
-    Ok(good)
+    Ok(())
 }
 
 async fn run_case(
@@ -265,11 +257,11 @@ fn done_before(path: &Path, case: &Case, suite: &Suite) -> Option<Report> {
     (same && whole && enough && is_as_expected(case, &report, suite.extent)).then_some(report)
 }
 
-fn line(case: &Case, report: &Report, as_expected: bool) -> String {
+fn line(case: &Case, report: &Report) -> String {
     let number = |n: Option<f64>| n.map_or_else(|| "-".to_owned(), |n| format!("{n:.0}"));
     format!(
         "{:<26} {:>3} runs {:>6} sessions {:>6} broken  outage p50 {:>5} max {:>5}  \
-         stall p50 {:>5} max {:>5}  lost {:>5}  {}\n",
+         stall p50 {:>5} max {:>5}  lost {:>5}",
         case.name(),
         report.runs.len(),
         report.sessions,
@@ -279,7 +271,6 @@ fn line(case: &Case, report: &Report, as_expected: bool) -> String {
         number(report.stall_ms.p50),
         number(report.stall_ms.max),
         report.probe_lost,
-        if as_expected { "ok" } else { "FAILED" }
     )
 }
 

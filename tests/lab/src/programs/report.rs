@@ -9,7 +9,7 @@ use anyhow::{Context as _, Result};
 use serde::{Deserialize, Serialize};
 
 use super::cell::{Program, Round};
-use crate::demo::report::Origin;
+use crate::demo::{report::Origin, table::Table};
 
 /// What a session saw.
 #[derive(Clone, Debug, Default, Deserialize, PartialEq, Serialize)]
@@ -77,7 +77,13 @@ impl CellReport {
         (clean && good && report.origin.commit == *commit).then_some(report)
     }
 
-    /// Its line in the table.
+    /// Its row in the table of the suite.
+    pub fn add_to(&self, table: &mut Table) {
+        let line = format!("{:<28} {}", self.cell, self.seen.figures);
+        table.add(&line, self.seen.wrong.is_empty(), &self.seen.wrong);
+    }
+
+    /// What is told as soon as it is done.
     #[must_use]
     pub fn line(&self) -> String {
         let Seen { wrong, figures } = &self.seen;

@@ -16,6 +16,7 @@ use crate::{
         series::origin,
         story::{self, Console},
         suite::{Extent, Suite},
+        table::Table,
     },
     host::sweep,
 };
@@ -23,7 +24,7 @@ use crate::{
 /// A round that shows nothing this often has failed.
 const TRIES_MAX: u32 = 3;
 
-/// Runs the rounds whose name contains `only`; whether every cell is good. Lines go to `table`.
+/// Runs the rounds whose name contains `only`. What became of each cell goes to `table`.
 ///
 /// # Errors
 /// When something cannot be removed or written.
@@ -31,11 +32,10 @@ pub async fn run(
     suite: &Suite,
     only: &str,
     console: &mut Console,
-    table: &mut String,
-) -> Result<bool> {
+    table: &mut Table,
+) -> Result<()> {
     let plan = stage::plan(&suite.plan);
     let origin = origin(suite.seed);
-    let mut good = true;
     let mut set: Option<(Cluster, Stage)> = None;
     for round in rounds(suite.extent) {
         if !round.to_string().contains(only) {
@@ -48,26 +48,25 @@ pub async fn run(
         console.say(&format!("=== programs {round}"));
         let seen = run_round(&plan, &mut set, &round, &left, console).await?;
         for (program, seen) in seen {
-            good &= seen.wrong.is_empty();
             let report = CellReport { cell: round.cell(program), seen, origin: origin.clone() };
             story::print(&report.line());
-            table.push_str(&report.line());
+            report.add_to(table);
             report.write(&CellReport::path(&suite.reports, &round, program))?;
         }
     }
     drop(set);
     sweep::sweep(&plan.tag)?;
-    Ok(good)
+    Ok(())
 }
 
 /// The programs of a round that are to be run; what was done before goes to the table.
-fn left_of(suite: &Suite, round: &Round, origin: &Origin, table: &mut String) -> Vec<Program> {
+fn left_of(suite: &Suite, round: &Round, origin: &Origin, table: &mut Table) -> Vec<Program> {
     let mut left = Vec::new();
     for program in Program::ALL {
         let path = CellReport::path(&suite.reports, round, program);
         let done = CellReport::done_before(&path, origin).filter(|_| suite.extent == Extent::Full);
         match done {
-            Some(report) => table.push_str(&report.line()),
+            Some(report) => report.add_to(table),
             None => left.push(program),
         }
     }
