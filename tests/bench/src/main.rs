@@ -5,6 +5,7 @@
 #![forbid(unsafe_code)]
 
 mod draw;
+mod instructions;
 mod measure;
 mod report;
 mod world;
@@ -25,7 +26,7 @@ struct Args {
     #[arg(long)]
     quick: bool,
     /// One part only.
-    #[arg(long, value_parser = ["size", "services", "servers"])]
+    #[arg(long, value_parser = ["size", "services", "servers", "instructions"])]
     part: Option<String>,
     /// Sizes, in connections.
     #[arg(long, value_delimiter = ',')]
@@ -33,6 +34,10 @@ struct Args {
     /// Measures one row: PART MODE N; for the program itself.
     #[arg(long, num_args = 3, hide = true)]
     row: Vec<String>,
+    /// Handles (or only writes) packets, for who counts its instructions: MODE WAY FLOWS PACKETS
+    /// write|handle; for the program itself.
+    #[arg(long, num_args = 5, hide = true)]
+    replay: Vec<String>,
 }
 
 /// Packets of a measurement.
@@ -47,19 +52,28 @@ const GROWTH_FLOWS_QUICK: u64 = 20_000;
 
 fn main() -> anyhow::Result<()> {
     let args = Args::parse();
-    match args.row.as_slice() {
-        [part, mode, number] => row(part, mode, number.parse()?, args.quick),
+    match (args.row.as_slice(), args.replay.as_slice()) {
+        ([part, mode, number], _) => row(part, mode, number.parse()?, args.quick),
+        (_, [mode, way, flows, packets, what]) => {
+            let way = if way == "out" { Way::Out } else { Way::In };
+            let (flows, packets) = (flows.parse()?, packets.parse()?);
+            instructions::replay(forwarding(mode)?, way, flows, packets, what == "handle")
+        }
         _ => report::print(&args),
+    }
+}
+
+fn forwarding(mode: &str) -> anyhow::Result<Forwarding> {
+    match mode {
+        "dr" => Ok(Forwarding::Dr),
+        "nat" => Ok(Forwarding::Nat),
+        _ => bail!("unknown mode {mode}"),
     }
 }
 
 /// Measures one row and prints its fields, tab-separated.
 fn row(part: &str, mode: &str, number: u64, quick: bool) -> anyhow::Result<()> {
-    let forwarding = match mode {
-        "dr" => Forwarding::Dr,
-        "nat" => Forwarding::Nat,
-        _ => bail!("unknown mode {mode}"),
-    };
+    let forwarding = forwarding(mode)?;
     let packets = if quick { PACKETS_QUICK } else { PACKETS };
     let new = if quick { NEW_QUICK } else { NEW };
     let growth = if quick { GROWTH_FLOWS_QUICK } else { GROWTH_FLOWS };

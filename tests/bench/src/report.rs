@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::Args;
+use crate::{Args, instructions};
 
 const SIZES: [u64; 3] = [1_000, 1_000_000, 10_000_000];
 const SIZES_QUICK: [u64; 2] = [1_000, 20_000];
@@ -21,10 +21,6 @@ pub(crate) fn print(args: &Args) -> anyhow::Result<()> {
     println!("- commit: {}", output("git", &["describe", "--always", "--dirty"]));
     println!("- kernel: {}", output("uname", &["-sr"]));
     println!("- processor: {}", processor());
-    println!(
-        "- instructions per packet: `-`, this program reads no hardware counters; under a kernel \
-         that has them: `perf stat -e instructions:u`"
-    );
     if args.quick {
         println!("- quick: the sizes are too small for the figures to mean anything");
     }
@@ -47,6 +43,9 @@ pub(crate) fn print(args: &Args) -> anyhow::Result<()> {
     if wanted("servers") {
         let numbers = if args.quick { &SERVERS_QUICK[..] } else { &SERVERS };
         part(args, "servers", "servers of 1 service", &["dr"], numbers)?;
+    }
+    if wanted("instructions") {
+        instructions::print(args.quick)?;
     }
     Ok(())
 }
