@@ -5,15 +5,28 @@ use std::net::IpAddr;
 /// The checksum of `bytes`, starting from the one's complement sum `start`.
 #[must_use]
 pub fn internet_checksum(start: u32, bytes: &[u8]) -> u16 {
-    let mut chunks = bytes.chunks_exact(2);
-    let mut sum = u64::from(start);
-    for pair in &mut chunks {
-        sum += u64::from(u16::from_be_bytes([pair[0], pair[1]]));
-    }
-    if let [last] = chunks.remainder() {
-        sum += u64::from(u16::from_be_bytes([*last, 0]));
-    }
-    !fold(sum)
+    let (words, rest) = bytes.as_chunks::<4>();
+    //= RFC 1071 section 2(C): words of more than 16 bits are folded in the end
+    let sum = words.iter().fold(0, |sum: u64, word| sum + u64::from(u32::from_be_bytes(*word)));
+    let last = match *rest {
+        [a] => u32::from_be_bytes([a, 0, 0, 0]),
+        [a, b] => u32::from_be_bytes([a, b, 0, 0]),
+        [a, b, c] => u32::from_be_bytes([a, b, c, 0]),
+        _ => 0,
+    };
+    !fold(sum + u64::from(last) + u64::from(start))
+}
+
+/// Whether the checksum in `header` is right; most have no options, and those are summed at once.
+//= RFC 1071 section 2(B): the sum does not depend on the order of octets, as long as it is one
+pub(crate) fn is_right(header: &[u8]) -> bool {
+    let Ok(plain) = <&[u8; 20]>::try_from(header) else {
+        return internet_checksum(0, header) == 0;
+    };
+    let word = |at: usize| {
+        u64::from(u32::from_ne_bytes([plain[at], plain[at + 1], plain[at + 2], plain[at + 3]]))
+    };
+    fold(word(0) + word(4) + word(8) + word(12) + word(16)) == 0xffff
 }
 
 /// `checksum` after one 16-bit word under it changed.
@@ -58,10 +71,13 @@ pub fn pseudo_sum(src: IpAddr, dst: IpAddr, protocol: u8, len: u32) -> u32 {
     words(src) + words(dst) + u32::from(protocol) + (len >> 16) + (len & 0xffff)
 }
 
-fn fold(mut sum: u64) -> u16 {
-    while sum > 0xffff {
-        sum = (sum >> 16) + (sum & 0xffff);
-    }
+/// The one's complement sum of the four quarters.
+fn fold(sum: u64) -> u16 {
+    // What is left has 33, 32, 17 and 16 bits.
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 32) + (sum & 0xffff_ffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
+    let sum = (sum >> 16) + (sum & 0xffff);
     sum as u16
 }
 
@@ -74,6 +90,22 @@ mod tests {
         let bytes = [0x00, 0x01, 0xf2, 0x03, 0xf4, 0xf5, 0xf6, 0xf7];
         assert_eq!(internet_checksum(0, &bytes), !0xddf2);
         assert_eq!(internet_checksum(0, &bytes[..7]), !fold(0x1 + 0xf203 + 0xf4f5 + 0xf600));
+    }
+
+    #[test]
+    fn a_header_is_right_with_its_checksum_alone() {
+        for len in [20, 24, 60] {
+            let mut header: Vec<u8> = (1..=len).collect();
+            header[10..12].fill(0);
+            let checksum = internet_checksum(0, &header);
+            header[10..12].copy_from_slice(&checksum.to_be_bytes());
+            assert!(is_right(&header), "{len}");
+            for at in 0..header.len() {
+                header[at] ^= 0x10;
+                assert!(!is_right(&header), "{at} of {len}");
+                header[at] ^= 0x10;
+            }
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 
 use crate::{
     Fragment, Ipv4, Packet, ParseError, Transport,
-    checksum::internet_checksum,
+    checksum::is_right,
     header::{ip_protocol, view},
     transport::parse_transport,
 };
@@ -25,7 +25,7 @@ pub(crate) fn parse_ipv4(frame: &[u8], l3: usize) -> Result<Packet, ParseError> 
     let (l4, end) = (l3 + header_len, l3 + total_len);
     let header = frame.get(l3..l4).ok_or(ParseError::Truncated("IPv4"))?;
     let payload = frame.get(l4..end).ok_or(ParseError::Length("IPv4"))?;
-    if internet_checksum(0, header) != 0 {
+    if !is_right(header) {
         return Err(ParseError::HeaderChecksum);
     }
     let field = ip.fragment.get();
