@@ -1,5 +1,6 @@
 //! Packets in and out of network interfaces without the kernel's network stack, and the XDP
-//! program that decides which packets those are. All unsafe code of the project is here.
+//! program that decides which packets those are. All unsafe code of the project is here, but for
+//! mapping memory, in `steadfast-pages`.
 //!
 //! Guarantees:
 //! - Safe code cannot reach packet memory the kernel may write, nor the same frame twice

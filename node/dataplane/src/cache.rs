@@ -1,20 +1,16 @@
-//! A worker's private caches: of hot flows, and of what its packets need to know of servers.
+//! Tuples of packets, and a worker's private cache of what its packets need to know of servers.
 //!
-//! Guarantees: fixed size; what they return was found under the configuration generation asked for.
-//! Two flows or servers of one place push each other out, which costs a look-up, no more.
+//! Guarantees: fixed size; what it returns was found under the configuration generation asked for.
+//! Two servers of one place push each other out, which costs a look-up, no more.
 
 use std::{net::IpAddr, sync::Arc};
 
 use steadfast_packet::Packet;
 
 use crate::{
-    Config, FlowCounters, FlowKey, Hop, Protocol, ReplyKey, ServerId, Timeouts,
-    quic::{QuicRouter, Routed},
-    slab::Place,
+    Config, FlowCounters, FlowKey, Hop, Protocol, ReplyKey, ServerId, Service, quic::Routed,
 };
 
-/// Places for flows; a power of two.
-const FLOWS: usize = 8192;
 /// Places for servers; a power of two.
 const SERVERS: usize = 1024;
 
@@ -35,39 +31,6 @@ pub(crate) enum Way {
     In,
     /// Server to client.
     Out,
-}
-
-/// A flow, and where its connection was.
-#[derive(Clone, Copy, Debug)]
-struct Flow {
-    tuple: Tuple,
-    way: Way,
-    place: Place,
-    config_generation: u64,
-}
-
-#[derive(Debug)]
-pub(crate) struct Cache {
-    flows: Box<[Option<Flow>]>,
-    pub(crate) hits: u64,
-}
-
-impl Cache {
-    pub(crate) fn new() -> Self {
-        Self { flows: vec![None; FLOWS].into_boxed_slice(), hits: 0 }
-    }
-
-    /// Where the connection of `tuple` was when it was looked up; whoever asks finds out whether it
-    /// is there still.
-    pub(crate) fn find(&self, tuple: &Tuple, config_generation: u64) -> Option<(Way, Place)> {
-        let flow = self.flows[tuple.place()].as_ref()?;
-        let same = flow.tuple == *tuple && flow.config_generation == config_generation;
-        same.then_some((flow.way, flow.place))
-    }
-
-    pub(crate) fn insert(&mut self, tuple: Tuple, way: Way, place: Place, config_generation: u64) {
-        self.flows[tuple.place()] = Some(Flow { tuple, way, place, config_generation });
-    }
 }
 
 impl Tuple {
@@ -118,11 +81,6 @@ impl Tuple {
         }
     }
 
-    /// A cheap mix: whoever makes tuples collide only makes this node look them up.
-    fn place(&self) -> usize {
-        (self.mix() >> 48) as usize % FLOWS
-    }
-
     fn mix(&self) -> u64 {
         let addrs = match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
@@ -140,34 +98,62 @@ impl Tuple {
 pub(crate) struct HotServer {
     server: ServerId,
     config_generation: u64,
-    pub(crate) timeouts: Timeouts,
-    pub(crate) counters: Option<Arc<FlowCounters>>,
-    /// What its service says of QUIC, and its index there.
-    pub(crate) quic: Option<(Arc<QuicRouter>, usize)>,
+    pub(crate) service: Arc<Service>,
+    /// Its place in the service.
+    index: usize,
+    counters: Option<Arc<FlowCounters>>,
+    is_quic: bool,
     /// Where FTP servers say things that are to be translated.
     pub(crate) control_port: Option<u16>,
-    /// The next hop to an address, and the generation of the next hops it was found in.
-    pub(crate) hop: Option<(u64, IpAddr, Hop)>,
+    /// The next hops to the server and to a client, each with its address and the generation of the
+    /// next hops it was found in.
+    hops: [Option<(u64, IpAddr, Hop)>; 2],
 }
 
 impl HotServer {
     /// The server of this id, if `config` has it.
     pub(crate) fn of(server: ServerId, config: &Config) -> Option<Self> {
         let (service, index) = config.server(server)?;
-        let (timeouts, counters) = (service.spec.timeouts, service.counters(index).cloned());
-        let config_generation = config.generation();
-        let quic = service.quic().map(|quic| (Arc::clone(quic), index));
-        let control_port = service.spec.ftp.and_then(|_| service.spec.single_port());
-        let hop = None;
-        Some(Self { server, config_generation, timeouts, counters, quic, control_port, hop })
+        Some(Self {
+            server,
+            config_generation: config.generation(),
+            service: Arc::clone(service),
+            index,
+            counters: service.counters(index).cloned(),
+            is_quic: service.quic().is_some(),
+            control_port: service.spec.ftp.and_then(|_| service.spec.single_port()),
+            hops: [None; 2],
+        })
+    }
+
+    /// The next hop to `addr`, if it was noted under this generation of the next hops.
+    pub(crate) fn hop(&self, way: Way, addr: IpAddr, generation: u64) -> Option<Hop> {
+        let (noted_in, noted, hop) = self.hops[way as usize]?;
+        (noted_in == generation && noted == addr).then_some(hop)
+    }
+
+    pub(crate) fn note_hop(&mut self, way: Way, addr: IpAddr, generation: u64, hop: Hop) {
+        self.hops[way as usize] = Some((generation, addr, hop));
+    }
+
+    /// Counts a packet for the server.
+    pub(crate) fn count(&self, way: Way, worker: usize, bytes: usize) {
+        if let Some(counters) = &self.counters {
+            match way {
+                Way::In => counters.count_in(worker, bytes),
+                Way::Out => counters.count_out(worker, bytes),
+            }
+        }
     }
 
     /// The packet names another server of the service: a QUIC client has come to the address and
     /// port of another one that was there before.
     pub(crate) fn is_for_another(&self, frame: &[u8], packet: &Packet) -> bool {
-        let routed = self.quic.as_ref().map(|(quic, own)| (quic.route(frame, packet), *own));
-        routed
-            .is_some_and(|(routed, own)| routed != Routed::Unroutable && routed != Routed::To(own))
+        if !self.is_quic {
+            return false;
+        }
+        let routed = self.service.quic().map(|quic| quic.route(frame, packet));
+        routed.is_some_and(|to| to != Routed::Unroutable && to != Routed::To(self.index))
     }
 }
 

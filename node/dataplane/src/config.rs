@@ -19,7 +19,7 @@ use crate::{
     GroupSpec, Listen, LocalPorts, PortSlot, Record, Scheduler, ServerId, ServerLoad, ServerOrder,
     ServerSpec, ServiceId, ServiceSpec, Slot, Target, Timeouts, Unserved, WORKERS_MAX,
     bucket::SharedBucket,
-    fast::Map,
+    fast::{ByAddr, Map},
     limits::Defence,
     listen::{Intervals, Listeners, RANGES_MAX},
     quic::QuicRouter,
@@ -29,7 +29,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Config {
     generation: u64,
-    addresses: Map<IpAddr, Address>,
+    addresses: ByAddr<Address>,
     listeners: Listeners,
     services: Map<ServiceId, Arc<Service>>,
     servers: Map<ServerId, (Arc<Service>, usize)>,
@@ -191,7 +191,7 @@ impl Config {
     /// What an address is, if it is one of a group.
     #[must_use]
     pub fn address(&self, addr: IpAddr) -> Option<Address> {
-        self.addresses.get(&addr).copied()
+        self.addresses.get(addr).copied()
     }
 
     /// The service that listens there.
@@ -351,7 +351,7 @@ impl Config {
             return Err(ConfigError::Nowhere(spec.id));
         }
         for listen in &spec.listen {
-            let found = self.addresses.get(&listen.vip);
+            let found = self.addresses.get(listen.vip);
             if !found.is_some_and(|at| at.kind == AddressKind::Vip && at.group == spec.group) {
                 let (service, vip, group) = (spec.id, listen.vip, spec.group);
                 return Err(ConfigError::NotAVip { service, vip, group });

@@ -8,7 +8,6 @@
 
 use std::{
     fmt,
-    hash::{Hash, Hasher},
     net::IpAddr,
     sync::{
         Arc,
@@ -18,12 +17,13 @@ use std::{
 
 use crate::{
     Class, Forwarding, GroupId, Local, Origin, ServerId, ServiceId, State,
-    slab::{self, Place, Slab},
+    sip::sip13,
+    slab::{self, Ends, Place, Slab},
 };
 pub use steadfast_packet::Protocol;
 
 /// What identifies a connection on the client's side.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct FlowKey {
     /// TCP, UDP or SCTP.
     pub protocol: Protocol,
@@ -38,7 +38,7 @@ pub struct FlowKey {
 }
 
 /// What identifies a NAT or full-NAT connection on the servers' side.
-#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub struct ReplyKey {
     /// TCP, UDP or SCTP.
     pub protocol: Protocol,
@@ -125,35 +125,37 @@ impl Target {
     }
 }
 
-impl Hash for FlowKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
+impl FlowKey {
+    /// Its hash under a secret key: clients choose the tuples.
+    pub(crate) fn sip(&self, seed: [u64; 2]) -> u64 {
         let ports = (self.client_port, self.vip_port);
-        hash_tuple(self.protocol, (self.client, self.vip), ports, state);
+        sip_of(seed, self.protocol, (self.client, self.vip), ports)
     }
 }
 
-impl Hash for ReplyKey {
-    fn hash<H: Hasher>(&self, state: &mut H) {
+impl ReplyKey {
+    /// As [`FlowKey::sip`].
+    pub(crate) fn sip(&self, seed: [u64; 2]) -> u64 {
         let ports = (self.server_port, self.client_port);
-        hash_tuple(self.protocol, (self.server, self.client), ports, state);
+        sip_of(seed, self.protocol, (self.server, self.client), ports)
     }
 }
 
-/// Two words for IPv4 instead of the nine writes that deriving makes.
-fn hash_tuple<H: Hasher>(
-    protocol: Protocol,
-    addrs: (IpAddr, IpAddr),
-    ports: (u16, u16),
-    state: &mut H,
-) {
+fn sip_of(seed: [u64; 2], protocol: Protocol, addrs: (IpAddr, IpAddr), (a, b): (u16, u16)) -> u64 {
+    let ports = (protocol as u64) << 32 | u64::from(a) << 16 | u64::from(b);
     match addrs {
         (IpAddr::V4(a), IpAddr::V4(b)) => {
-            state.write_u64(u64::from(a.to_bits()) << 32 | u64::from(b.to_bits()));
+            sip13(seed, [u64::from(a.to_bits()) << 32 | u64::from(b.to_bits()), ports])
         }
-        (a, b) => (a, b).hash(state),
+        (a, b) => {
+            // Addresses of two families never stand together in a packet.
+            let [a, b] = [a, b].map(|addr| match addr {
+                IpAddr::V4(addr) => addr.to_ipv6_mapped().to_bits(),
+                IpAddr::V6(addr) => addr.to_bits(),
+            });
+            sip13(seed, [(a >> 64) as u64, a as u64, (b >> 64) as u64, b as u64, ports])
+        }
     }
-    let ports = u64::from(ports.0) << 16 | u64::from(ports.1);
-    state.write_u64((protocol as u64) << 32 | ports);
 }
 
 impl Record {
@@ -368,6 +370,11 @@ impl Connection {
         self.slab.local(self.place.slot)
     }
 
+    /// Client, server and what is between them.
+    pub(crate) fn ends(&self) -> Ends<'_> {
+        self.slab.ends(self.place.slot)
+    }
+
     /// The service it belongs to.
     #[must_use]
     pub fn service(&self) -> ServiceId {
@@ -395,8 +402,8 @@ impl Connection {
     /// The key of return packets, for NAT connections that know their server.
     #[must_use]
     pub fn reply_key(&self) -> Option<ReplyKey> {
-        let target = self.target()?;
-        target.reply_key(&self.key(), self.local())
+        let ends = self.ends();
+        ends.target()?.reply_key(&ends.key(), ends.local())
     }
 
     /// All of the unchanging part. Takes a lock: not for packets.
@@ -589,6 +596,12 @@ impl Connection {
     /// Packets may follow it.
     pub(crate) fn is_open(&self) -> bool {
         self.live_word().is_some_and(|word| word & slab::SUPERSEDED == 0)
+    }
+
+    /// Packets may follow it, and it says where to.
+    pub(crate) fn is_to_follow(&self) -> bool {
+        const BITS: u64 = slab::SUPERSEDED | slab::BOUND;
+        self.live_word().is_some_and(|word| word & BITS == slab::BOUND)
     }
 
     pub(crate) fn supersede(&self) {

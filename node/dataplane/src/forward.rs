@@ -7,8 +7,8 @@ use steadfast_packet::{
 };
 
 use crate::{
-    Action, Actions, Connection, Direction, FlowKey, Forwarding, Hop, Local, Reason, Removal,
-    Resolved, Sent, ServiceId, State, SyncHook, Target, Verdict,
+    Action, Actions, Carried, Config, Connection, Direction, FlowKey, Forwarding, Hop, Local,
+    Reason, Removal, Resolved, Sent, ServiceId, State, SyncHook, Target, Verdict,
     cache::{HotServer, Tuple, Way},
     frame::Frame,
     too_big::way_room,
@@ -49,7 +49,8 @@ where
         actions: &mut Actions,
     ) -> Verdict {
         let connection = hot.connection;
-        let (target, key, local) = (connection.target(), connection.key(), connection.local());
+        let ends = connection.ends();
+        let (target, key, local) = (ends.target(), ends.key(), ends.local());
         // What was read is true if it lives now: one that another worker has ended since it was
         // found leads nowhere.
         if connection.is_dead() {
@@ -57,15 +58,12 @@ where
         }
         let Some(target) = target else { return Verdict::Drop(Reason::Unbound) };
         let towards = if hot.way == Way::In { target.addr } else { key.client };
-        let hop = match hot.server.hop {
-            Some((generation, addr, hop))
-                if generation == view.hops.generation() && addr == towards =>
-            {
-                hop
-            }
-            _ => match self.next_hop(towards, view, actions) {
+        let generation = view.hops.generation();
+        let hop = match hot.server.hop(hot.way, towards, generation) {
+            Some(hop) => hop,
+            None => match self.next_hop(towards, view, actions) {
                 Ok(hop) => {
-                    hot.server.hop = Some((view.hops.generation(), towards, hop));
+                    hot.server.note_hop(hot.way, towards, generation, hop);
                     hop
                 }
                 Err(reason) => return Verdict::Drop(reason),
@@ -73,17 +71,18 @@ where
         };
         if self.lookout.is_due(frame.now_ns) {
             let vip = (hot.way == Way::In).then_some(key.vip);
-            self.look(frame, connection.group(), vip, view);
+            self.look(frame, hot.server.service.spec.group, vip, view);
         }
         if hot.server.control_port.is_some() {
             self.translate_reply(frame, packet, (hot.way, &key, &target), hot.server);
         }
-        let (way, service) = (hot.way, connection.service());
+        // The connection says so too, but in memory that packets need not touch.
+        let (way, service) = (hot.way, hot.server.service.spec.id);
         let path = Path { way, target, key, local, service };
         if let Err(verdict) = self.put_on_way(frame, packet, &path, &hop, view) {
             return verdict;
         }
-        self.account(frame.now_ns, packet, &hot, target.forwarding.is_nat());
+        self.account(frame.now_ns, packet, &hot, target.forwarding.is_nat(), view.config);
         let sent = if hot.way == Way::In { Sent::Forwarded } else { Sent::Returned };
         self.transmit(sent, hop.port, frame.start(), frame.len())
     }
@@ -157,12 +156,12 @@ where
     }
 
     /// Notes a forwarded packet: state, age, counters, hook.
-    fn account(&self, now_ns: u64, packet: &Packet, hot: &Hot<'_>, nat: bool) {
+    fn account(&self, now_ns: u64, packet: &Packet, hot: &Hot<'_>, nat: bool, config: &Config) {
         let connection = hot.connection;
         connection.touch(now_ns);
         // The rest of a packet that was noted with its first fragment.
         if packet.transport == Transport::Fragment {
-            return self.count(packet, hot);
+            return hot.server.count(hot.way, self.index, packet.len());
         }
         let direction = match (hot.way, nat) {
             (Way::Out, _) => Direction::Output,
@@ -190,11 +189,12 @@ where
             (in_pkts > 1 || hot.way == Way::Out) && !connection.is_assured() && connection.assure();
         let proves = assured && (new == State::Udp || connection.is_adopted());
         if (old != new || proves)
-            && let Some(gone) = self.shared.table.changed(connection, &hot.server.timeouts)
+            && let Some(gone) =
+                self.shared.table.changed(connection, &hot.server.service.spec.timeouts)
         {
             self.hook.removed(&gone, Removal::Evicted, now_ns);
         }
-        self.count(packet, hot);
+        hot.server.count(hot.way, self.index, packet.len());
         // Nobody hears of what one packet may have made up; what proves it is its beginning.
         if connection.is_unproven() {
             return;
@@ -207,19 +207,11 @@ where
             self.hook.template(&template, now_ns);
         }
         let old = if proves { State::first(connection.key().protocol) } else { old };
+        let service = &hot.server.service;
+        let carried = Carried { connection, old, new, in_pkts, now_ns, service, config };
         match hot.way {
-            Way::In => self.hook.forwarded(connection, old, new, in_pkts, now_ns),
-            Way::Out => self.hook.replied(connection, old, new, now_ns),
-        }
-    }
-
-    /// Counts a packet for its server.
-    fn count(&self, packet: &Packet, hot: &Hot<'_>) {
-        if let Some(counters) = &hot.server.counters {
-            match hot.way {
-                Way::In => counters.count_in(self.index, packet.len()),
-                Way::Out => counters.count_out(self.index, packet.len()),
-            }
+            Way::In => self.hook.forwarded(&carried),
+            Way::Out => self.hook.replied(&carried),
         }
     }
 }

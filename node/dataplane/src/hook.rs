@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::{Connection, Gone, State, Target, Template};
+use crate::{Config, Connection, Gone, Service, State, Target, Template};
 
 /// Why a connection left the table.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -21,14 +21,32 @@ pub enum Removal {
     ServerGone,
 }
 
+/// A packet that went out, and what the packet path knows of it anyhow.
+#[derive(Clone, Copy, Debug)]
+pub struct Carried<'a> {
+    /// The connection it is of.
+    pub connection: &'a Connection,
+    /// The state before this packet.
+    pub old: State,
+    /// The state after it.
+    pub new: State,
+    /// Inbound packets of the connection, this one included if it is one.
+    pub in_pkts: u64,
+    /// When it was handled.
+    pub now_ns: u64,
+    /// The service of its server.
+    pub service: &'a Service,
+    /// The configuration under which it was handled.
+    pub config: &'a Config,
+}
+
 /// Observer of connections. Called on the packet path: it must not block.
 pub trait SyncHook {
-    /// An inbound (client to server) packet went out. `old` is the state before this packet,
-    /// `in_pkts` counts it.
-    fn forwarded(&self, connection: &Connection, old: State, new: State, in_pkts: u64, now_ns: u64);
+    /// An inbound (client to server) packet went out.
+    fn forwarded(&self, carried: &Carried<'_>);
 
     /// A return (server to client) packet went out.
-    fn replied(&self, _connection: &Connection, _old: State, _new: State, _now_ns: u64) {}
+    fn replied(&self, _carried: &Carried<'_>) {}
 
     /// This node scheduled a new connection; its first packet may not have gone out yet.
     fn created(&self, _connection: &Connection, _now_ns: u64) {}
@@ -51,26 +69,19 @@ pub trait SyncHook {
 pub struct NoHook;
 
 impl SyncHook for NoHook {
-    fn forwarded(&self, _: &Connection, _: State, _: State, _: u64, _: u64) {}
+    fn forwarded(&self, _: &Carried<'_>) {}
 }
 
 impl<T> SyncHook for Arc<T>
 where
     T: SyncHook + ?Sized,
 {
-    fn forwarded(
-        &self,
-        connection: &Connection,
-        old: State,
-        new: State,
-        in_pkts: u64,
-        now_ns: u64,
-    ) {
-        (**self).forwarded(connection, old, new, in_pkts, now_ns);
+    fn forwarded(&self, carried: &Carried<'_>) {
+        (**self).forwarded(carried);
     }
 
-    fn replied(&self, connection: &Connection, old: State, new: State, now_ns: u64) {
-        (**self).replied(connection, old, new, now_ns);
+    fn replied(&self, carried: &Carried<'_>) {
+        (**self).replied(carried);
     }
 
     fn created(&self, connection: &Connection, now_ns: u64) {

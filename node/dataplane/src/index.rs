@@ -11,10 +11,9 @@
 
 use std::sync::atomic::{AtomicU64, Ordering, fence};
 
-use crate::slab::Aligned;
+use steadfast_pages::Pages;
 
-/// Entries of a line.
-const LINE: usize = 8;
+use crate::slab::{LINE, Line};
 
 /// Entries that a look-up of a connection reads at most, whatever clients send.
 pub const PROBE_MAX: usize = 2 * LINE;
@@ -31,7 +30,7 @@ pub(crate) struct Moving;
 
 #[derive(Debug)]
 pub(crate) struct Index {
-    entries: Aligned,
+    entries: Pages<Line>,
     lines: u64,
     /// Odd while entries move or a slot is being rewritten.
     moves: AtomicU64,
@@ -40,7 +39,7 @@ pub(crate) struct Index {
 impl Index {
     pub(crate) fn new(slots: u32) -> Self {
         let lines = (f64::from(slots) / LOAD) as u64 + 2;
-        Self { entries: Aligned::new(lines as usize * LINE), lines, moves: AtomicU64::new(0) }
+        Self { entries: Pages::new(lines as usize), lines, moves: AtomicU64::new(0) }
     }
 
     /// What `check` gives for the slot of an entry of this hash; it is asked for each of them.
@@ -149,8 +148,8 @@ impl Index {
         result
     }
 
-    fn line(&self, line: u64) -> &[AtomicU64] {
-        self.entries.at(line as usize * LINE, LINE)
+    fn line(&self, line: u64) -> &[AtomicU64; LINE] {
+        &self.entries[line as usize].0
     }
 
     fn vacant(&self, line: u64) -> Option<&AtomicU64> {

@@ -16,9 +16,9 @@ use steadfast_packet::{
 };
 
 use crate::{
-    Action, Actions, AddressKind, Connection, ConnectionTable, Gone, NewConnection, Record,
-    Removal, Sent, Shared, State, SyncHook, TableOptions, Tagged, Target, TemplateKey, Verdict,
-    Worker, cache::Tuple,
+    Action, Actions, AddressKind, Carried, Connection, ConnectionTable, Gone, NewConnection,
+    Record, Removal, Sent, Shared, State, SyncHook, TableOptions, Tagged, Target, TemplateKey,
+    Verdict, Worker, cache::Tuple,
 };
 
 /// Room for the connections of the copy: the one met, one that stands in its way, the new one.
@@ -77,7 +77,7 @@ impl Notes {
 }
 
 impl SyncHook for Notes {
-    fn forwarded(&self, _: &Connection, _: State, _: State, _: u64, _: u64) {}
+    fn forwarded(&self, _: &Carried<'_>) {}
 
     fn created(&self, connection: &Connection, _: u64) {
         self.created.lock().unwrap_or_else(PoisonError::into_inner).push(connection.record());

@@ -16,11 +16,11 @@ const BIND_BATCH: usize = 256;
 #[derive(Debug)]
 pub struct Shared {
     /// The configuration that packets see; replace it with [`Shared::set_config`].
-    pub config: ArcSwap<Config>,
+    pub config: Arc<ArcSwap<Config>>,
     /// Roles of this node in the VIP groups.
     pub groups: Groups,
     /// Next hops.
-    pub next_hops: ArcSwap<NextHops>,
+    pub next_hops: Arc<ArcSwap<NextHops>>,
     /// Who sends to this node what another one should get.
     pub stale_senders: StaleSenders,
     /// Connections.
@@ -36,9 +36,9 @@ impl Shared {
     #[must_use]
     pub fn new(options: TableOptions) -> Self {
         Self {
-            config: ArcSwap::from_pointee(Config::default()),
+            config: Arc::new(ArcSwap::from_pointee(Config::default())),
             groups: Groups::new(),
-            next_hops: ArcSwap::from_pointee(NextHops::default()),
+            next_hops: Arc::new(ArcSwap::from_pointee(NextHops::default())),
             stale_senders: StaleSenders::default(),
             fragments: Fragments::new(options.seed),
             table: ConnectionTable::new(options),

@@ -18,6 +18,7 @@ use std::{
     },
 };
 
+use steadfast_pages::Pages;
 use zerocopy::FromZeros;
 
 use crate::{
@@ -27,7 +28,7 @@ use crate::{
 const RELAXED: Ordering = Ordering::Relaxed;
 
 /// Words of a cache line.
-const LINE: usize = 8;
+pub(crate) const LINE: usize = 8;
 /// Slots whose IPv6 or local addresses are made at once.
 const CHUNK: usize = 1024;
 /// Words of IPv6 addresses of a slot: client, VIP, server.
@@ -102,19 +103,22 @@ pub(crate) struct Place {
 
 #[derive(Debug)]
 pub(crate) struct Slab {
-    hot: Aligned,
-    cold: Aligned,
+    hot: Pages<Line>,
+    cold: Pages<Cold>,
     addrs: Chunks<ADDR_WORDS>,
     locals: Chunks<LOCAL_WORDS>,
     origins: Mutex<Origins>,
 }
 
-/// Words whose first one lies at the beginning of a cache line.
-#[derive(Debug)]
-pub(crate) struct Aligned {
-    words: Box<[AtomicU64]>,
-    base: usize,
-}
+/// The words of a cache line.
+#[derive(Debug, FromZeros)]
+#[repr(C, align(64))]
+pub(crate) struct Line(pub(crate) [AtomicU64; LINE]);
+
+/// The cold words of a slot.
+#[derive(Debug, FromZeros)]
+#[repr(C, align(32))]
+struct Cold([AtomicU64; COLD]);
 
 /// Words of each slot that few slots need.
 #[derive(Debug)]
@@ -146,20 +150,6 @@ impl<const WORDS: usize> Chunks<WORDS> {
     }
 }
 
-impl Aligned {
-    /// Zeros; the kernel gives memory for them when they are first touched.
-    pub(crate) fn new(words: usize) -> Self {
-        let all = <[AtomicU64]>::new_box_zeroed_with_elems(words + LINE);
-        let words = all.unwrap_or_else(|_| (0..words + LINE).map(|_| AtomicU64::new(0)).collect());
-        let base = words.as_ptr().align_offset(64).min(LINE);
-        Self { words, base }
-    }
-
-    pub(crate) fn at(&self, first: usize, count: usize) -> &[AtomicU64] {
-        &self.words[self.base + first..][..count]
-    }
-}
-
 /// The epochs that connections are of, each with how many are: they are few.
 #[derive(Debug, Default)]
 struct Origins {
@@ -172,20 +162,20 @@ impl Slab {
     pub(crate) fn new(slots: u32) -> Self {
         let slots = slots as usize;
         Self {
-            hot: Aligned::new(slots * LINE),
-            cold: Aligned::new(slots * COLD),
+            hot: Pages::new(slots),
+            cold: Pages::new(slots),
             addrs: Chunks::new(slots),
             locals: Chunks::new(slots),
             origins: Mutex::default(),
         }
     }
 
-    pub(crate) fn hot(&self, slot: u32) -> &[AtomicU64] {
-        self.hot.at(slot as usize * LINE, LINE)
+    pub(crate) fn hot(&self, slot: u32) -> &[AtomicU64; LINE] {
+        &self.hot[slot as usize].0
     }
 
-    pub(crate) fn cold(&self, slot: u32) -> &[AtomicU64] {
-        self.cold.at(slot as usize * COLD, COLD)
+    pub(crate) fn cold(&self, slot: u32) -> &[AtomicU64; COLD] {
+        &self.cold[slot as usize].0
     }
 
     /// Generation, state and flags.
@@ -217,18 +207,23 @@ impl Slab {
         result.ok()
     }
 
+    /// What whoever is in `slot` says of itself.
+    pub(crate) fn ends(&self, slot: u32) -> Ends<'_> {
+        let hot = self.hot(slot);
+        Ends {
+            slab: self,
+            slot,
+            word: hot[WORD].load(RELAXED),
+            addrs: hot[ADDRS].load(RELAXED),
+            ports: hot[PORTS].load(RELAXED),
+            target: hot[TARGET].load(RELAXED),
+            other_port: (hot[PEERS].load(RELAXED) >> OTHER_PORT_SHIFT) as u16,
+        }
+    }
+
     /// The key of whoever is in `slot`.
     pub(crate) fn key(&self, slot: u32) -> FlowKey {
-        let hot = self.hot(slot);
-        let word = hot[WORD].load(RELAXED);
-        let (addrs, ports) = (hot[ADDRS].load(RELAXED), hot[PORTS].load(RELAXED));
-        FlowKey {
-            protocol: protocol(hot[TARGET].load(RELAXED)),
-            client: self.addr(slot, word & CLIENT6 != 0, 0, (addrs >> 32) as u32),
-            client_port: (ports >> 48) as u16,
-            vip: self.addr(slot, word & VIP6 != 0, 2, addrs as u32),
-            vip_port: (ports >> 32) as u16,
-        }
+        self.ends(slot).key()
     }
 
     /// The key of whoever is in `slot` is this one.
@@ -252,34 +247,19 @@ impl Slab {
 
     /// Where the real server is.
     pub(crate) fn target(&self, slot: u32) -> Option<Target> {
-        let hot = self.hot(slot);
-        let (word, target) = (hot[WORD].load(RELAXED), hot[TARGET].load(RELAXED));
-        (word & BOUND != 0).then(|| Target {
-            addr: self.addr(slot, word & SERVER6 != 0, 4, (target >> 32) as u32),
-            port: (target >> 16) as u16,
-            forwarding: forwarding(
-                (target >> 8) as u8,
-                (hot[PEERS].load(RELAXED) >> OTHER_PORT_SHIFT) as u16,
-            ),
-        })
+        self.ends(slot).target()
     }
 
     /// From where packets go to the real server, if not from the client's address.
     pub(crate) fn local(&self, slot: u32) -> Option<Local> {
-        let hot = self.hot(slot);
-        let word = hot[WORD].load(RELAXED);
-        (word & HAS_LOCAL != 0).then(|| {
-            let addr = self.locals.address(slot, 0);
-            // An IPv4 address is kept as an IPv6 one that is mapped.
-            let addr = if word & LOCAL6 != 0 { addr.into() } else { addr.to_canonical() };
-            Local { addr, port: (hot[PEERS].load(RELAXED) >> OTHER_PORT_SHIFT) as u16 }
-        })
+        self.ends(slot).local()
     }
 
     /// The key of what its server answers, if that comes back here.
     pub(crate) fn reply_key(&self, slot: u32) -> Option<ReplyKey> {
-        let target = self.target(slot).filter(|target| target.forwarding.is_nat())?;
-        target.reply_key(&self.key(slot), self.local(slot))
+        let ends = self.ends(slot);
+        let target = ends.target().filter(|target| target.forwarding.is_nat())?;
+        target.reply_key(&ends.key(), ends.local())
     }
 
     /// Writes key, server, target and local address; returns the bits of [`WORD`] that belong to
@@ -359,12 +339,53 @@ impl Slab {
     fn origins(&self) -> MutexGuard<'_, Origins> {
         self.origins.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
 
-    fn addr(&self, slot: u32, v6: bool, at: usize, v4: u32) -> IpAddr {
-        if !v6 {
+/// Client, server and what is between them, as read from a slot.
+pub(crate) struct Ends<'a> {
+    slab: &'a Slab,
+    slot: u32,
+    word: u64,
+    addrs: u64,
+    ports: u64,
+    target: u64,
+    other_port: u16,
+}
+
+impl Ends<'_> {
+    pub(crate) fn key(&self) -> FlowKey {
+        FlowKey {
+            protocol: protocol(self.target),
+            client: self.addr(CLIENT6, 0, (self.addrs >> 32) as u32),
+            client_port: (self.ports >> 48) as u16,
+            vip: self.addr(VIP6, 2, self.addrs as u32),
+            vip_port: (self.ports >> 32) as u16,
+        }
+    }
+
+    pub(crate) fn target(&self) -> Option<Target> {
+        (self.word & BOUND != 0).then(|| Target {
+            addr: self.addr(SERVER6, 4, (self.target >> 32) as u32),
+            port: (self.target >> 16) as u16,
+            forwarding: forwarding((self.target >> 8) as u8, self.other_port),
+        })
+    }
+
+    pub(crate) fn local(&self) -> Option<Local> {
+        (self.word & HAS_LOCAL != 0).then(|| {
+            let addr = self.slab.locals.address(self.slot, 0);
+            // An IPv4 address is kept as an IPv6 one that is mapped.
+            let is_v6 = self.word & LOCAL6 != 0;
+            let addr = if is_v6 { addr.into() } else { addr.to_canonical() };
+            Local { addr, port: self.other_port }
+        })
+    }
+
+    fn addr(&self, v6: u64, at: usize, v4: u32) -> IpAddr {
+        if self.word & v6 == 0 {
             return Ipv4Addr::from_bits(v4).into();
         }
-        self.addrs.address(slot, at).into()
+        self.slab.addrs.address(self.slot, at).into()
     }
 }
 

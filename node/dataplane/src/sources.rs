@@ -15,7 +15,7 @@ use std::sync::{
     atomic::{AtomicU32, Ordering},
 };
 
-use zerocopy::FromZeros;
+use steadfast_pages::Pages;
 
 /// Counters of a row for each slot of the table.
 const PER_SLOT: usize = 4;
@@ -29,7 +29,7 @@ const ROWS: usize = 2;
 #[derive(Debug)]
 pub(crate) struct Sources {
     width: usize,
-    rows: OnceLock<Box<[AtomicU32]>>,
+    rows: OnceLock<Pages<AtomicU32>>,
 }
 
 impl Sources {
@@ -68,11 +68,7 @@ impl Sources {
     }
 
     fn cells(&self, hash: u64) -> [&AtomicU32; ROWS] {
-        let all = self.rows.get_or_init(|| {
-            let cells = ROWS * self.width;
-            let zeroed = <[AtomicU32]>::new_box_zeroed_with_elems(cells);
-            zeroed.unwrap_or_else(|_| (0..cells).map(|_| AtomicU32::new(0)).collect())
-        });
+        let all = self.rows.get_or_init(|| Pages::new(ROWS * self.width));
         let within = self.width - 1;
         let (first, second) = ((hash >> 32) as usize & within, hash as usize & within);
         [&all[first], &all[self.width + second]]

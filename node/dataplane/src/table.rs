@@ -13,7 +13,6 @@
 //! Lock order: the ledger, then the epochs of the slab, then the templates.
 
 use std::{
-    hash::{Hash, Hasher},
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
@@ -21,14 +20,15 @@ use std::{
     },
 };
 
-use siphasher::sip::SipHasher13;
-
 use crate::{
     Class, Config, Connection, FlowKey, Gone, GroupId, Groups, NewConnection, Origin, Provenance,
     Record, ReplyKey, Role, ServerId, ServerLoad, ServiceId, State, Target, Template, Templates,
     Timeouts,
+    cache::Way,
     index::Index,
     ledger::{Entry, Ledger},
+    prepare::Trail,
+    sip::sip13,
     slab::{self, Place, Slab},
     sources::Sources,
 };
@@ -234,7 +234,7 @@ impl ConnectionTable {
             })
         });
         if let Some(reply) = reply.filter(|reply| next != Some(*reply)) {
-            self.replies.remove(self.hash(&reply), slot);
+            self.replies.remove(self.hash_reply(&reply), slot);
         }
         ledger.vacate(slot, gone.record().server);
         ledger.fill(slot, &entry(&connection, timeouts));
@@ -332,15 +332,25 @@ impl ConnectionTable {
 
     /// As [`Self::find`], for packets.
     pub(crate) fn locate(&self, key: &FlowKey) -> Option<Place> {
-        self.search(&self.keys, self.hash(key), |slot| {
+        self.locate_at(self.hash(key), key)
+    }
+
+    /// As [`Self::find_reply`], for packets.
+    pub(crate) fn locate_reply(&self, key: &ReplyKey) -> Option<Place> {
+        self.locate_reply_at(self.hash_reply(key), key)
+    }
+
+    /// As [`Self::locate`]; `hash` is that of the key.
+    pub(crate) fn locate_at(&self, hash: u64, key: &FlowKey) -> Option<Place> {
+        self.search(&self.keys, hash, |slot| {
             let place = self.slab.occupant(slot)?;
             (self.slab.has_key(slot, key) && self.slab.is_live(place)).then_some(place)
         })
     }
 
-    /// As [`Self::find_reply`], for packets.
-    pub(crate) fn locate_reply(&self, key: &ReplyKey) -> Option<Place> {
-        self.search(&self.replies, self.hash(key), |slot| {
+    /// As [`Self::locate_reply`]; `hash` is that of the key.
+    pub(crate) fn locate_reply_at(&self, hash: u64, key: &ReplyKey) -> Option<Place> {
+        self.search(&self.replies, hash, |slot| {
             let place = self.slab.occupant(slot)?;
             let same = self.slab.reply_key(slot)? == *key;
             (same && self.slab.is_live(place)).then_some(place)
@@ -495,20 +505,23 @@ impl ConnectionTable {
 
     /// Brings the places of this hash near, in the order in which a look-up needs them: first its
     /// line of the index, then its slot. Call each for many hashes before the next.
-    pub(crate) fn touch_index(&self, hash: u64, reply: bool) -> u64 {
-        self.index(reply).touch(hash)
+    pub(crate) fn touch_index(&self, trail: Trail) -> u64 {
+        self.index(trail.way).touch(trail.hash)
     }
 
     /// See [`Self::touch_index`].
-    pub(crate) fn touch_slot(&self, hash: u64, reply: bool) -> u64 {
-        self.index(reply).guess(hash).map_or(0, |slot| self.slab.word(slot))
+    pub(crate) fn touch_slot(&self, trail: Trail) -> u64 {
+        self.index(trail.way).guess(trail.hash).map_or(0, |slot| self.slab.word(slot))
     }
 
-    /// SipHash under a secret key: clients choose the tuples.
-    pub(crate) fn hash(&self, key: &impl Hash) -> u64 {
-        let mut hasher = SipHasher13::new_with_keys(self.seed[0], self.seed[1]);
-        key.hash(&mut hasher);
-        hasher.finish()
+    /// Where the connection of a key is looked for.
+    pub(crate) fn hash(&self, key: &FlowKey) -> u64 {
+        key.sip(self.seed)
+    }
+
+    /// Where the connection of a return packet is looked for.
+    pub(crate) fn hash_reply(&self, key: &ReplyKey) -> u64 {
+        key.sip(self.seed)
     }
 
     /// Takes the lock only when a writer that moves entries did not come to its end meanwhile: it
@@ -526,8 +539,11 @@ impl ConnectionTable {
         index.find(hash, &check).ok()?
     }
 
-    fn index(&self, reply: bool) -> &Index {
-        if reply { &self.replies } else { &self.keys }
+    fn index(&self, way: Way) -> &Index {
+        match way {
+            Way::In => &self.keys,
+            Way::Out => &self.replies,
+        }
     }
 
     /// Nothing is pushed out for a connection that its server could not tell from another.
@@ -546,14 +562,14 @@ impl ConnectionTable {
     ) -> Result<Connection, InsertError> {
         let reply = new.record.reply_key();
         if let Some(reply) = &reply
-            && !self.replies.insert(self.hash(reply), slot)
+            && !self.replies.insert(self.hash_reply(reply), slot)
         {
             ledger.release(slot);
             return Err(InsertError::Full);
         }
         if !self.keys.insert(self.hash(&new.record.key), slot) {
             if let Some(reply) = &reply {
-                self.replies.remove(self.hash(reply), slot);
+                self.replies.remove(self.hash_reply(reply), slot);
             }
             ledger.release(slot);
             return Err(InsertError::Full);
@@ -574,7 +590,7 @@ impl ConnectionTable {
         let record = gone.record();
         self.keys.remove(self.hash(&record.key), slot);
         if let Some(reply) = record.reply_key() {
-            self.replies.remove(self.hash(&reply), slot);
+            self.replies.remove(self.hash_reply(&reply), slot);
         }
         ledger.vacate(slot, record.server);
         ledger.release(slot);
@@ -661,7 +677,8 @@ impl ConnectionTable {
             // Who has one address has as many as it wants of these 64 bits (RFC 6177).
             IpAddr::V6(addr) => (addr.to_bits() >> 64) as u64,
         };
-        self.hash(&(service, client.is_ipv6(), network))
+        let whose = u64::from(client.is_ipv6()) << 32 | u64::from(service.0);
+        sip13(self.seed, [whose, network])
     }
 
     /// Makes a NAT or full-NAT connection findable by its replies.
@@ -669,7 +686,7 @@ impl ConnectionTable {
         if let Some(held) = self.find_reply(reply).filter(|held| held.place().slot != slot) {
             return Err(InsertError::ReplyTaken(held));
         }
-        let fits = self.replies.insert(self.hash(reply), slot);
+        let fits = self.replies.insert(self.hash_reply(reply), slot);
         if fits { Ok(()) } else { Err(InsertError::Full) }
     }
 

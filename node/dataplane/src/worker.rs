@@ -6,23 +6,20 @@
 //! created for a group that another node holds; inside, a frame has no tag: that of a VLAN is taken
 //! off first and put on last.
 
-use std::{
-    hint::black_box,
-    net::{IpAddr, Ipv4Addr},
-    sync::Arc,
-};
+use std::{net::IpAddr, sync::Arc};
 
-use steadfast_packet::{
-    Content, Mac, Packet, ParseError, Untagged, parse, set_macs, tag, untag, vlan_of,
-};
+use arc_swap::{ArcSwap, Cache};
+
+use steadfast_packet::{Content, Mac, Packet, ParseError, Untagged, parse, set_macs, tag, untag};
 
 use crate::{
-    Actions, Address, AddressKind, Config, Connection, GroupId, Hop, NextHops, Protocol, Reason,
-    Resolved, Role, Sent, Shared, SyncHook, Tagged, Verdict, WorkerCounters,
+    Actions, Config, Connection, GroupId, Hop, NextHops, Reason, Resolved, Role, Sent, Shared,
+    SyncHook, Tagged, Verdict, WorkerCounters,
     bucket::TokenBucket,
-    cache::{Cache, Servers, Tuple, Way},
+    cache::{Servers, Tuple, Way},
     forward::{Hot, reopens},
     frame::Frame,
+    prepare::{Prepared, Trail},
     slab::Place,
     stale::{Lookout, StaleSender},
 };
@@ -34,20 +31,29 @@ const ANSWERS_BURST: u64 = 100;
 
 /// How far apart the identifications of outer packets start from worker to worker.
 const OUTER_ID_STEP: u16 = (u16::MAX as usize / crate::WORKERS_MAX) as u16;
-/// Frames that are prepared at once; more are handled without.
-const PREPARE_MAX: usize = 64;
 
-/// Decides what happens to the frames of one queue. Owns its cache of hot flows; shares the rest.
+/// Decides what happens to the frames of one queue. Owns its cache of servers; shares the rest.
 #[derive(Debug)]
 pub struct Worker<H> {
-    cache: Cache,
+    // Their handles cost a look at one pointer as long as nothing was replaced.
+    config: Cache<Arc<ArcSwap<Config>>, Arc<Config>>,
+    hops: Cache<Arc<ArcSwap<NextHops>>, Arc<NextHops>>,
+    desk: Desk<H>,
+}
+
+/// A worker without what it sees.
+#[derive(Debug)]
+struct Desk<H> {
+    prepared: Prepared,
+    /// What was prepared for the packet at hand.
+    trail: Option<Trail>,
     servers: Servers,
     /// Points at the connection of the packet at hand.
     connection: Connection,
     core: Core<H>,
 }
 
-/// A worker without its cache.
+/// A worker without what it knows of the packet at hand.
 #[derive(Debug)]
 pub(crate) struct Core<H> {
     pub(crate) index: usize,
@@ -92,13 +98,16 @@ where
             discard_questions_until_ns: 0,
             counters: Arc::default(),
         };
-        Self { cache: Cache::new(), servers: Servers::new(), connection, core }
+        let (config, hops) = (Arc::clone(&core.shared.config), Arc::clone(&core.shared.next_hops));
+        let (prepared, servers) = (Prepared::new(), Servers::new());
+        let desk = Desk { prepared, trail: None, servers, connection, core };
+        Self { config: Cache::new(config), hops: Cache::new(hops), desk }
     }
 
     /// After a gap in the driver's loop: ARP and neighbour solicitations handed in before `until_ns`
     /// are not answered, because they may have waited while another node took over.
     pub fn discard_questions_until(&mut self, until_ns: u64) {
-        self.core.discard_questions_until_ns = until_ns;
+        self.desk.core.discard_questions_until_ns = until_ns;
     }
 
     /// Handles the frame of `len` bytes at `start` of `buffer`, received on interface `port`.
@@ -114,16 +123,16 @@ where
         (start, len): (usize, usize),
         actions: &mut Actions,
     ) -> Verdict {
-        self.core.counters.count_received();
-        let config = self.core.shared.config.load();
-        let hops = self.core.shared.next_hops.load();
-        let view = View { config: &config, hops: &hops };
-        let verdict = match received(&hops, port, buffer, (start, len)) {
+        let Self { config, hops, desk } = self;
+        let view = View { config: config.load(), hops: hops.load() };
+        desk.core.counters.count_received();
+        desk.trail = desk.prepared.next();
+        let verdict = match received(view.hops, port, buffer, (start, len)) {
             Ok((port, start, len)) => {
                 let mut frame = Frame::new(now_ns, port, buffer, start, len);
-                match self.decide(&mut frame, view, actions) {
+                match desk.decide(&mut frame, view, actions) {
                     Verdict::Transmit { port, start, len } => {
-                        to_send(&hops, port, buffer, (start, len))
+                        to_send(view.hops, port, buffer, (start, len))
                     }
                     dropped @ Verdict::Drop(_) => dropped,
                 }
@@ -131,7 +140,7 @@ where
             Err(reason) => Verdict::Drop(reason),
         };
         if let Verdict::Drop(reason) = verdict {
-            self.core.counters.count_dropped(reason);
+            desk.core.counters.count_dropped(reason);
         }
         verdict
     }
@@ -139,41 +148,24 @@ where
     /// Brings near what the frames of a burst will need, before they are handled one by one: what
     /// each waits for in memory is fetched for all of them at the same time.
     ///
-    /// Only reads; a frame that is left out, or is another by the time it is handled, costs time.
-    pub fn prepare<'a>(&self, frames: impl Iterator<Item = &'a [u8]>) {
-        let table = &self.core.shared.table;
-        let config = self.core.shared.config.load();
-        let mut hashes = [(0, false); PREPARE_MAX];
-        let mut count = 0;
-        for (place, tuple) in hashes.iter_mut().zip(frames.filter_map(peek)) {
-            *place = match config.address(tuple.dst) {
-                Some(Address { kind: AddressKind::Vip, .. }) => (table.hash(&tuple.key()), false),
-                _ => (table.hash(&tuple.reply_key()), true),
-            };
-            count += 1;
-        }
-        let hashes = &hashes[..count];
-        // The loads do not depend on each other, so the processor has many under way at once; it
-        // must not find out that nobody asked for the sums.
-        let sum = |touch: &dyn Fn(u64, bool) -> u64| {
-            hashes.iter().fold(0, |sum: u64, (hash, reply)| sum ^ touch(*hash, *reply))
-        };
-        black_box(sum(&|hash, reply| table.touch_index(hash, reply)));
-        black_box(sum(&|hash, reply| table.touch_slot(hash, reply)));
+    /// Handle them in this order. Only reads; a frame that is left out, or is another by the time it
+    /// is handled, costs time.
+    pub fn prepare<'a>(&mut self, frames: impl Iterator<Item = &'a [u8]>) {
+        let Desk { prepared, core, .. } = &mut self.desk;
+        prepared.prepare(frames, self.config.load(), &core.shared.table);
     }
 
     /// Counters of this worker, for whoever reads them.
     #[must_use]
     pub fn counters(&self) -> Arc<WorkerCounters> {
-        Arc::clone(&self.core.counters)
+        Arc::clone(&self.desk.core.counters)
     }
+}
 
-    /// Packets whose flow was found in the worker's own cache.
-    #[must_use]
-    pub fn cache_hits(&self) -> u64 {
-        self.cache.hits
-    }
-
+impl<H> Desk<H>
+where
+    H: SyncHook,
+{
     fn decide(&mut self, frame: &mut Frame<'_>, view: View<'_>, actions: &mut Actions) -> Verdict {
         let parsed = match parse(frame.received()) {
             Ok(parsed) => parsed,
@@ -213,27 +205,16 @@ where
         let Some(tuple) = Tuple::of_packet(packet) else {
             return self.core.handle_other(frame, packet, view, actions);
         };
-        let (generation, connection) = (view.config.generation(), &mut self.connection);
-        let cached = self.cache.find(&tuple, generation).filter(|(way, place)| {
-            connection.point_at(*place);
-            connection.is_open() && !reopens(*way, packet)
-        });
-        let way = match cached {
-            Some((way, _)) => {
-                self.cache.hits += 1;
-                way
-            }
-            None => {
-                let found = self.core.look_up(frame, packet, tuple, view, connection, actions);
-                let way = match found {
-                    Ok(way) => way,
-                    Err(verdict) => return verdict,
-                };
-                self.cache.insert(tuple, way, connection.place(), generation);
-                way
-            }
+        let found = self.find(&tuple, packet, view);
+        let connection = &mut self.connection;
+        let known = found.and_then(|_| self.servers.find(connection.server(), view.config));
+        let (way, mut server) = match (found, known) {
+            (Some(way), Some(server)) => (way, Some(server)),
+            _ => match self.core.look_up(frame, packet, tuple, view, connection, actions) {
+                Ok(way) => (way, self.servers.find(connection.server(), view.config)),
+                Err(verdict) => return verdict,
+            },
         };
-        let mut server = self.servers.find(connection.server(), view.config);
         if way == Way::In
             && server.as_ref().is_some_and(|s| s.is_for_another(frame.received(), packet))
         {
@@ -249,6 +230,23 @@ where
             return Verdict::Drop(Reason::ServerRemoved);
         };
         self.core.carry(frame, packet, Hot { way, connection, server }, view, actions)
+    }
+
+    /// Points at the connection that a packet follows without a question if its server is known: an
+    /// open one, not to be replaced by what the packet opens. All others are looked up by the rules.
+    fn find(&mut self, tuple: &Tuple, packet: &Packet, view: View<'_>) -> Option<Way> {
+        let table = &self.core.shared.table;
+        let of_tuple = || Trail::of(tuple, view.config, table);
+        let Trail { way, hash } = self.trail.or_else(of_tuple)?;
+        if reopens(way, packet) {
+            return None;
+        }
+        let place = match way {
+            Way::In => table.locate_at(hash, &tuple.key()),
+            Way::Out => table.locate_reply_at(hash, &tuple.reply_key()),
+        };
+        self.connection.point_at(place?);
+        self.connection.is_to_follow().then_some(way)
     }
 }
 
@@ -279,27 +277,6 @@ fn to_send(hops: &NextHops, port: u16, buffer: &mut [u8], (start, len): (usize, 
         Ok((start, len)) => Verdict::Transmit { port: trunk, start, len },
         Err(_) => Verdict::Drop(Reason::NoSpace),
     }
-}
-
-/// The tuple of a frame that looks like TCP or UDP over IPv4 without options, unchecked.
-fn peek(frame: &[u8]) -> Option<Tuple> {
-    // Behind a tag everything but the addresses comes four octets later.
-    let frame = if vlan_of(frame).is_some() { frame.get(4..)? } else { frame };
-    let header: &[u8; 38] = frame.first_chunk()?;
-    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    let addr = |at: usize| Ipv4Addr::from_bits(u32::from(word(at)) << 16 | u32::from(word(at + 2)));
-    let protocol = match header[23] {
-        6 => Protocol::Tcp,
-        17 => Protocol::Udp,
-        _ => return None,
-    };
-    (word(12) == 0x0800 && header[14] == 0x45).then(|| Tuple {
-        protocol,
-        src: addr(26).into(),
-        src_port: word(34),
-        dst: addr(30).into(),
-        dst_port: word(36),
-    })
 }
 
 pub(crate) fn reason_of(error: ParseError) -> Reason {

@@ -444,3 +444,35 @@ proptest::proptest! {
         proptest::prop_assert_eq!((counters.received(), sent + dropped), (count, count));
     }
 }
+
+/// Frames of a burst are what the driver saw in shared memory: what was prepared is a hint.
+#[test]
+fn what_was_prepared_never_decides_where_a_packet_goes() {
+    let answer = |flags| tcp((NAT_1, BACK), "198.18.1.21:80", "198.18.0.2:4001", 64, flags);
+    let burst = [
+        (0, from_client(4000, 80, SYN)),
+        (0, from_client(4001, 8080, SYN)),
+        (1, answer(SYN_ACK)),
+        (0, from_client(4002, 80, SYN)),
+        (0, from_client(4000, 80, ACK)),
+        (0, vec![0; 20]),
+        (0, from_client(4001, 8080, ACK)),
+        (0, from_client(4002, 80, ACK)),
+        (0, from_client(4003, 80, ACK)),
+    ];
+    let frames: Vec<&[u8]> = burst.iter().map(|(_, frame)| &frame[..]).collect();
+    let mut backwards = frames.clone();
+    backwards.reverse();
+    let same = vec![frames[4]; 64];
+    let mut first = None;
+    for prepared in [&[][..], &frames[..], &backwards[..], &frames[1..], &same[..]] {
+        let mut lab = Lab::new();
+        let mut outcomes = Vec::new();
+        for _ in 0..3 {
+            lab.worker.prepare(prepared.iter().copied());
+            outcomes.extend(burst.iter().map(|(port, frame)| lab.handle(*port, frame)));
+        }
+        let seen = (outcomes, lab.log.take());
+        assert_eq!(first.get_or_insert_with(|| seen.clone()), &seen, "{} prepared", prepared.len());
+    }
+}

@@ -1,11 +1,11 @@
 //! Watches the packet path and marks what the policy wants copied.
 //!
-//! Guarantees: a packet costs one look at the configuration and the policy's arithmetic; the lock
+//! Guarantees: a packet costs the policy's arithmetic; the lock
 //! of one shard is taken only when a key is marked, and nothing in there waits for a peer.
 
 use std::sync::Arc;
 
-use steadfast_dataplane::{Connection, Gone, Removal, Shared, State, SyncHook, Template};
+use steadfast_dataplane::{Carried, Connection, Gone, Removal, Shared, State, SyncHook, Template};
 use steadfast_model::GroupId;
 
 use crate::{
@@ -34,17 +34,8 @@ impl ReplicationHook {
 }
 
 impl SyncHook for ReplicationHook {
-    fn forwarded(
-        &self,
-        connection: &Connection,
-        old: State,
-        new: State,
-        in_pkts: u64,
-        now_ns: u64,
-    ) {
-        let config = self.shared.config.load();
-        // A service that is gone has no peers to tell: its connections end.
-        let Some((service, _)) = config.server(connection.server()) else { return };
+    fn forwarded(&self, carried: &Carried<'_>) {
+        let Carried { connection, old, new, in_pkts, now_ns, service, config } = *carried;
         let packet =
             Packet { old, new, in_pkts, now_ns, timeout_ns: service.spec.timeouts.of_ns(new) };
         // UDP asks with its first datagram alone, which anybody can send.
@@ -57,13 +48,12 @@ impl SyncHook for ReplicationHook {
         }
     }
 
-    fn replied(&self, connection: &Connection, old: State, new: State, _now_ns: u64) {
+    fn replied(&self, carried: &Carried<'_>) {
+        let Carried { connection, old, new, service, config, .. } = *carried;
         // IPVS never looks at replies, but one may be what establishes a connection.
         if !new.is_established() || old == new {
             return;
         }
-        let config = self.shared.config.load();
-        let Some((service, _)) = config.server(connection.server()) else { return };
         if service.spec.sync.on_established
             || !config.is_derivable(connection.server(), &connection.key())
         {

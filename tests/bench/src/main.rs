@@ -98,14 +98,12 @@ fn row(part: &str, mode: &str, number: u64, quick: bool) -> anyhow::Result<()> {
         if forwarding == Forwarding::Nat { &[Way::In, Way::Out] } else { &[Way::In] };
     for way in ways {
         for draw in [Draw::Uniform, Draw::Zipf] {
-            let figure = world.established(draw, *way, flows, packets)?;
-            fields.push(format!("{:.1}", figure.ns));
-            fields.push(format!("{:.1}", figure.hits));
+            fields.push(format!("{:.1}", world.established(draw, *way, flows, packets)?));
         }
     }
-    fields.push(format!("{:.0}", world.opening(flows, new)?.ns));
+    fields.push(format!("{:.0}", world.opening(flows, new)?));
     let cycle = world.cycle(flows + new, new)?;
-    fields.push(format!("{:.0}", 1e9 / cycle.ns));
+    fields.push(format!("{:.0}", 1e9 / cycle));
     println!("{}", fields.join("\t"));
     Ok(())
 }

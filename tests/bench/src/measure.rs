@@ -17,13 +17,6 @@ use crate::{
 /// Timers looked at per call, as in the daemon.
 const ADVANCE_BUDGET: usize = 4096;
 
-/// One figure: what it is, and nanoseconds per packet with cache hits in percent.
-#[derive(Clone, Copy, Debug)]
-pub(crate) struct Figure {
-    pub(crate) ns: f64,
-    pub(crate) hits: f64,
-}
-
 /// Times per packet, one for each turn of the ring. The lower quartile is what counts: a turn in
 /// which the machine did something else, or had its caches emptied by others, says nothing.
 #[derive(Debug, Default)]
@@ -85,10 +78,10 @@ impl World {
         way: Way,
         flows: u64,
         packets: usize,
-    ) -> anyhow::Result<Figure> {
+    ) -> anyhow::Result<f64> {
         self.set_peers()?;
         let mut drawer = Drawer::new(draw, flows, 11);
-        let (mut turns, mut handled, mut hits) = (Turns::default(), 0, 0);
+        let mut turns = Turns::default();
         // The first tenth warms the caches up.
         let warm = (packets / RING / 10).max(1);
         for round in 0..packets.div_ceil(RING) + warm {
@@ -97,31 +90,28 @@ impl World {
                 let flow = drawer.next();
                 self.put(place, flow, way, flags);
             }
-            let before = self.worker.cache_hits();
             let start = Instant::now();
             let sent = self.turn(way, RING);
             let elapsed = start.elapsed();
             ensure!(sent == RING, "{sent} of {RING} packets went out");
             if round >= warm {
                 turns.push(elapsed, RING);
-                handled += RING;
-                hits += self.worker.cache_hits() - before;
             }
         }
         let (waiting, overflows) = self.marks();
         ensure!(overflows == 0, "a lane of the dirty set overflowed");
         ensure!(way == Way::Out || packets < 10_000 || waiting > 0, "nothing was marked");
-        Ok(Figure { ns: turns.quartile_ns(), hits: 100.0 * hits as f64 / handled as f64 })
+        Ok(turns.quartile_ns())
     }
 
     /// Opening packets: nanoseconds per new connection.
-    pub(crate) fn opening(&mut self, from: u64, count: u64) -> anyhow::Result<Figure> {
+    pub(crate) fn opening(&mut self, from: u64, count: u64) -> anyhow::Result<f64> {
         self.set_peers()?;
-        Ok(Figure { ns: self.timed(from, count, SYN)?, hits: 0.0 })
+        self.timed(from, count, SYN)
     }
 
     /// Connections opened by SYN and ACK, reset, and expired: nanoseconds for all of it.
-    pub(crate) fn cycle(&mut self, from: u64, count: u64) -> anyhow::Result<Figure> {
+    pub(crate) fn cycle(&mut self, from: u64, count: u64) -> anyhow::Result<f64> {
         self.set_peers()?;
         let mut ns = 0.0;
         for flags in [SYN, ACK, RST] {
@@ -135,7 +125,7 @@ impl World {
         ns += start.elapsed().as_nanos() as f64 / count as f64;
         let gone = before - self.shared.table.len();
         ensure!(gone as u64 == count, "{gone} of {count} connections expired");
-        Ok(Figure { ns, hits: 0.0 })
+        Ok(ns)
     }
 
     fn timed(&mut self, from: u64, count: u64, flags: u8) -> anyhow::Result<f64> {

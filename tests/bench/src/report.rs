@@ -26,7 +26,7 @@ pub(crate) fn print(args: &Args) -> anyhow::Result<()> {
     }
     println!(
         "\nOne core. Packets are 64 bytes long, in a ring of 2048 frames of 4 KiB; times are \
-         nanoseconds per packet, the lower quartile of turns of the ring; `hits` are those of the worker's flow cache, in percent. \
+         nanoseconds per packet, the lower quartile of turns of the ring. There is no cache of flows: each packet is looked up. \
          Baselines of the same run: `parse` reads headers and checksum, `find` looks a key up in \
          the table. `grown` is the growth of resident memory per connection, `sized` what the \
          process had per place before the first connection."
@@ -58,10 +58,10 @@ fn part(
     numbers: &[u64],
 ) -> anyhow::Result<()> {
     println!(
-        "\n| {title} | mode | uniform | / parse | / find | hits | zipf 1.0 | hits | new | \
+        "\n| {title} | mode | uniform | / parse | / find | zipf 1.0 | new | \
          open and close per s | parse | find | grown B | sized B |"
     );
-    println!("|---|---|---|---|---|---|---|---|---|---|---|---|---|---|");
+    println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for number in numbers {
         for mode in modes {
             let fields = measure(args, part, mode, *number)?;
@@ -69,8 +69,8 @@ fn part(
             else {
                 continue;
             };
-            for (way, figures) in established.chunks(4).enumerate() {
-                let [uniform, hits, zipf, zipf_hits] = figures else { continue };
+            for (way, figures) in established.chunks(2).enumerate() {
+                let [uniform, zipf] = figures else { continue };
                 let name = match (*mode, way) {
                     ("nat", 0) => "NAT in",
                     ("nat", _) => "NAT out",
@@ -79,7 +79,7 @@ fn part(
                 let (to_parse, to_find) = (uniform / parse, uniform / find);
                 println!(
                     "| {number} | {name} | {uniform:.0} ns | {to_parse:.1} | {to_find:.1} | \
-                     {hits:.0} | {zipf:.0} ns | {zipf_hits:.0} | {new:.0} ns | {cycle:.0} | \
+                     {zipf:.0} ns | {new:.0} ns | {cycle:.0} | \
                      {parse:.0} ns | {find:.0} ns | {grown:.0} | {sized:.0} |"
                 );
             }

@@ -8,10 +8,10 @@ use std::{
 
 use etherparse::{PacketBuilder, TcpHeader};
 use steadfast_dataplane::{
-    Action, Actions, Config, ConfigSpec, Connection, ConnectionTable, Cursor, FlowKey, Forwarding,
-    Gone, GroupId, GroupSpec, Listen, NextHops, NextHopsSpec, Origin, PortSpec, Protocol, Reason,
-    Record, Removal, Replica, Role, Route, ServerId, ServerSpec, ServiceId, ServiceSpec, Shared,
-    State, SyncHook, TableOptions, Target, Unserved, Verdict, Worker,
+    Action, Actions, Carried, Config, ConfigSpec, Connection, ConnectionTable, Cursor, FlowKey,
+    Forwarding, Gone, GroupId, GroupSpec, Listen, NextHops, NextHopsSpec, Origin, PortSpec,
+    Protocol, Reason, Record, Removal, Replica, Role, Route, ServerId, ServerSpec, ServiceId,
+    ServiceSpec, Shared, State, SyncHook, TableOptions, Target, Unserved, Verdict, Worker,
 };
 use steadfast_packet::{ANSWER_LEN_MAX, gratuitous_arp};
 
@@ -71,12 +71,14 @@ impl Log {
 }
 
 impl SyncHook for Log {
-    fn forwarded(&self, c: &Connection, old: State, new: State, in_pkts: u64, _: u64) {
-        self.push(format!("forwarded {} {old}>{new} {in_pkts}", c.key().client_port));
+    fn forwarded(&self, carried: &Carried<'_>) {
+        let Carried { connection, old, new, in_pkts, .. } = carried;
+        self.push(format!("forwarded {} {old}>{new} {in_pkts}", connection.key().client_port));
     }
 
-    fn replied(&self, c: &Connection, old: State, new: State, _: u64) {
-        self.push(format!("replied {} {old}>{new}", c.key().client_port));
+    fn replied(&self, carried: &Carried<'_>) {
+        let Carried { connection, old, new, .. } = carried;
+        self.push(format!("replied {} {old}>{new}", connection.key().client_port));
     }
 
     fn created(&self, c: &Connection, _: u64) {

@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use steadfast_dataplane::{
-    Config, ConfigSpec, FlowKey, GroupId as Group, GroupSpec, Listen, NewConnection, Origin,
-    Protocol, Provenance, ServerId, ServerSpec, ServiceId, ServiceSpec, TableOptions, Timeouts,
-    Unserved,
+    Carried, Config, ConfigSpec, FlowKey, GroupId as Group, GroupSpec, Listen, NewConnection,
+    Origin, Protocol, Provenance, ServerId, ServerSpec, ServiceId, ServiceSpec, TableOptions,
+    Timeouts, Unserved,
 };
 use steadfast_model::NodeId;
 
@@ -65,6 +65,21 @@ fn flow(shared: &Shared, port: u16) -> Connection {
     shared.table.insert(connection, &Timeouts::default(), &mut Vec::new()).unwrap()
 }
 
+/// A datagram of a flow went out.
+fn forwarded(shared: &Shared, hook: &ReplicationHook, flow: &Connection, in_pkts: u64, now: u64) {
+    let config = shared.config.load();
+    let (service, _) = config.server(flow.server()).unwrap();
+    hook.forwarded(&Carried {
+        connection: flow,
+        old: State::Udp,
+        new: State::Udp,
+        in_pkts,
+        now_ns: now,
+        service,
+        config: &config,
+    });
+}
+
 #[test]
 fn first_datagrams_are_copied_within_the_budget_of_their_service() {
     let (shared, dirty) = (shared(), Arc::new(DirtySet::new()));
@@ -82,7 +97,7 @@ fn first_datagrams_are_copied_within_the_budget_of_their_service() {
     };
     let first_of = |ports: std::ops::Range<u16>, now| {
         for port in ports {
-            hook.forwarded(&flow(&shared, port), State::Udp, State::Udp, 1, now);
+            forwarded(&shared, &hook, &flow(&shared, port), 1, now);
         }
     };
     first_of(1_000..5_000, 100 * SECOND);
@@ -91,7 +106,7 @@ fn first_datagrams_are_copied_within_the_budget_of_their_service() {
     assert_eq!(waiting(&dirty), 200, "so many in a second");
     // A flow that goes on is copied by its packets, whatever others do.
     let flow = flow(&shared, 6_000);
-    hook.forwarded(&flow, State::Udp, State::Udp, 3, 101 * SECOND);
+    forwarded(&shared, &hook, &flow, 3, 101 * SECOND);
     assert_eq!(waiting(&dirty), 1);
 }
 

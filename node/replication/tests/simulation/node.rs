@@ -3,8 +3,9 @@
 use std::{collections::BTreeMap, net::IpAddr, sync::Arc};
 
 use steadfast_dataplane::{
-    Class, Config, ConfigSpec, Connection, FlowKey, Listen, NewConnection, Protocol, Provenance,
-    Record, Removal, ServerSpec, ServiceSpec, Shared, State, SyncHook, TableOptions, Timeouts,
+    Carried, Class, Config, ConfigSpec, Connection, FlowKey, Listen, NewConnection, Protocol,
+    Provenance, Record, Removal, ServerSpec, ServiceSpec, Shared, State, SyncHook, TableOptions,
+    Timeouts,
 };
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
 use steadfast_replication::{
@@ -171,7 +172,18 @@ impl Node {
         let count = connection.count_in(0);
         let gone = self.shared.table.changed(connection, &Timeouts::default());
         assert!(gone.is_none(), "the tables are large enough");
-        self.hook.forwarded(connection, old, state, count, now);
+        let config = self.shared.config.load();
+        // A service that is gone has no peers to tell.
+        let Some((service, _)) = config.server(connection.server()) else { return };
+        self.hook.forwarded(&Carried {
+            connection,
+            old,
+            new: state,
+            in_pkts: count,
+            now_ns: now,
+            service,
+            config: &config,
+        });
     }
 
     pub(crate) fn find(&self, group: GroupId, port: u16) -> Option<Connection> {

@@ -1,0 +1,101 @@
+//! Bringing near what the frames of a burst will need, before they are handled one by one.
+//!
+//! Guarantees: only reads; what is noted of a frame is where to look, not what is there, and nothing
+//! is found there that has not the packet's own key. A frame that is left out, or is another by the
+//! time it is handled, costs time.
+
+use std::{hint::black_box, net::Ipv4Addr};
+
+use steadfast_packet::vlan_of;
+
+use crate::{
+    Address, AddressKind, Config, ConnectionTable, Protocol,
+    cache::{Tuple, Way},
+};
+
+/// Frames that are prepared at once; more are handled without.
+const PREPARE_MAX: usize = 64;
+
+/// Where to look for the connection of a packet.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Trail {
+    pub(crate) way: Way,
+    pub(crate) hash: u64,
+}
+
+/// What was prepared, by the place of the frame in its burst.
+#[derive(Debug)]
+pub(crate) struct Prepared {
+    trails: [Option<Trail>; PREPARE_MAX],
+    count: usize,
+    /// The next frame.
+    at: usize,
+}
+
+impl Prepared {
+    pub(crate) fn new() -> Self {
+        Self { trails: [None; PREPARE_MAX], count: 0, at: 0 }
+    }
+
+    /// Looks at the frames of a burst.
+    pub(crate) fn prepare<'a>(
+        &mut self,
+        frames: impl Iterator<Item = &'a [u8]>,
+        config: &Config,
+        table: &ConnectionTable,
+    ) {
+        (self.count, self.at) = (0, 0);
+        for (place, frame) in self.trails.iter_mut().zip(frames) {
+            *place = peek(frame).and_then(|tuple| Trail::of(&tuple, config, table));
+            self.count += 1;
+        }
+        let trails = || self.trails[..self.count].iter().flatten().copied();
+        // The loads do not depend on each other, so the processor has many under way at once; it
+        // must not find out that nobody asked for the sums.
+        black_box(trails().fold(0, |sum, trail| sum ^ table.touch_index(trail)));
+        black_box(trails().fold(0, |sum, trail| sum ^ table.touch_slot(trail)));
+    }
+
+    /// What was noted of the next frame.
+    pub(crate) fn next(&mut self) -> Option<Trail> {
+        let noted = self.trails[..self.count].get(self.at).copied().flatten();
+        self.at = self.at.saturating_add(1);
+        noted
+    }
+}
+
+impl Trail {
+    /// Where the connection of a packet with this tuple would be; none: there can be none.
+    pub(crate) fn of(tuple: &Tuple, config: &Config, table: &ConnectionTable) -> Option<Self> {
+        match config.address(tuple.dst) {
+            Some(Address { kind: AddressKind::Vip, .. }) => {
+                Some(Self { way: Way::In, hash: table.hash(&tuple.key()) })
+            }
+            Some(Address { kind: AddressKind::Gateway, .. }) => None,
+            Some(Address { kind: AddressKind::Local, .. }) | None => {
+                Some(Self { way: Way::Out, hash: table.hash_reply(&tuple.reply_key()) })
+            }
+        }
+    }
+}
+
+/// The tuple of a frame that looks like TCP or UDP over IPv4 without options, unchecked.
+fn peek(frame: &[u8]) -> Option<Tuple> {
+    // Behind a tag everything but the addresses comes four octets later.
+    let frame = if vlan_of(frame).is_some() { frame.get(4..)? } else { frame };
+    let header: &[u8; 38] = frame.first_chunk()?;
+    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+    let addr = |at: usize| Ipv4Addr::from_bits(u32::from(word(at)) << 16 | u32::from(word(at + 2)));
+    let protocol = match header[23] {
+        6 => Protocol::Tcp,
+        17 => Protocol::Udp,
+        _ => return None,
+    };
+    (word(12) == 0x0800 && header[14] == 0x45).then(|| Tuple {
+        protocol,
+        src: addr(26).into(),
+        src_port: word(34),
+        dst: addr(30).into(),
+        dst_port: word(36),
+    })
+}
