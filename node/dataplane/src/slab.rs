@@ -35,7 +35,7 @@ const ADDR_WORDS: usize = 6;
 /// Words of the local address of a slot.
 const LOCAL_WORDS: usize = 2;
 
-/// Hot words: generation 32, families 8, synced state 8, flags 8, state 8.
+/// Hot words: generation 32, families and more flags 8, synced state 8, flags 8, state 8.
 pub(crate) const WORD: usize = 0;
 /// IPv4 client 32, VIP 32.
 const ADDRS: usize = 1;
@@ -80,8 +80,6 @@ pub(crate) const BOUND: u64 = 1 << 13;
 pub(crate) const COUNTED: u64 = 1 << 14;
 /// Opened in its middle, where the hash said, and nothing proves yet that it is a conversation.
 pub(crate) const ADOPTED: u64 = 1 << 15;
-/// A template counts it.
-pub(crate) const CONTROLLED: u64 = 1 << 16;
 /// The addresses that are IPv6.
 const CLIENT6: u64 = 1 << 24;
 const VIP6: u64 = 1 << 25;
@@ -89,9 +87,14 @@ const SERVER6: u64 = 1 << 26;
 const LOCAL6: u64 = 1 << 27;
 /// It has a local address.
 const HAS_LOCAL: u64 = 1 << 28;
+/// A template counts it.
+pub(crate) const CONTROLLED: u64 = 1 << 29;
 
 /// Where the synced state is in [`WORD`].
 pub(crate) const SYNCED_SHIFT: u32 = 16;
+
+/// What stays of [`WORD`] when a connection learns its server: all but generation and addresses.
+pub(crate) const KEPT: u64 = 0xff_ffff & !SUPERSEDED | CONTROLLED;
 
 /// A slot and who was in it: what it says is nonsense once the generation has moved on.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]

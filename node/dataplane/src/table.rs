@@ -262,7 +262,7 @@ impl ConnectionTable {
             self.replies.rewriting(|| {
                 let word = self.close(slot);
                 let bits = self.slab.write(slot, &record);
-                self.open(slot, word & 0xff_ffff & !slab::SUPERSEDED | bits)
+                self.open(slot, word & slab::KEPT | bits)
             })
         });
         self.unbound.fetch_sub(1, Ordering::Relaxed);
