@@ -17,7 +17,7 @@ use std::{
 };
 
 use crate::{
-    Class, Forwarding, GroupId, Local, Origin, ServerId, ServiceId, State,
+    Class, Deltas, Forwarding, GroupId, Local, Origin, ServerId, ServiceId, State,
     slab::{self, Place, Slab},
 };
 pub use steadfast_packet::Protocol;
@@ -186,6 +186,8 @@ pub struct NewConnection {
     pub adopted: bool,
     /// Snapshot generation that confirms it.
     pub snapshot: u64,
+    /// How the numbers of its two sides differ.
+    pub deltas: Option<Deltas>,
     /// A template counts it.
     pub(crate) controlled: bool,
 }
@@ -232,6 +234,7 @@ impl NewConnection {
             adopted: false,
             controlled: false,
             snapshot: 0,
+            deltas: None,
         }
     }
 
@@ -366,6 +369,12 @@ impl Connection {
     #[must_use]
     pub fn local(&self) -> Option<Local> {
         self.slab.local(self.place.slot)
+    }
+
+    /// How the numbers of its two sides differ, if they do.
+    #[must_use]
+    pub fn deltas(&self) -> Option<Deltas> {
+        (self.word() & slab::HAS_DELTAS != 0).then(|| self.slab.deltas(self.place.slot))
     }
 
     /// The service it belongs to.

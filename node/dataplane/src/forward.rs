@@ -7,8 +7,8 @@ use steadfast_packet::{
 };
 
 use crate::{
-    Action, Actions, Connection, Direction, FlowKey, Forwarding, Hop, Local, Reason, Removal,
-    Resolved, Sent, ServiceId, State, SyncHook, Target, Verdict,
+    Action, Actions, Connection, Deltas, Direction, FlowKey, Forwarding, Hop, Local, Reason,
+    Removal, Resolved, Sent, ServiceId, State, SyncHook, Target, Verdict,
     cache::{HotServer, Tuple, Way},
     frame::Frame,
     too_big::way_room,
@@ -32,6 +32,7 @@ pub(crate) struct Path {
     pub(crate) key: FlowKey,
     /// Of full-NAT.
     pub(crate) local: Option<Local>,
+    pub(crate) deltas: Option<Deltas>,
     pub(crate) service: ServiceId,
 }
 
@@ -50,6 +51,7 @@ where
     ) -> Verdict {
         let connection = hot.connection;
         let (target, key, local) = (connection.target(), connection.key(), connection.local());
+        let deltas = connection.deltas();
         // What was read is true if it lives now: one that another worker has ended since it was
         // found leads nowhere.
         if connection.is_dead() {
@@ -79,7 +81,7 @@ where
             self.translate_reply(frame, packet, (hot.way, &key, &target), hot.server);
         }
         let (way, service) = (hot.way, connection.service());
-        let path = Path { way, target, key, local, service };
+        let path = Path { way, target, key, local, deltas, service };
         if let Err(verdict) = self.put_on_way(frame, packet, &path, &hop, view) {
             return verdict;
         }
@@ -97,7 +99,7 @@ where
         hop: &Hop,
         view: View<'_>,
     ) -> Result<(), Verdict> {
-        let Path { way, target, key, local, service } = path;
+        let Path { way, target, key, local, deltas, service } = path;
         //= Linux ip_vs_xmit.c, decrement_ttl(): in every forwarding method, DR too
         if !decrement_ttl(frame.bytes(), packet) {
             return Err(Verdict::Drop(Reason::TtlExceeded));
@@ -112,6 +114,9 @@ where
             return Err(self.refuse_too_big(frame, packet, teller, room, view));
         }
         self.clamp_mss(frame, packet, *service, room, view);
+        if let Some(deltas) = deltas {
+            deltas.shift(frame, packet, *way).map_err(Verdict::Drop)?;
+        }
         match (target.forwarding, way) {
             (Forwarding::Dr, _) | (Forwarding::Tunnel(_), Way::Out) => {}
             (Forwarding::Nat, Way::In) => {

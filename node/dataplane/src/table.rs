@@ -24,9 +24,9 @@ use std::{
 use siphasher::sip::SipHasher13;
 
 use crate::{
-    Class, Config, Connection, FlowKey, Gone, GroupId, Groups, NewConnection, Origin, Provenance,
-    Record, ReplyKey, Role, ServerId, ServerLoad, ServiceId, State, Target, Template, Templates,
-    Timeouts,
+    Class, Config, Connection, Deltas, FlowKey, Gone, GroupId, Groups, NewConnection, Origin,
+    Provenance, Record, ReplyKey, Role, ServerId, ServerLoad, ServiceId, State, Target, Template,
+    Templates, Timeouts,
     index::Index,
     ledger::{Entry, Ledger},
     slab::{self, Place, Slab},
@@ -98,6 +98,8 @@ pub struct Replica {
     pub donated: bool,
     /// Snapshot generation it belongs to; see [`ConnectionTable::sweep`].
     pub snapshot: u64,
+    /// How the numbers of its two sides differ.
+    pub deltas: Option<Deltas>,
 }
 
 /// What became of a replica.
@@ -267,6 +269,20 @@ impl ConnectionTable {
         });
         self.unbound.fetch_sub(1, Ordering::Relaxed);
         Some(connection)
+    }
+
+    /// Notes how the numbers of a connection's two sides differ, once; nothing when it is gone.
+    /// Whoever sets others while packets pass has some of them shifted by a mixture.
+    pub fn set_deltas(&self, connection: &Connection, deltas: &Deltas) {
+        if deltas.is_none() || connection.deltas() == Some(*deltas) {
+            return;
+        }
+        let _ledger = self.ledger();
+        if !connection.is_dead() {
+            let place = connection.place();
+            self.slab.write_deltas(place.slot, deltas);
+            self.slab.update(place, |word| Some(word | slab::HAS_DELTAS));
+        }
     }
 
     /// What a server carries.
@@ -641,6 +657,9 @@ impl ConnectionTable {
             Provenance::Replica => 0,
             Provenance::Donated => slab::DONATED,
         };
+        if let Some(deltas) = &new.deltas {
+            self.slab.write_deltas(slot, deltas);
+        }
         if new.counted {
             self.sources.add(self.source(record.service, record.key.client));
         }
@@ -649,6 +668,7 @@ impl ConnectionTable {
             (new.counted, slab::COUNTED),
             (new.adopted, slab::ADOPTED),
             (new.controlled, slab::CONTROLLED),
+            (new.deltas.is_some(), slab::HAS_DELTAS),
         ];
         let flags = flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag);
         self.open(slot, bits | from | flags | new.state as u64)

@@ -5,7 +5,7 @@
 
 use std::sync::Arc;
 
-use steadfast_dataplane::{Connection, Gone, Removal, Shared, State, SyncHook, Template};
+use steadfast_dataplane::{Config, Connection, Gone, Removal, Shared, State, SyncHook, Template};
 use steadfast_model::GroupId;
 
 use crate::{
@@ -26,6 +26,12 @@ impl ReplicationHook {
     #[must_use]
     pub fn new(shared: Arc<Shared>, dirty: Arc<DirtySet>) -> Self {
         Self { shared, dirty }
+    }
+
+    /// No other node could find out where it goes, and by which numbers.
+    fn deviates(config: &Config, connection: &Connection) -> bool {
+        connection.deltas().is_some()
+            || !config.is_derivable(connection.server(), &connection.key())
     }
 
     fn mark(&self, connection: &Connection) {
@@ -49,7 +55,7 @@ impl SyncHook for ReplicationHook {
             Packet { old, new, in_pkts, now_ns, timeout_ns: service.spec.timeouts.of_ns(new) };
         // UDP asks with its first datagram alone, which anybody can send.
         let deviating = || {
-            !config.is_derivable(connection.server(), &connection.key())
+            Self::deviates(&config, connection)
                 && (new != State::Udp || service.take_first_copy(now_ns))
         };
         if policy::wants(&service.spec.sync, &packet, connection, deviating) {
@@ -64,9 +70,7 @@ impl SyncHook for ReplicationHook {
         }
         let config = self.shared.config.load();
         let Some((service, _)) = config.server(connection.server()) else { return };
-        if service.spec.sync.on_established
-            || !config.is_derivable(connection.server(), &connection.key())
-        {
+        if service.spec.sync.on_established || Self::deviates(&config, connection) {
             self.mark(connection);
         }
     }
