@@ -16,7 +16,7 @@ use std::{
 };
 
 use crate::{
-    Class, Forwarding, GroupId, Local, Origin, ServerId, ServiceId, State,
+    Class, Deltas, Forwarding, GroupId, Local, Origin, ServerId, ServiceId, State,
     sip::sip13,
     slab::{self, Ends, Place, Slab},
 };
@@ -188,6 +188,8 @@ pub struct NewConnection {
     pub adopted: bool,
     /// Snapshot generation that confirms it.
     pub snapshot: u64,
+    /// How the numbers of its two sides differ.
+    pub deltas: Option<Deltas>,
     /// A template counts it.
     pub(crate) controlled: bool,
 }
@@ -234,6 +236,7 @@ impl NewConnection {
             adopted: false,
             controlled: false,
             snapshot: 0,
+            deltas: None,
         }
     }
 
@@ -373,6 +376,12 @@ impl Connection {
     /// Client, server and what is between them.
     pub(crate) fn ends(&self) -> Ends<'_> {
         self.slab.ends(self.place.slot)
+    }
+
+    /// How the numbers of its two sides differ, if they do.
+    #[must_use]
+    pub fn deltas(&self) -> Option<Deltas> {
+        self.ends().deltas()
     }
 
     /// The service it belongs to.

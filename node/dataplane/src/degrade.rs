@@ -89,7 +89,7 @@ where
         let verdict = self.send_alone(
             frame,
             packet,
-            &Path { way, target, key, local: None, service: service.spec.id },
+            &Path { way, target, key, local: None, deltas: None, service: service.spec.id },
             view,
             actions,
         );
@@ -128,7 +128,7 @@ where
         if (target.addr, target.port) != (src, src_port) {
             return None;
         }
-        let path = Path { way: Way::Out, target, key, local: None, service: spec.id };
+        let path = Path { way: Way::Out, target, key, local: None, deltas: None, service: spec.id };
         let verdict = self.send_alone(frame, packet, &path, view, actions);
         if let (Verdict::Transmit { .. }, Some(counters)) = (verdict, service.counters(server)) {
             counters.count_out(self.index, packet.len());

@@ -7,8 +7,8 @@ use steadfast_packet::{
 };
 
 use crate::{
-    Action, Actions, Carried, Config, Connection, Direction, FlowKey, Forwarding, Hop, Local,
-    Reason, Removal, Resolved, Sent, ServiceId, State, SyncHook, Target, Verdict,
+    Action, Actions, Carried, Config, Connection, Deltas, Direction, FlowKey, Forwarding, Hop,
+    Local, Reason, Removal, Resolved, Sent, ServiceId, State, SyncHook, Target, Verdict,
     cache::{HotServer, Tuple, Way},
     frame::Frame,
     too_big::way_room,
@@ -32,6 +32,7 @@ pub(crate) struct Path {
     pub(crate) key: FlowKey,
     /// Of full-NAT.
     pub(crate) local: Option<Local>,
+    pub(crate) deltas: Option<Deltas>,
     pub(crate) service: ServiceId,
 }
 
@@ -51,6 +52,7 @@ where
         let connection = hot.connection;
         let ends = connection.ends();
         let (target, key, local) = (ends.target(), ends.key(), ends.local());
+        let deltas = ends.deltas();
         // What was read is true if it lives now: one that another worker has ended since it was
         // found leads nowhere.
         if connection.is_dead() {
@@ -78,7 +80,7 @@ where
         }
         // The connection says so too, but in memory that packets need not touch.
         let (way, service) = (hot.way, hot.server.service.spec.id);
-        let path = Path { way, target, key, local, service };
+        let path = Path { way, target, key, local, deltas, service };
         if let Err(verdict) = self.put_on_way(frame, packet, &path, &hop, view) {
             return verdict;
         }
@@ -96,7 +98,7 @@ where
         hop: &Hop,
         view: View<'_>,
     ) -> Result<(), Verdict> {
-        let Path { way, target, key, local, service } = path;
+        let Path { way, target, key, local, deltas, service } = path;
         //= Linux ip_vs_xmit.c, decrement_ttl(): in every forwarding method, DR too
         if !decrement_ttl(frame.bytes(), packet) {
             return Err(Verdict::Drop(Reason::TtlExceeded));
@@ -111,6 +113,9 @@ where
             return Err(self.refuse_too_big(frame, packet, teller, room, view));
         }
         self.clamp_mss(frame, packet, *service, room, view);
+        if let Some(deltas) = deltas {
+            deltas.shift(frame, packet, *way).map_err(Verdict::Drop)?;
+        }
         match (target.forwarding, way) {
             (Forwarding::Dr, _) | (Forwarding::Tunnel(_), Way::Out) => {}
             (Forwarding::Nat, Way::In) => {

@@ -103,6 +103,7 @@ where
         actions: &mut Actions,
     ) -> Verdict {
         let (target, key, local) = (connection.target(), connection.key(), connection.local());
+        let deltas = connection.deltas();
         if connection.is_dead() {
             return Verdict::Drop(Reason::ConnectionGone);
         }
@@ -118,6 +119,9 @@ where
         if packet.len() > way_room(&hop, &target, way) {
             // An error about an error is never sent (RFC 1122 section 3.2.2).
             return Verdict::Drop(Reason::TooBig);
+        }
+        if let Some(deltas) = deltas {
+            deltas.shift_error(frame, packet, error, way);
         }
         match (target.forwarding, way) {
             (Forwarding::Dr, _) | (Forwarding::Tunnel(_), Way::Out) => {}

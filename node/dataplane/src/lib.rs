@@ -16,6 +16,7 @@ mod config;
 mod connection;
 mod counters;
 mod degrade;
+mod deltas;
 mod estimator;
 mod fast;
 mod follow;
@@ -70,6 +71,7 @@ pub use connection::{
     Connection, FlowKey, Gone, NewConnection, Protocol, Provenance, Record, ReplyKey, Target,
 };
 pub use counters::{FlowCounters, FlowTotals, Sent, WORKERS_MAX, WorkerCounters};
+pub use deltas::Deltas;
 pub use estimator::{ESTIMATE_EVERY, Estimators, FlowRates};
 pub use fragments::{FRAGMENT_TIMEOUT_NS, FRAGMENTED_MAX};
 pub use group::{GroupState, Groups, Role};

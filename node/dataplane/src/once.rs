@@ -79,7 +79,7 @@ where
             Ok(hop) => hop,
             Err(reason) => return Verdict::Drop(reason),
         };
-        let path = Path { way, target, key, local: None, service: service.spec.id };
+        let path = Path { way, target, key, local: None, deltas: None, service: service.spec.id };
         if let Err(verdict) = self.put_on_way(frame, packet, &path, &hop, view) {
             return verdict;
         }

@@ -227,6 +227,7 @@ fn copy_into(table: &ConnectionTable, connection: &Connection, config: &crate::C
         assured: connection.is_assured(),
         adopted: connection.is_adopted(),
         snapshot: u64::from(connection.snapshot()),
+        deltas: connection.deltas(),
         ..NewConnection::new(record, state, connection.provenance(), connection.last_seen_ns())
     };
     let is_superseded = connection.is_superseded();

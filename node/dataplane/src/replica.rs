@@ -60,6 +60,9 @@ impl ConnectionTable {
                     return Applied::Kept;
                 }
                 Merge::Update => {
+                    if let Some(deltas) = &replica.deltas {
+                        self.set_deltas(&here, deltas);
+                    }
                     here.set_state(replica.state);
                     here.touch(now_ns);
                     self.confirm(&here, replica.snapshot);
@@ -168,6 +171,7 @@ impl Replica {
             in_pkts: self.in_pkts,
             assured: self.assured,
             snapshot: self.snapshot,
+            deltas: self.deltas,
             ..NewConnection::new(record, self.state, provenance, now_ns)
         }
     }

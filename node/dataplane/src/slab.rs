@@ -1,8 +1,9 @@
 //! The memory of all connections: words in two arrays, made at start.
 //!
 //! A connection's *hot* words fill one cache line and are all that its packets need; its *cold*
-//! words say what only a change needs. Addresses of IPv6, and the local ones of full-NAT, lie in chunks
-//! of their own, so that a node without them pays nothing.
+//! words say what only a change needs. Addresses of IPv6, the local ones of full-NAT, and how the
+//! numbers of the two sides differ, lie in chunks of their own, so that a node without them pays
+//! nothing.
 //!
 //! Guarantees: every word is atomic, so a reader of a slot that changes hands under it reads
 //! nonsense but nothing worse; [`Slab::word`] names the occupant, and whoever finds the same
@@ -22,21 +23,24 @@ use steadfast_pages::Pages;
 use zerocopy::FromZeros;
 
 use crate::{
-    FlowKey, Forwarding, Local, Origin, Protocol, Record, ReplyKey, Target, Tunnel, UdpChecksum,
+    Deltas, FlowKey, Forwarding, Local, Origin, Protocol, Record, ReplyKey, Target, Tunnel,
+    UdpChecksum,
 };
 
 const RELAXED: Ordering = Ordering::Relaxed;
 
 /// Words of a cache line.
 pub(crate) const LINE: usize = 8;
-/// Slots whose IPv6 or local addresses are made at once.
+/// Slots whose words of these kinds are made at once.
 const CHUNK: usize = 1024;
 /// Words of IPv6 addresses of a slot: client, VIP, server.
 const ADDR_WORDS: usize = 6;
 /// Words of the local address of a slot.
 const LOCAL_WORDS: usize = 2;
+/// Words of the deltas of a slot: to client 32, to server 32; timestamps 32, windows 8 and 8.
+const DELTA_WORDS: usize = 2;
 
-/// Hot words: generation 32, families 8, synced state 8, flags 8, state 8.
+/// Hot words: generation 32, families and more flags 8, synced state 8, flags 8, state 8.
 pub(crate) const WORD: usize = 0;
 /// IPv4 client 32, VIP 32.
 const ADDRS: usize = 1;
@@ -81,8 +85,6 @@ pub(crate) const BOUND: u64 = 1 << 13;
 pub(crate) const COUNTED: u64 = 1 << 14;
 /// Opened in its middle, where the hash said, and nothing proves yet that it is a conversation.
 pub(crate) const ADOPTED: u64 = 1 << 15;
-/// A template counts it.
-pub(crate) const CONTROLLED: u64 = 1 << 16;
 /// The addresses that are IPv6.
 const CLIENT6: u64 = 1 << 24;
 const VIP6: u64 = 1 << 25;
@@ -90,9 +92,16 @@ const SERVER6: u64 = 1 << 26;
 const LOCAL6: u64 = 1 << 27;
 /// It has a local address.
 const HAS_LOCAL: u64 = 1 << 28;
+/// A template counts it.
+pub(crate) const CONTROLLED: u64 = 1 << 29;
+/// Its two sides count differently.
+pub(crate) const HAS_DELTAS: u64 = 1 << 30;
 
 /// Where the synced state is in [`WORD`].
 pub(crate) const SYNCED_SHIFT: u32 = 16;
+
+/// What stays of [`WORD`] when a connection learns its server: all but generation and addresses.
+pub(crate) const KEPT: u64 = 0xff_ffff & !SUPERSEDED | CONTROLLED | HAS_DELTAS;
 
 /// A slot and who was in it: what it says is nonsense once the generation has moved on.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -107,6 +116,7 @@ pub(crate) struct Slab {
     cold: Pages<Cold>,
     addrs: Chunks<ADDR_WORDS>,
     locals: Chunks<LOCAL_WORDS>,
+    deltas: Chunks<DELTA_WORDS>,
     origins: Mutex<Origins>,
 }
 
@@ -166,6 +176,7 @@ impl Slab {
             cold: Pages::new(slots),
             addrs: Chunks::new(slots),
             locals: Chunks::new(slots),
+            deltas: Chunks::new(slots),
             origins: Mutex::default(),
         }
     }
@@ -253,6 +264,29 @@ impl Slab {
     /// From where packets go to the real server, if not from the client's address.
     pub(crate) fn local(&self, slot: u32) -> Option<Local> {
         self.ends(slot).local()
+    }
+
+    /// How the numbers of its sides differ, of a connection that has [`HAS_DELTAS`].
+    fn deltas(&self, slot: u32) -> Deltas {
+        let cells = self.deltas.pair(slot, 0);
+        let (numbers, rest) = (cells[0].load(RELAXED), cells[1].load(RELAXED));
+        Deltas {
+            to_client: (numbers >> 32) as u32,
+            to_server: numbers as u32,
+            timestamps: (rest >> 32) as u32,
+            windows_to_client: (rest >> 8) as i8,
+            windows_to_server: rest as i8,
+        }
+    }
+
+    /// Writes them; [`HAS_DELTAS`] is set afterwards.
+    pub(crate) fn write_deltas(&self, slot: u32, deltas: &Deltas) {
+        let cells = self.deltas.pair(slot, 0);
+        let windows = [deltas.windows_to_client, deltas.windows_to_server];
+        let windows = u64::from(u16::from_be_bytes(windows.map(i8::cast_unsigned)));
+        let numbers = u64::from(deltas.to_client) << 32 | u64::from(deltas.to_server);
+        cells[0].store(numbers, RELAXED);
+        cells[1].store(u64::from(deltas.timestamps) << 32 | windows, RELAXED);
     }
 
     /// The key of what its server answers, if that comes back here.
@@ -369,6 +403,10 @@ impl Ends<'_> {
             port: (self.target >> 16) as u16,
             forwarding: forwarding((self.target >> 8) as u8, self.other_port),
         })
+    }
+
+    pub(crate) fn deltas(&self) -> Option<Deltas> {
+        (self.word & HAS_DELTAS != 0).then(|| self.slab.deltas(self.slot))
     }
 
     pub(crate) fn local(&self) -> Option<Local> {

@@ -21,9 +21,9 @@ use std::{
 };
 
 use crate::{
-    Class, Config, Connection, FlowKey, Gone, GroupId, Groups, NewConnection, Origin, Provenance,
-    Record, ReplyKey, Role, ServerId, ServerLoad, ServiceId, State, Target, Template, Templates,
-    Timeouts,
+    Class, Config, Connection, Deltas, FlowKey, Gone, GroupId, Groups, NewConnection, Origin,
+    Provenance, Record, ReplyKey, Role, ServerId, ServerLoad, ServiceId, State, Target, Template,
+    Templates, Timeouts,
     cache::Way,
     index::Index,
     ledger::{Entry, Ledger},
@@ -98,6 +98,8 @@ pub struct Replica {
     pub donated: bool,
     /// Snapshot generation it belongs to; see [`ConnectionTable::sweep`].
     pub snapshot: u64,
+    /// How the numbers of its two sides differ.
+    pub deltas: Option<Deltas>,
 }
 
 /// What became of a replica.
@@ -262,11 +264,25 @@ impl ConnectionTable {
             self.replies.rewriting(|| {
                 let word = self.close(slot);
                 let bits = self.slab.write(slot, &record);
-                self.open(slot, word & 0xff_ffff & !slab::SUPERSEDED | bits)
+                self.open(slot, word & slab::KEPT | bits)
             })
         });
         self.unbound.fetch_sub(1, Ordering::Relaxed);
         Some(connection)
+    }
+
+    /// Notes how the numbers of a connection's two sides differ, once; nothing when it is gone.
+    /// Whoever sets others while packets pass has some of them shifted by a mixture.
+    pub fn set_deltas(&self, connection: &Connection, deltas: &Deltas) {
+        if deltas.is_none() || connection.deltas() == Some(*deltas) {
+            return;
+        }
+        let _ledger = self.ledger();
+        if !connection.is_dead() {
+            let place = connection.place();
+            self.slab.write_deltas(place.slot, deltas);
+            self.slab.update(place, |word| Some(word | slab::HAS_DELTAS));
+        }
     }
 
     /// What a server carries.
@@ -657,6 +673,9 @@ impl ConnectionTable {
             Provenance::Replica => 0,
             Provenance::Donated => slab::DONATED,
         };
+        if let Some(deltas) = &new.deltas {
+            self.slab.write_deltas(slot, deltas);
+        }
         if new.counted {
             self.sources.add(self.source(record.service, record.key.client));
         }
@@ -665,6 +684,7 @@ impl ConnectionTable {
             (new.counted, slab::COUNTED),
             (new.adopted, slab::ADOPTED),
             (new.controlled, slab::CONTROLLED),
+            (new.deltas.is_some(), slab::HAS_DELTAS),
         ];
         let flags = flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag);
         self.open(slot, bits | from | flags | new.state as u64)

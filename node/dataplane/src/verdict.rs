@@ -50,6 +50,8 @@ macro_rules! reasons {
 reasons! {
     /// Shorter than its headers say, or a header that contradicts itself.
     Malformed => "malformed",
+    /// TCP options that cannot be told apart, of a connection whose numbers are shifted.
+    TcpOptions => "tcp_options",
     /// The IPv4 header checksum is wrong.
     HeaderChecksum => "header_checksum",
     /// Neither IPv4, IPv6 nor ARP, or with two tags.

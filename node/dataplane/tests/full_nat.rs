@@ -260,7 +260,15 @@ fn a_service_needs_a_local_address_of_its_family() {
 fn copy_of(connection: &Connection) -> Replica {
     let record = Record { target: None, ..connection.record() };
     let state = connection.state();
-    Replica { record, state, in_pkts: 3, assured: true, donated: false, snapshot: 1 }
+    Replica {
+        record,
+        state,
+        in_pkts: 3,
+        assured: true,
+        donated: false,
+        snapshot: 1,
+        deltas: connection.deltas(),
+    }
 }
 
 /// What a node opened goes on at its successor, which opens others in its own range.

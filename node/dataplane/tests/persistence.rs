@@ -103,6 +103,26 @@ fn copies_of_connections_count_with_the_copies_of_their_templates() {
     assert_eq!(controls(), 0);
 }
 
+/// What peers know of a connection is noted beside what its template has to hear of its end.
+#[test]
+fn a_connection_stays_with_its_template_whatever_was_copied_of_it() {
+    let mut lab = Lab::with(spec(persistence()), 1000);
+    assert_eq!(server_of(&mut lab, Protocol::Tcp, "198.18.0.2:4000", 80), Some(1));
+    assert_eq!(server_of(&mut lab, Protocol::Tcp, "198.18.0.2:4001", 80), Some(1));
+    let find = |port: u16| {
+        let client = format!("198.18.0.2:{port}");
+        lab.find(Protocol::Tcp, &client, "198.18.0.100:80").unwrap()
+    };
+    let controls = || lab.shared.table.templates.find(&key("198.18.0.2")).unwrap().controls;
+    for (port, state, left) in [(4000, State::SynSent, 1), (4001, State::Established, 0)] {
+        let connection = find(port);
+        connection.set_synced_state(state);
+        let (key, incarnation) = (connection.key(), connection.incarnation());
+        assert!(lab.shared.table.delete_replica(&key, incarnation, epoch(9)).is_some());
+        assert_eq!(controls(), left, "{state} was copied");
+    }
+}
+
 /// Its copy of the node has the templates too.
 #[test]
 fn a_rehearsal_tells_which_server_a_client_keeps() {

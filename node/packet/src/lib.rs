@@ -18,11 +18,13 @@ mod header;
 mod ipv4;
 mod ipv6;
 mod mss;
+mod options;
 mod parse;
 mod quic;
 mod quote;
 mod rewrite;
 mod sctp;
+mod shift;
 mod transport;
 mod vlan;
 
@@ -37,11 +39,16 @@ pub use encap::{Encapsulated, OUTER_LEN_MAX, Outer, Tunnel, UdpChecksum, encapsu
 pub use ftp::{PassiveReply, rewrite_passive_reply};
 pub use header::{Arp, Ethernet, Icmp, Ipv4, Ipv6, Mac, Protocol, Tcp, TcpFlags, Udp, ether_type};
 pub use mss::clamp_mss;
+pub use options::BadOptions;
 pub use parse::{
     ArpRequest, Content, Fragment, Packet, ParseError, Parsed, Solicitation, Transport, parse,
 };
 pub use quic::{DestinationCid, destination_cid};
-pub use quote::{IcmpError, Quoted, parse_error, rewrite_error_destination, rewrite_error_source};
+pub use quote::{
+    IcmpError, Quoted, parse_error, rewrite_error_destination, rewrite_error_source,
+    shift_quoted_seq,
+};
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source, set_macs};
 pub use sctp::{Chunk, Sctp};
+pub use shift::{SeqShift, shift_numbers, tcp_header};
 pub use vlan::{TAG_LEN, Untagged, tag, untag, vlan_of};

@@ -6,12 +6,8 @@ use crate::{
     Packet, Tcp, Transport,
     checksum::update_bytes,
     header::{view, view_mut},
+    options::{MSS, options},
 };
-
-const END: u8 = 0;
-const NO_OPERATION: u8 = 1;
-const MSS: u8 = 2;
-const MSS_LEN: usize = 4;
 
 /// Lowers the segment size that a SYN or SYN-ACK announces to `most`; says whether it did.
 ///
@@ -40,26 +36,10 @@ pub fn clamp_mss(frame: &mut [u8], packet: &Packet, most: u16) -> bool {
 
 /// Where the value of the option lies in the frame.
 fn value_offset(frame: &[u8], packet: &Packet) -> Option<usize> {
-    let tcp = view::<Tcp>(frame, packet.l4)?;
-    let end = (packet.l4 + usize::from(tcp.offset >> 4) * 4).min(packet.end);
-    let mut at = packet.l4 + size_of::<Tcp>();
-    while at < end {
-        let rest = frame.get(at..end)?;
-        match *rest {
-            [END, ..] => return None,
-            [NO_OPERATION, ..] => at += 1,
-            [kind, len, ..] => {
-                let len = usize::from(len);
-                if len < 2 || len > rest.len() {
-                    return None;
-                }
-                if kind == MSS {
-                    return (len == MSS_LEN).then_some(at + 2);
-                }
-                at += len;
-            }
-            _ => return None,
-        }
-    }
-    None
+    let found = options(frame, packet)?.find(|option| match option {
+        Ok(option) => option.kind == MSS,
+        Err(_) => true,
+    });
+    let value = found?.ok()?.value;
+    (value.len() == size_of::<U16>()).then_some(value.start)
 }

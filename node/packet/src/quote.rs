@@ -11,9 +11,11 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
+use zerocopy::byteorder::network_endian::{U16, U32};
+
 use crate::{
     Icmp, Ipv4, Ipv6, Packet, ParseError, Protocol, Transport,
-    checksum::{internet_checksum, update16},
+    checksum::{internet_checksum, update16, update32},
     header::{ip_protocol, view, view_mut},
     ipv4::OFFSET,
     ipv6::step_over,
@@ -60,6 +62,9 @@ const INFORMATIONAL_V6: u8 = 128;
 
 /// Octets of the quoted transport header that a checksum may stand in: those of TCP.
 const TRANSPORT_LEN: usize = size_of::<crate::Tcp>();
+/// Where sequence number and checksum lie in a TCP header.
+const SEQ: usize = 4;
+const TCP_CHECKSUM: usize = 16;
 
 /// Reads the ICMP error in a packet; none when it is something else.
 ///
@@ -112,6 +117,31 @@ pub fn rewrite_error_source(
     port: u16,
 ) {
     rewrite_error(frame, packet, error, (Side::Source, Side::Destination), addr, port);
+}
+
+/// Adds `by` to the sequence number of the quoted TCP segment, if so much is quoted: its sender takes
+/// an error for its own only if it has sent that number (RFC 5927 section 4.1).
+pub fn shift_quoted_seq(frame: &mut [u8], packet: &Packet, error: &IcmpError, by: u32) {
+    let quoted = &error.quoted;
+    let (seq_at, until) = (quoted.l4 + SEQ, quoted.end.min(quoted.l4 + TRANSPORT_LEN));
+    if quoted.protocol != Protocol::Tcp || seq_at + size_of::<U32>() > quoted.end {
+        return;
+    }
+    let sum = |frame: &[u8]| !internet_checksum(0, frame.get(quoted.l3..until).unwrap_or_default());
+    let before = sum(frame);
+    let Some(seq) = view_mut::<U32>(frame, seq_at) else { return };
+    let (old, new) = (seq.get(), seq.get().wrapping_add(by));
+    seq.set(new);
+    let at = quoted.l4 + TCP_CHECKSUM;
+    if at + size_of::<U16>() <= quoted.end
+        && let Some(checksum) = view_mut::<U16>(frame, at)
+    {
+        checksum.set(update32(checksum.get(), old, new));
+    }
+    let after = sum(frame);
+    if let Some(icmp) = view_mut::<Icmp>(frame, packet.l4) {
+        icmp.checksum.set(update16(icmp.checksum.get(), before, after));
+    }
 }
 
 fn read_v4(message: &[u8], l3: usize) -> Option<Quoted> {
@@ -190,7 +220,7 @@ fn set_port(frame: &mut [u8], quoted: &Quoted, side: Side, port: u16, change: Ch
     *field = port.to_be_bytes();
     let at = quoted.l4
         + match quoted.protocol {
-            Protocol::Tcp => 16,
+            Protocol::Tcp => TCP_CHECKSUM,
             Protocol::Udp => 6,
             // Who is told looks at ports and tag alone (RFC 9260 section 10): the checksum is over
             // what is not quoted.

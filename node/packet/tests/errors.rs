@@ -10,7 +10,7 @@ use etherparse::{
 use proptest::prelude::*;
 use steadfast_packet::{
     Content, IcmpError, Packet, ParseError, Protocol, internet_checksum, parse, parse_error,
-    pseudo_sum, rewrite_error_destination, rewrite_error_source,
+    pseudo_sum, rewrite_error_destination, rewrite_error_source, shift_quoted_seq,
 };
 
 const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 0xc], [2, 0, 0, 0, 0, 0xd]);
@@ -240,6 +240,32 @@ proptest! {
         prop_assert_eq!((quoted.src, quoted.dst), (sample.src, sample.dst));
         prop_assert_eq!((quoted.src_port, quoted.dst_port), sample.ports);
         prop_assert_eq!(quoted.protocol, protocol);
+    }
+
+    #[test]
+    fn the_sender_of_a_shifted_segment_finds_its_number(sample in sample(), by in any::<u32>()) {
+        let frame = sample.frame();
+        let (outer, quoted) = (packet(&frame), error(&frame).quoted);
+        const BEHIND: [u8; 24] = [0xee; 24];
+        let mut changed = [&frame[..], &BEHIND].concat();
+        shift_quoted_seq(&mut changed, &outer, &error(&frame), by);
+        prop_assert_eq!(changed.split_off(frame.len()), BEHIND, "what is behind the packet");
+        let (found, right) = message_checksums(&changed);
+        prop_assert_eq!(found, right, "the message");
+        let seq = quoted.l4 + 4..quoted.l4 + 8;
+        if !sample.tcp || seq.end > quoted.end {
+            prop_assert_eq!(changed, frame, "not so much is quoted");
+            return Ok(());
+        }
+        let number = |frame: &[u8]| u32::from_be_bytes(frame[seq.clone()].try_into().unwrap());
+        prop_assert_eq!(number(&changed), number(&frame).wrapping_add(by));
+        let whole = sample.packet();
+        if (sample.is_ipv4() || !sample.fragment) && frame[quoted.l3..quoted.end] == whole {
+            let (found, right) = transport_checksums(&changed[quoted.l3..quoted.end]).unwrap();
+            prop_assert_eq!(found, right, "the quoted segment");
+        }
+        shift_quoted_seq(&mut changed, &outer, &error(&frame), by.wrapping_neg());
+        prop_assert_eq!(changed, frame);
     }
 
     #[test]

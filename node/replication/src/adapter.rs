@@ -97,6 +97,7 @@ impl Table for Shared {
             assured: record.flags & FLAG_UNASSURED == 0,
             donated: authority.donated,
             snapshot: authority.generation,
+            deltas: record.deltas,
         };
         match self.table.apply_replica(&replica, &config, authority.now_ns) {
             TableApplied::Inserted => {
@@ -235,6 +236,7 @@ fn record_of_template(template: &Template) -> Record {
     let record = &template.record;
     Record {
         local: None,
+        deltas: None,
         key: key_of_template(&record.key),
         group: GroupId(record.group.0),
         service: ServiceId(record.key.service.0),
@@ -261,6 +263,7 @@ fn record_of(key: Key, connection: &Connection, state: State) -> Record {
         incarnation: connection.incarnation(),
         state: state.number(),
         local: connection.local().map(|local| SocketAddr::new(local.addr, local.port)),
+        deltas: connection.deltas(),
         flags: if connection.is_assured() || state != State::Udp { 0 } else { FLAG_UNASSURED },
     }
 }

@@ -5,7 +5,9 @@
 
 use std::sync::Arc;
 
-use steadfast_dataplane::{Carried, Connection, Gone, Removal, Shared, State, SyncHook, Template};
+use steadfast_dataplane::{
+    Carried, Config, Connection, Gone, Removal, Shared, State, SyncHook, Template,
+};
 use steadfast_model::GroupId;
 
 use crate::{
@@ -28,6 +30,12 @@ impl ReplicationHook {
         Self { shared, dirty }
     }
 
+    /// No other node could find out where it goes, and by which numbers.
+    fn deviates(config: &Config, connection: &Connection) -> bool {
+        connection.deltas().is_some()
+            || !config.is_derivable(connection.server(), &connection.key())
+    }
+
     fn mark(&self, connection: &Connection) {
         self.dirty.mark(&key_of(&connection.key()), GroupId(connection.group().0));
     }
@@ -40,7 +48,7 @@ impl SyncHook for ReplicationHook {
             Packet { old, new, in_pkts, now_ns, timeout_ns: service.spec.timeouts.of_ns(new) };
         // UDP asks with its first datagram alone, which anybody can send.
         let deviating = || {
-            !config.is_derivable(connection.server(), &connection.key())
+            Self::deviates(config, connection)
                 && (new != State::Udp || service.take_first_copy(now_ns))
         };
         if policy::wants(&service.spec.sync, &packet, connection, deviating) {
@@ -54,9 +62,7 @@ impl SyncHook for ReplicationHook {
         if !new.is_established() || old == new {
             return;
         }
-        if service.spec.sync.on_established
-            || !config.is_derivable(connection.server(), &connection.key())
-        {
+        if service.spec.sync.on_established || Self::deviates(config, connection) {
             self.mark(connection);
         }
     }

@@ -5,6 +5,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use steadfast_dataplane::Deltas;
 use steadfast_model::{GroupId, ServerId, ServiceId};
 
 /// Streams per peer. Every node must use the same number: it is part of the protocol version.
@@ -69,6 +70,8 @@ pub struct Record {
     pub flags: u8,
     /// From where packets go to the server, under full-NAT; of the family of the VIP.
     pub local: Option<SocketAddr>,
+    /// How the numbers of its two sides differ, if they do; TCP alone.
+    pub deltas: Option<Deltas>,
 }
 
 /// A record's state is below this: it shares a byte with the flags on the wire.

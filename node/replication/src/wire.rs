@@ -13,7 +13,8 @@
 //!           1 delete   client port vip port incarnation
 //!           2 begin    snapshot          3 end      snapshot
 //!           4 sweep    snapshot          5 donation end
-//!           6 record   as 0, then more:u8 (1: local address and port, of the VIP's family)
+//!           6 record   as 0, then more:u8 (1: local address and port, of the VIP's family;
+//!                      2: to_client:u32 to_server:u32 timestamps:u32 windows:i8 and i8)
 //! head    bits 0-2 kind, 3 client is IPv6, 4 VIP is IPv6, 5-6 TCP|UDP|SCTP|other (one more byte),
 //!         7 the header is that of the item before
 //! ```

@@ -315,7 +315,7 @@ pub fn walk_all(table: &ConnectionTable, step: usize) -> Vec<Connection> {
 
 pub fn replica(client_port: u16, incarnation: u64, state: State) -> Replica {
     let record = Record { target: None, ..record(client_port, incarnation) };
-    Replica { record, state, in_pkts: 3, assured: true, donated: false, snapshot: 0 }
+    Replica { record, state, in_pkts: 3, assured: true, donated: false, snapshot: 0, deltas: None }
 }
 
 /// Runs frames one after the other through one node.

@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use steadfast_dataplane::{
-    Carried, Config, ConfigSpec, FlowKey, GroupId as Group, GroupSpec, Listen, NewConnection,
-    Origin, Protocol, Provenance, ServerId, ServerSpec, ServiceId, ServiceSpec, TableOptions,
-    Timeouts, Unserved,
+    Carried, Config, ConfigSpec, Deltas, FlowKey, GroupId as Group, GroupSpec, Listen,
+    NewConnection, Origin, Protocol, Provenance, ServerId, ServerSpec, ServiceId, ServiceSpec,
+    TableOptions, Timeouts, Unserved,
 };
 use steadfast_model::NodeId;
 
@@ -65,19 +65,22 @@ fn flow(shared: &Shared, port: u16) -> Connection {
     shared.table.insert(connection, &Timeouts::default(), &mut Vec::new()).unwrap()
 }
 
+/// Tells of a packet that went out.
+fn carried(
+    shared: &Shared,
+    connection: &Connection,
+    (old, new): (State, State),
+    (in_pkts, now_ns): (u64, u64),
+    tell: impl FnOnce(&Carried<'_>),
+) {
+    let config = shared.config.load();
+    let (service, _) = config.server(connection.server()).unwrap();
+    tell(&Carried { connection, old, new, in_pkts, now_ns, service, config: &config });
+}
+
 /// A datagram of a flow went out.
 fn forwarded(shared: &Shared, hook: &ReplicationHook, flow: &Connection, in_pkts: u64, now: u64) {
-    let config = shared.config.load();
-    let (service, _) = config.server(flow.server()).unwrap();
-    hook.forwarded(&Carried {
-        connection: flow,
-        old: State::Udp,
-        new: State::Udp,
-        in_pkts,
-        now_ns: now,
-        service,
-        config: &config,
-    });
+    carried(shared, flow, (State::Udp, State::Udp), (in_pkts, now), |c| hook.forwarded(c));
 }
 
 #[test]
@@ -271,4 +274,64 @@ fn an_sctp_association_is_copied_in_its_state() {
     }
     let of_tcp = Record { key: Key { protocol: 6, ..key }, state: 13, ..record };
     assert_eq!(successor.apply(&of_tcp, &authority), crate::Applied::Unfit);
+}
+
+/// Whatever a service says of copying: nobody could find its numbers again.
+#[test]
+fn a_connection_with_deltas_is_copied_when_it_is_established() {
+    let (shared, dirty) = (shared(), Arc::new(DirtySet::new()));
+    let mut spec = shared.config.load().service(ServiceId(1)).unwrap().spec.clone();
+    spec.sync.on_established = false;
+    spec.listen[0].protocol = Protocol::Tcp;
+    spec.scheduler = steadfast_dataplane::SchedulerKind::Mh(steadfast_dataplane::HashOptions {
+        port: true,
+        fallback: true,
+    });
+    let group = GroupSpec { id: Group(1), vips: vec![spec.listen[0].vip], ..GroupSpec::default() };
+    let spec = ConfigSpec {
+        generation: 2,
+        groups: vec![group],
+        services: vec![spec],
+        workers: 1,
+        ..ConfigSpec::default()
+    };
+    shared.set_config(Config::compile(spec, None).unwrap());
+    let hook = ReplicationHook::new(Arc::clone(&shared), Arc::clone(&dirty));
+    let slot = dirty.slot(NodeId(2)).unwrap();
+    for shard in 0..SHARDS {
+        dirty.set_feed(shard, slot, GroupId(1), crate::dirty::Feed::Deltas);
+    }
+    let take = || {
+        let mut taken = Vec::new();
+        (0..SHARDS).for_each(|shard| dirty.take(shard, slot, 10, &mut taken));
+        taken.pop().map(|(key, _)| key)
+    };
+    let deltas = Deltas { to_client: 5, windows_to_server: -3, ..Deltas::default() };
+    let successor = self::shared();
+    let authority = Authority {
+        epoch: steadfast_model::Epoch::default(),
+        donated: false,
+        generation: 1,
+        now_ns: SECOND,
+    };
+    for (port, has_deltas) in [(1_000, false), (1_001, true)] {
+        let mut record = flow(&shared, port).record();
+        record.key.protocol = Protocol::Tcp;
+        let new = NewConnection::new(record, State::Established, Provenance::Local, SECOND);
+        let connection = shared.table.insert(new, &Timeouts::default(), &mut Vec::new()).unwrap();
+        if has_deltas {
+            shared.table.set_deltas(&connection, &deltas);
+        }
+        let wanted = has_deltas.then(|| key_of(&connection.key()));
+        let up = (State::SynRecv, State::Established);
+        carried(&shared, &connection, up, (1, SECOND), |c| hook.forwarded(c));
+        assert_eq!(take(), wanted, "by a packet of the client");
+        carried(&shared, &connection, up, (1, SECOND), |c| hook.replied(c));
+        assert_eq!(take(), wanted, "by one of the server");
+        let record = shared.get(&key_of(&connection.key()), slot).unwrap();
+        assert_eq!(record.deltas, has_deltas.then_some(deltas));
+        assert_eq!(successor.apply(&record, &authority), crate::Applied::Inserted);
+        let copy = successor.table.find(&connection.key()).unwrap();
+        assert_eq!(copy.deltas(), has_deltas.then_some(deltas));
+    }
 }

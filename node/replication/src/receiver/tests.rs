@@ -41,6 +41,7 @@ fn record(shard: u8, protocol: u8) -> Record {
         state: 1,
         flags: 0,
         local: None,
+        deltas: None,
     }
 }
 

@@ -28,6 +28,7 @@ impl Table for Keys {
             state: 1,
             flags: 0,
             local: None,
+            deltas: None,
         })
     }
 

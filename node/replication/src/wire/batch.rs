@@ -2,6 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use steadfast_dataplane::Deltas;
 use steadfast_model::{Epoch, GroupId, NodeId, ServerId, ServiceId};
 
 use super::{
@@ -17,8 +18,10 @@ use crate::{
 const GROUP_HEADER_BYTES_MAX: usize = 5 + 5 + 10 + 5 + 5 + 1;
 /// Bytes before the group headers: type, five varints.
 const BATCH_HEADER_BYTES_MAX: usize = 1 + 10 + 10 + 10 + 10 + 2;
-/// Bytes of the longest item: an IPv6 record of an unusual protocol, with a local address.
-const ITEM_BYTES_MAX: usize = 1 + 2 + 1 + 1 + 18 + 18 + 5 + 5 + 10 + 1 + 18;
+/// Bytes of the longest item: an IPv6 record of an unusual protocol, with all that there is more.
+const ITEM_BYTES_MAX: usize = 1 + 2 + 1 + 1 + 18 + 18 + 5 + 5 + 10 + 1 + 18 + DELTA_BYTES;
+/// Bytes of the deltas of a record.
+const DELTA_BYTES: usize = 4 + 4 + 4 + 2;
 
 const FLAG_DONATED: u8 = 1;
 
@@ -40,6 +43,8 @@ const HEAD_PROTOCOL: u8 = 0x03;
 /// A long record has a local address and port, of the family of the VIP. What bits that are not known
 /// stand for has a length that is not known: such a batch is refused.
 const MORE_LOCAL: u8 = 1;
+/// It has deltas.
+const MORE_DELTAS: u8 = 2;
 
 /// Under which authority the items that point here were sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -197,8 +202,12 @@ fn decode_item(
             let server = ServerId(r.varint_u32("server")?);
             let incarnation = decode_incarnation(r, base)?;
             let (state, flags) = (bits % STATE_MAX, bits / STATE_MAX);
-            let local = if kind == KIND_LONG_RECORD { decode_more(r, head)? } else { None };
-            let record = Record { key, group, service, server, incarnation, state, flags, local };
+            let More { local, deltas } = match kind {
+                KIND_LONG_RECORD => decode_more(r, head)?,
+                _ => More::default(),
+            };
+            let record =
+                Record { key, group, service, server, incarnation, state, flags, local, deltas };
             Ok(Item::Record { header, record })
         }
         KIND_DELETE => {
@@ -240,16 +249,33 @@ fn decode_end(
 }
 
 /// What a long record has more than another.
-fn decode_more(r: &mut Reader<'_>, head: u8) -> Result<Option<SocketAddr>, WireError> {
+#[derive(Default)]
+struct More {
+    local: Option<SocketAddr>,
+    deltas: Option<Deltas>,
+}
+
+fn decode_more(r: &mut Reader<'_>, head: u8) -> Result<More, WireError> {
     let more = r.u8("more")?;
-    if more & !MORE_LOCAL != 0 {
+    if more & !(MORE_LOCAL | MORE_DELTAS) != 0 {
         return Err(WireError::Range { what: "more of a record", got: u64::from(more) });
     }
-    if more & MORE_LOCAL == 0 {
-        return Ok(None);
+    let mut found = More::default();
+    if more & MORE_LOCAL != 0 {
+        let (address, port) = decode_end(r, head & HEAD_VIP_V6 != 0, "local address")?;
+        found.local = Some(SocketAddr::new(address, port));
     }
-    let (address, port) = decode_end(r, head & HEAD_VIP_V6 != 0, "local address")?;
-    Ok(Some(SocketAddr::new(address, port)))
+    if more & MORE_DELTAS != 0 {
+        found.deltas = Some(decode_deltas(r)?);
+    }
+    Ok(found)
+}
+
+fn decode_deltas(r: &mut Reader<'_>) -> Result<Deltas, WireError> {
+    let mut number = || r.array("deltas").map(u32::from_be_bytes);
+    let (to_client, to_server, timestamps) = (number()?, number()?, number()?);
+    let [windows_to_client, windows_to_server] = r.array("windows")?.map(u8::cast_signed);
+    Ok(Deltas { to_client, to_server, timestamps, windows_to_client, windows_to_server })
 }
 
 fn decode_incarnation(r: &mut Reader<'_>, base: u64) -> Result<u64, WireError> {
@@ -296,16 +322,25 @@ impl BatchWriter {
     pub fn record(&mut self, group: GroupHeader, record: &Record) {
         debug_assert!(record.state < STATE_MAX && record.flags < FLAGS_MAX);
         let local = record.local.filter(|local| local.is_ipv6() == record.key.vip.is_ipv6());
-        let kind = if local.is_some() { KIND_LONG_RECORD } else { KIND_RECORD };
+        let is_long = local.is_some() || record.deltas.is_some();
+        let kind = if is_long { KIND_LONG_RECORD } else { KIND_RECORD };
         self.head(kind, group, Some(&record.key));
         self.items.push((record.state % STATE_MAX) | ((record.flags % FLAGS_MAX) * STATE_MAX));
         self.key(&record.key);
         put_varint(&mut self.items, u64::from(record.service.0));
         put_varint(&mut self.items, u64::from(record.server.0));
         self.incarnation(record.incarnation);
+        if !is_long {
+            return;
+        }
+        let more = [(local.is_some(), MORE_LOCAL), (record.deltas.is_some(), MORE_DELTAS)];
+        let more = more.iter().filter(|(has, _)| *has).fold(0, |all, (_, bit)| all | bit);
+        self.items.push(more);
         if let Some(local) = local {
-            self.items.push(MORE_LOCAL);
             self.endpoint(local.ip(), local.port());
+        }
+        if let Some(deltas) = &record.deltas {
+            self.deltas(deltas);
         }
     }
 
@@ -406,6 +441,14 @@ impl BatchWriter {
             IpAddr::V6(v6) => self.items.extend_from_slice(&v6.octets()),
         }
         self.items.extend_from_slice(&port.to_be_bytes());
+    }
+
+    fn deltas(&mut self, deltas: &Deltas) {
+        for number in [deltas.to_client, deltas.to_server, deltas.timestamps] {
+            self.items.extend_from_slice(&number.to_be_bytes());
+        }
+        let windows = [deltas.windows_to_client, deltas.windows_to_server];
+        self.items.extend_from_slice(&windows.map(i8::cast_unsigned));
     }
 
     fn incarnation(&mut self, incarnation: u64) {

@@ -3,6 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
+use steadfast_dataplane::Deltas;
 use steadfast_model::{BootId, Epoch, GroupId, NodeId, ServerId, ServiceId};
 
 use super::*;
@@ -31,6 +32,7 @@ fn typical(n: u32) -> Record {
         state: 1,
         flags: 0,
         local: None,
+        deltas: None,
     }
 }
 
@@ -130,8 +132,30 @@ fn a_local_address_follows_the_record_it_belongs_to() {
         assert_eq!(decode(&frame).items, items);
         let at = frame.windows(bytes.len()).position(|window| window == bytes).unwrap();
         let mut unknown = frame.clone();
-        unknown[at] = 3;
+        unknown[at] = 5;
         assert!(Message::decode(&unknown).is_err(), "more than this version knows");
+    }
+}
+
+#[test]
+fn deltas_follow_the_record_they_belong_to() {
+    let deltas = Some(DELTAS);
+    let local = Some("198.18.1.200:1024".parse().unwrap());
+    let numbers = [0x80, 0, 0, 1, 0, 0, 0, 28, 0xff, 0xff, 0xff, 0xfe, 7, 0xf9];
+    let address = [198, 18, 1, 200, 4, 0];
+    let cases = [
+        (Record { deltas, ..typical(0) }, [&[2][..], &numbers].concat()),
+        (Record { deltas, local, ..typical(0) }, [&[3][..], &address, &numbers].concat()),
+    ];
+    for (record, bytes) in cases {
+        let mut writer = BatchWriter::new(BATCH_BYTES_MAX);
+        writer.record(HEADER, &record);
+        let frame = writer.finish(1, 2, 0);
+        assert_eq!(frame[frame.len() - bytes.len()..], bytes);
+        assert_eq!(decode(&frame).items, [Item::Record { header: 0, record }]);
+        for cut in 1..=bytes.len() {
+            assert!(Message::decode(&frame[..frame.len() - cut]).is_err(), "{cut} are missing");
+        }
     }
 }
 
@@ -164,6 +188,7 @@ fn a_full_batch_keeps_to_its_bound() {
                 state: 15,
                 flags: 15,
                 local: Some(SocketAddr::new([0xff; 16].into(), 65535)),
+                deltas: Some(DELTAS),
             };
             writer.delete(header, &record.key, record.incarnation);
             writer.record(header, &record);
@@ -242,6 +267,27 @@ fn local_of(key: &Key, number: u64) -> Option<SocketAddr> {
     number.is_multiple_of(2).then(|| SocketAddr::new(key.vip, number as u16))
 }
 
+const DELTAS: Deltas = Deltas {
+    to_client: 0x8000_0001,
+    to_server: 28,
+    timestamps: u32::MAX - 1,
+    windows_to_client: 7,
+    windows_to_server: -7,
+};
+
+/// Every third record has some.
+fn deltas_of(number: u64) -> Option<Deltas> {
+    let low = number as u32;
+    let windows = number.to_le_bytes().map(u8::cast_signed);
+    number.is_multiple_of(3).then(|| Deltas {
+        to_client: low,
+        to_server: (number >> 32) as u32,
+        timestamps: low.rotate_left(7),
+        windows_to_client: windows[1],
+        windows_to_server: windows[6],
+    })
+}
+
 /// (kind, key, numbers, bits)
 type Draft = (u8, Key, [u64; 3], u8);
 
@@ -259,6 +305,7 @@ fn write(writer: &mut BatchWriter, header: GroupHeader, draft: &Draft) {
                 state: bits % 16,
                 flags: bits / 16,
                 local: local_of(&key, a),
+                deltas: deltas_of(c),
             },
         ),
         1 => writer.delete(header, &key, c),
@@ -277,8 +324,9 @@ fn item(header: u8, group: GroupId, draft: &Draft) -> Item {
             let (service, server) = (ServiceId(a as u32), ServerId(b as u32));
             let (state, flags) = (bits % 16, bits / 16);
             let local = local_of(&key, a);
+            let deltas = deltas_of(c);
             let record =
-                Record { key, group, service, server, incarnation: c, state, flags, local };
+                Record { key, group, service, server, incarnation: c, state, flags, local, deltas };
             Item::Record { header, record }
         }
         1 => Item::Delete { header, key, incarnation: c },

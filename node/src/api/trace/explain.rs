@@ -190,6 +190,9 @@ impl Told<'_> {
         if let Some(note) = server_note(self.config, connection.server()) {
             self.line("server", note);
         }
+        if let Some(deltas) = connection.deltas() {
+            self.line("shifts", shifts(&deltas));
+        }
     }
 
     /// The service, and how it chooses when a connection is opened.
@@ -356,6 +359,22 @@ impl Told<'_> {
         let of_opened = self.rehearsal.opened.and_then(|record| record.target);
         of_opened.or(of_met).or(self.rehearsal.hashed).map(|target| target.forwarding)
     }
+}
+
+/// What is added to the numbers of a connection, modulo 2^32.
+fn shifts(deltas: &dp::Deltas) -> String {
+    let mut text = format!(
+        "sequence numbers by {} to the client and {} to the server",
+        deltas.to_client, deltas.to_server
+    );
+    if deltas.timestamps != 0 {
+        text += &format!(", timestamps of the server by {}", deltas.timestamps);
+    }
+    if (deltas.windows_to_client, deltas.windows_to_server) != (0, 0) {
+        let (client, server) = (deltas.windows_to_client, deltas.windows_to_server);
+        text += &format!(", windows by 2^{client} to the client and 2^{server} to the server");
+    }
+    text
 }
 
 fn is_open(met: &Met) -> bool {

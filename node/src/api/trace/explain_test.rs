@@ -198,3 +198,34 @@ fn without_an_interface_nothing_can_be_told() {
     });
     assert!(error.unwrap_err().contains("no data interface"));
 }
+
+/// Its numbers are part of where a packet goes.
+#[test]
+fn shifted_numbers_are_told() {
+    let state = state();
+    let shared = shared(&state, &["198.18.1.22"]);
+    let flow = ("198.18.0.9:4711", "198.18.0.100:8080");
+    let frame = Question {
+        protocol: Protocol::Tcp,
+        src: flow.0.parse().unwrap(),
+        dst: flow.1.parse().unwrap(),
+        step: Step::Open,
+    };
+    let frame = frame.frame([2, 0, 0, 0, 9, 9], [2, 0, 0, 0, 1, 0]).unwrap();
+    let shared = std::sync::Arc::new(shared);
+    let mut worker = Worker::new(0, std::sync::Arc::clone(&shared), NoHook);
+    let mut buffer = frame.clone();
+    buffer.resize(2048, 0);
+    let span = (0, frame.len());
+    let _ = worker.handle_frame(NOW, 0, &mut buffer, span, &mut dp::Actions::new());
+    let (found, _) = shared.table.walk(dp::Cursor::default(), 10);
+    let text = told(&shared, &state, flow, None);
+    assert!(!text.contains("shifts:"), "{text}");
+    let deltas =
+        dp::Deltas { to_client: 5, timestamps: 7, windows_to_server: -2, ..Default::default() };
+    shared.table.set_deltas(&found[0], &deltas);
+    let text = told(&shared, &state, flow, None);
+    let line = "shifts: sequence numbers by 5 to the client and 0 to the server, timestamps of the \
+                server by 7, windows by 2^0 to the client and 2^-2 to the server";
+    assert!(text.contains(line), "{text}");
+}

@@ -1,0 +1,78 @@
+//! How the numbers of a TCP connection differ on its two sides.
+//!
+//! Where this node has spoken for one side before the other was heard (a handshake by cookie), or
+//! has put something into the stream, each side counts from where it began, and packets are shifted
+//! on their way. No other node can find these numbers again: they are copied with the connection.
+
+use steadfast_packet::{IcmpError, Packet, SeqShift, shift_numbers, shift_quoted_seq};
+
+use crate::{Reason, cache::Way, frame::Frame};
+
+/// What is added to numbers on their way, modulo 2^32.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Deltas {
+    /// To the sequence numbers of the server; subtracted from what the client acknowledges.
+    pub to_client: u32,
+    /// To the sequence numbers of the client; subtracted from what the server acknowledges.
+    pub to_server: u32,
+    /// To the timestamps of the server; subtracted from those that the client echoes.
+    pub timestamps: u32,
+    /// The power of two that windows of the server are multiplied by: the client knows another
+    /// scale than the server uses (RFC 7323 section 2.3).
+    pub windows_to_client: i8,
+    /// The same of the client's.
+    pub windows_to_server: i8,
+}
+
+impl Deltas {
+    /// Both sides count alike.
+    #[must_use]
+    pub fn is_none(&self) -> bool {
+        *self == Self::default()
+    }
+
+    fn of(&self, way: Way) -> SeqShift {
+        match way {
+            Way::In => SeqShift {
+                seq: self.to_server,
+                ack: self.to_client.wrapping_neg(),
+                ts_val: 0,
+                ts_ecr: self.timestamps.wrapping_neg(),
+                window: self.windows_to_server,
+            },
+            Way::Out => SeqShift {
+                seq: self.to_client,
+                ack: self.to_server.wrapping_neg(),
+                ts_val: self.timestamps,
+                ts_ecr: 0,
+                window: self.windows_to_client,
+            },
+        }
+    }
+
+    /// Makes of a segment of one side what the other side understands.
+    pub(crate) fn shift(
+        &self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        way: Way,
+    ) -> Result<(), Reason> {
+        shift_numbers(frame.bytes(), packet, &self.of(way)).map_err(|_| Reason::TcpOptions)
+    }
+
+    /// Gives the segment that an error quotes the number that its sender sent: `way` is that of the
+    /// error, against the segment.
+    pub(crate) fn shift_error(
+        &self,
+        frame: &mut Frame<'_>,
+        packet: &Packet,
+        error: &IcmpError,
+        way: Way,
+    ) {
+        let by = match way {
+            Way::In => self.to_client,
+            Way::Out => self.to_server,
+        };
+        shift_quoted_seq(frame.bytes(), packet, error, by.wrapping_neg());
+    }
+}
