@@ -102,9 +102,12 @@ pub struct RunReport {
     pub checks: Vec<Check>,
     /// Why the run does not count; empty if it does.
     pub void: Vec<String>,
-    /// It was void before the fault came: the machine spoilt it, not the cluster's answer to the
-    /// fault.
+    /// If it is void, then because of the machine and not of the cluster's answer to the fault: it
+    /// stood still, or what went wrong came before the fault.
     pub spoilt: bool,
+    /// The longest time that the machine kept threads waiting which should have run.
+    #[serde(default)]
+    pub pause_ms: f64,
     /// How long the run took, from the ready cluster to the verdict.
     pub took_ms: u64,
 }
@@ -222,8 +225,8 @@ impl Report {
         }
     }
 
-    /// Void before a fault came, and no session broke either: a busy machine spoilt it, and it may
-    /// be tried again. A broken session is never tried away, nor is what went wrong after a fault.
+    /// Void by the machine's fault, and no session broke either: it may be tried again. A broken
+    /// session is never tried away, nor is what went wrong after a fault while the machine ran.
     #[must_use]
     pub fn shows_nothing(&self) -> bool {
         let void = self.runs.iter().filter(|r| !r.void.is_empty());
@@ -272,6 +275,7 @@ mod tests {
             checks: Vec::new(),
             void: void.iter().map(|&v| v.to_owned()).collect(),
             spoilt: false,
+            pause_ms: 3.0,
             took_ms: 9000,
         };
         RunOutcome { report, stalls_ms: vec![100.0, 400.0] }

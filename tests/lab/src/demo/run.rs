@@ -28,6 +28,7 @@ use crate::{
     host::{
         family::Family,
         names::{Mode, PORT, SERVERS},
+        watchdog::Watchdog,
     },
     load::{
         judge::{Broken, Kind, Why},
@@ -96,6 +97,7 @@ pub async fn run(
     say: &mut dyn FnMut(&str),
 ) -> Result<RunOutcome> {
     let started = Instant::now();
+    let watchdog = Watchdog::start();
     let mut dice = Dice::new(order.seed, order.number);
     let delay = dice.fault_delay();
     cluster.heal().await?;
@@ -137,7 +139,8 @@ pub async fn run(
     let after = cluster.statuses().await;
     cluster.check_processes().context(AfterFault)?;
 
-    let evidence = evidence(order, &baseline, &before, &injected, &probe, &after);
+    let seen = evidence(order, &baseline, &before, &injected, &probe, &after);
+    let evidence = Evidence { pause: watchdog.longest(), ..seen };
     let took = started.elapsed();
     Ok(Seen { order, plan, evidence, injected, sessions, probe, fault_after_ms, took }.outcome())
 }
@@ -370,6 +373,7 @@ fn evidence(
         epoch_after: in_the_end.map(|(_, _, epoch)| epoch).unwrap_or_default(),
         victim_yielded,
         checks,
+        pause: Duration::ZERO,
     }
 }
 
@@ -424,6 +428,7 @@ impl Seen {
             checks: evidence.checks.clone(),
             void: void_reasons(evidence),
             spoilt: is_spoilt(evidence),
+            pause_ms: ms(nanos(evidence.pause)),
             took_ms: u64::try_from(self.took.as_millis()).unwrap_or(u64::MAX),
         };
         RunOutcome { report, stalls_ms }

@@ -97,6 +97,7 @@ fn failure(order: Order, plan: &Plan, error: &anyhow::Error) -> RunOutcome {
         checks: Vec::new(),
         void: vec![format!("{error:#}")],
         spoilt: !error.is::<AfterFault>(),
+        pause_ms: 0.0,
         took_ms: 0,
     };
     RunOutcome { report, stalls_ms: Vec::new() }

@@ -80,6 +80,9 @@ pub fn of_run(run: &RunReport, runs: u32) -> String {
     }
     let _ = writeln!(out, "  stall       {} (talkers send every 100 ms)", Spread(&run.stall_ms));
     let _ = writeln!(out, "  holder      {}", way(run));
+    if run.pause_ms > 0.0 {
+        let _ = writeln!(out, "  machine     kept threads waiting for {} ms at most", run.pause_ms);
+    }
     for check in &run.checks {
         let mark = if check.passed { "yes" } else { "NO" };
         let _ = writeln!(out, "  {mark:<11} {}: {}", check.what, check.seen);

@@ -207,7 +207,7 @@ async fn run_batch(
         let as_expected = is_as_expected(case, &report, suite.extent);
         let mut line = line(case, &report);
         if tries > 1 {
-            line.push_str(&format!("  spoilt {} times before the fault", tries - 1));
+            line.push_str(&format!("  spoilt {} times by the machine", tries - 1));
         }
         table.add(&line, as_expected, &reasons(&report));
     }

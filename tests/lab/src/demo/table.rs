@@ -76,6 +76,7 @@ pub fn reasons(report: &Report) -> Vec<String> {
         why.extend(run.void.iter().map(|reason| format!("void: {reason}")));
         let unseen = run.checks.iter().filter(|check| !check.passed);
         why.extend(unseen.map(|check| format!("not so: {}: {}", check.what, check.seen)));
+        why.push(format!("the machine kept threads waiting for {} ms at most", run.pause_ms));
         if let Some(ms) = run.outage_ms {
             why.push(format!("the VIP was silent for {ms} ms, {} probes lost", run.probe_lost));
         }

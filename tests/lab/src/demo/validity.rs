@@ -4,12 +4,18 @@
 //! and that the traffic took the way it was meant to take. This is the only judge of that, and it
 //! sees nothing but [`Evidence`].
 
+use std::time::Duration;
+
 use super::fault::Fault;
 use crate::cluster::api::{Epoch, NodeRef};
 
 /// Probes that may get lost before the fault: datagrams on a busy machine. More, and the set-up
 /// itself does not work.
 const PROBES_LOST_BEFORE_MAX: u64 = 20;
+
+/// A machine that kept threads of the highest priority waiting so long may have moved a group, or
+/// kept it from moving.
+pub const PAUSE_SPOILS: Duration = Duration::from_millis(50);
 
 /// What was seen of one run.
 #[derive(Clone, Debug)]
@@ -48,6 +54,8 @@ pub struct Evidence {
     pub victim_yielded: bool,
     /// What the fault was to show besides, and whether it did.
     pub checks: Vec<Check>,
+    /// The longest pause of the machine.
+    pub pause: Duration,
 }
 
 /// How many of the sessions that were up a holder had in its connection list, with the right
@@ -119,11 +127,12 @@ pub fn void_reasons(e: &Evidence) -> Vec<String> {
     void
 }
 
-/// Whether a busy machine can have spoilt the run before the fault came: only what pauses and lost
-/// datagrams explain.
+/// Whether the machine can have spoilt the run: it was seen to stand still, or did before the fault
+/// came what only pauses and lost datagrams explain.
 #[must_use]
 pub fn is_spoilt(e: &Evidence) -> bool {
-    e.moved_before.is_some() || e.probe_lost_before > PROBES_LOST_BEFORE_MAX
+    let before = e.moved_before.is_some() || e.probe_lost_before > PROBES_LOST_BEFORE_MAX;
+    before || e.pause >= PAUSE_SPOILS
 }
 
 fn way_of_the_group(e: &Evidence) -> Vec<String> {
@@ -198,6 +207,7 @@ mod tests {
             successor_forwarded: 9000,
             victim_yielded: true,
             checks: Vec::new(),
+            pause: Duration::ZERO,
         }
     }
 
@@ -296,7 +306,7 @@ mod tests {
     }
 
     #[test]
-    fn only_what_came_before_the_fault_spoils_a_run() {
+    fn only_pauses_and_what_came_before_the_fault_spoil_a_run() {
         let mut evidence = moved(Fault::Kill);
         assert!(!is_spoilt(&evidence));
         for (spoil, reason) in ALWAYS.iter().chain(&WHEN_MOVING) {
@@ -306,7 +316,11 @@ mod tests {
                 reason.contains("probes were lost before") || reason.contains("moved early");
             assert_eq!(is_spoilt(&evidence), before, "{reason}");
         }
-        evidence.moved_before = Some("x".to_owned());
+        evidence.pause = PAUSE_SPOILS - Duration::from_millis(1);
+        assert!(!is_spoilt(&evidence));
+        evidence.pause = PAUSE_SPOILS;
+        assert!(is_spoilt(&evidence) && void_reasons(&evidence).is_empty());
+        evidence = Evidence { moved_before: Some("x".to_owned()), ..moved(Fault::Kill) };
         assert!(is_spoilt(&evidence));
     }
 

@@ -8,3 +8,4 @@ pub mod process;
 pub mod state;
 pub mod sweep;
 pub mod topology;
+pub mod watchdog;
