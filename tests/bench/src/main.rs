@@ -4,7 +4,9 @@
 //! of another. Ratios are to what the same process measured.
 #![forbid(unsafe_code)]
 
+mod cable;
 mod draw;
+mod forward;
 mod instructions;
 mod measure;
 mod report;
@@ -26,7 +28,7 @@ struct Args {
     #[arg(long)]
     quick: bool,
     /// One part only.
-    #[arg(long, value_parser = ["size", "services", "servers", "instructions"])]
+    #[arg(long, value_parser = ["size", "services", "servers", "instructions", "forward"])]
     part: Option<String>,
     /// Sizes, in connections.
     #[arg(long, value_delimiter = ',')]

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::{Args, instructions};
+use crate::{Args, forward, instructions};
 
 const SIZES: [u64; 3] = [1_000, 1_000_000, 10_000_000];
 const SIZES_QUICK: [u64; 2] = [1_000, 20_000];
@@ -46,6 +46,9 @@ pub(crate) fn print(args: &Args) -> anyhow::Result<()> {
     }
     if wanted("instructions") {
         instructions::print(args.quick)?;
+    }
+    if wanted("forward") {
+        forward::print(args.quick)?;
     }
     Ok(())
 }

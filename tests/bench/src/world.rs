@@ -38,7 +38,7 @@ pub(crate) const SYN_ACK: u8 = 0x12;
 pub(crate) const RST: u8 = 0x04;
 
 const GROUP: GroupId = GroupId(1);
-const FRONT: Mac = [2, 0, 0, 0, 1, 0];
+pub(crate) const FRONT: Mac = [2, 0, 0, 0, 1, 0];
 const BACK: Mac = [2, 0, 0, 0, 2, 0];
 const ROUTER: Mac = [2, 0, 0, 0, 1, 1];
 const ROUTER_ADDR: [u8; 4] = [198, 18, 255, 1];
@@ -75,7 +75,7 @@ fn epoch() -> Epoch {
     Epoch { generation: 1, grant_index: 7, claim: 0, node: NodeId(1) }
 }
 
-fn vip(service: u32) -> Ipv4Addr {
+pub(crate) fn vip(service: u32) -> Ipv4Addr {
     Ipv4Addr::from_bits(0xc612_0000 + service)
 }
 
@@ -223,6 +223,12 @@ impl World {
 
     /// Writes the frame of a flow into place `place` of the ring.
     pub(crate) fn put(&mut self, place: usize, flow: u64, way: Way, flags: u8) {
+        let frame = self.build(flow, way, flags);
+        self.memory[place * FRAME + HEADROOM..][..LEN].copy_from_slice(&frame);
+    }
+
+    /// The frame of a flow.
+    pub(crate) fn build(&self, flow: u64, way: Way, flags: u8) -> [u8; LEN] {
         let key = self.key(flow);
         let (client, vip) = (bits(key.client), bits(key.vip));
         let (src, dst, ports, mac) = match way {
@@ -233,8 +239,7 @@ impl World {
                 (target, client, [PORT, key.client_port], BACK)
             }
         };
-        let frame = &mut self.memory[place * FRAME + HEADROOM..][..LEN];
-        frame.fill(0);
+        let mut frame = [0; LEN];
         frame[..6].copy_from_slice(&mac);
         frame[6..12].copy_from_slice(&ROUTER);
         frame[12..14].copy_from_slice(&[8, 0]);
@@ -248,6 +253,7 @@ impl World {
         frame[36..38].copy_from_slice(&ports[1].to_be_bytes());
         frame[46] = 0x50;
         frame[47] = flags;
+        frame
     }
 
     /// The frame in place `place`.
