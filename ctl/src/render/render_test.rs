@@ -119,11 +119,12 @@ fn service_of_a_match_group_that_is_persistent() {
     service.listeners.push(Listener { first_port: 0, last_port: 65_535, ..first });
     service.persistence = "300 s by /24 and /56".to_owned();
     service.one_packet = true;
+    service.client_address = "toa".to_owned();
     service.ftp_data_ports = "50000-50099".to_owned();
     let text = super::service(&service, "n1", PLAIN());
     for part in [
         "tcp 198.18.0.100:80, tcp 198.18.0.100:8000-8999, tcp 198.18.0.100:any, group web",
-        "Scheduler rr   FTP data 50000-50099   one packet   persistent 300 s by /24 and /56   Forwarding dr",
+        "Scheduler rr   FTP data 50000-50099   one packet   persistent 300 s by /24 and /56   Forwarding dr   client address by toa",
     ] {
         assert!(text.contains(part), "{text}");
     }

@@ -126,6 +126,10 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         "" | "off" => String::new(),
         most => format!("   MSS clamp {}", printable(most)),
     };
+    let told = match service.client_address.as_str() {
+        "" | "none" => String::new(),
+        how => format!("   client address by {}", printable(how)),
+    };
     let ftp = match service.ftp_data_ports.as_str() {
         "" => String::new(),
         ports => format!("   FTP data {}", printable(ports)),
@@ -141,7 +145,7 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         some => format!("   QUIC-LB {}", some.join("; ")),
     };
     format!(
-        "{} {}: {}, group {}\nScheduler {}{order}{ftp}{once}{persistent}{quic}   Forwarding {}{tunnel}{mss}   {}   counted by {node}\n{}\n",
+        "{} {}: {}, group {}\nScheduler {}{order}{ftp}{once}{persistent}{quic}   Forwarding {}{tunnel}{told}{mss}   {}   counted by {node}\n{}\n",
         paint.text(Tone::Title, "SERVICE"),
         printable(&service.name),
         printable(&all),

@@ -8,7 +8,8 @@ use std::{net::IpAddr, sync::Arc};
 use steadfast_packet::Packet;
 
 use crate::{
-    Config, FlowCounters, FlowKey, Hop, Protocol, ReplyKey, ServerId, Service, quic::Routed,
+    ClientAddress, Config, FlowCounters, FlowKey, Hop, Protocol, ReplyKey, ServerId, Service,
+    quic::Routed,
 };
 
 /// Places for servers; a power of two.
@@ -105,6 +106,8 @@ pub(crate) struct HotServer {
     is_quic: bool,
     /// Where FTP servers say things that are to be translated.
     pub(crate) control_port: Option<u16>,
+    /// How it hears who its clients are.
+    pub(crate) client_address: ClientAddress,
     /// The next hops to the server and to a client, each with its address and the generation of the
     /// next hops it was found in.
     hops: [Option<(u64, IpAddr, Hop)>; 2],
@@ -122,6 +125,7 @@ impl HotServer {
             counters: service.counters(index).cloned(),
             is_quic: service.quic().is_some(),
             control_port: service.spec.ftp.and_then(|_| service.spec.single_port()),
+            client_address: service.spec.client_address,
             hops: [None; 2],
         })
     }

@@ -564,6 +564,13 @@ impl Connection {
         let _ = self.hot(slab::PKTS).fetch_update(Ordering::Relaxed, Ordering::Relaxed, new);
     }
 
+    /// Sets the count of return packets.
+    pub(crate) fn set_out_pkts(&self, count: u64) {
+        let low = u64::from(u32::MAX);
+        let new = |pkts: u64| Some(pkts & low | count << 32);
+        let _ = self.hot(slab::PKTS).fetch_update(Ordering::Relaxed, Ordering::Relaxed, new);
+    }
+
     /// The state now.
     #[must_use]
     pub fn state(&self) -> State {

@@ -68,6 +68,8 @@ pub struct WorkerCounters {
     answered: AtomicU64,
     too_big: AtomicU64,
     unfit_replies: AtomicU64,
+    told: AtomicU64,
+    untold: AtomicU64,
     dropped: [AtomicU64; Reason::COUNT],
 }
 
@@ -147,6 +149,8 @@ impl WorkerCounters {
             answered: AtomicU64::new(0),
             too_big: AtomicU64::new(0),
             unfit_replies: AtomicU64::new(0),
+            told: AtomicU64::new(0),
+            untold: AtomicU64::new(0),
             dropped: [const { AtomicU64::new(0) }; Reason::COUNT],
         }
     }
@@ -165,6 +169,11 @@ impl WorkerCounters {
 
     pub(crate) fn count_unfit_reply(&self) {
         add(&self.unfit_replies, 1);
+    }
+
+    /// A packet that is to tell the server who its client is, and whether it had room for that.
+    pub(crate) fn count_told(&self, told: bool) {
+        add(if told { &self.told } else { &self.untold }, 1);
     }
 
     pub(crate) fn count_dropped(&self, reason: Reason) {
@@ -193,6 +202,18 @@ impl WorkerCounters {
     #[must_use]
     pub fn unfit_replies(&self) -> u64 {
         self.unfit_replies.load(Ordering::Relaxed)
+    }
+
+    /// Packets that told a server who its client is.
+    #[must_use]
+    pub fn told(&self) -> u64 {
+        self.told.load(Ordering::Relaxed)
+    }
+
+    /// Packets that had no room to tell it.
+    #[must_use]
+    pub fn untold(&self) -> u64 {
+        self.untold.load(Ordering::Relaxed)
     }
 
     /// Frames dropped, by reason.

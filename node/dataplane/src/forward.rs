@@ -7,8 +7,9 @@ use steadfast_packet::{
 };
 
 use crate::{
-    Action, Actions, Carried, Config, Connection, Deltas, Direction, FlowKey, Forwarding, Hop,
-    Local, Reason, Removal, Resolved, Sent, ServiceId, State, SyncHook, Target, Verdict,
+    Action, Actions, Carried, ClientAddress, Config, Connection, Deltas, Direction, FlowKey,
+    Forwarding, Hop, Local, Reason, Removal, Resolved, Sent, ServiceId, State, SyncHook, Target,
+    Verdict,
     cache::{HotServer, Tuple, Way},
     frame::Frame,
     too_big::way_room,
@@ -83,6 +84,11 @@ where
         let path = Path { way, target, key, local, deltas, service };
         if let Err(verdict) = self.put_on_way(frame, packet, &path, &hop, view) {
             return verdict;
+        }
+        if hot.server.client_address == ClientAddress::Toa
+            && target.forwarding == Forwarding::FullNat
+        {
+            self.tell_by_option(frame, packet, (way, connection, &key), &hop, view);
         }
         self.account(frame.now_ns, packet, &hot, target.forwarding.is_nat(), view.config);
         let sent = if hot.way == Way::In { Sent::Forwarded } else { Sent::Returned };

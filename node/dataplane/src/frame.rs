@@ -1,6 +1,8 @@
 //! The frame at hand, somewhere in a larger buffer.
 
-use steadfast_packet::{Encapsulated, Mac, NoSpace, Outer, Packet, encapsulate};
+use std::net::SocketAddr;
+
+use steadfast_packet::{Encapsulated, Mac, NoSpace, Outer, Packet, add_toa, encapsulate};
 
 /// A frame that is being worked on.
 pub(crate) struct Frame<'a> {
@@ -42,6 +44,15 @@ impl<'a> Frame<'a> {
     pub(crate) fn encapsulate(&mut self, packet: &Packet, outer: &Outer) -> Result<(), NoSpace> {
         let Encapsulated { start, len } = encapsulate(self.buffer, self.start, packet, outer)?;
         (self.start, self.len) = (start, len);
+        Ok(())
+    }
+
+    /// Adds the client's address to `packet`, which this frame carries, as a TCP option: the frame
+    /// grows at its front.
+    pub(crate) fn add_toa(&mut self, packet: &Packet, client: SocketAddr) -> Result<(), NoSpace> {
+        let start = add_toa(self.buffer, self.start, packet, client)?;
+        self.len += self.start - start;
+        self.start = start;
         Ok(())
     }
 

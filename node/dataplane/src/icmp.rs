@@ -145,6 +145,9 @@ where
             (Forwarding::FullNat, way) => {
                 let Some(local) = local else { return Verdict::Drop(Reason::Unbound) };
                 let (src, dst) = full_nat_ends(way, &key, &target, local);
+                if way == Way::Out {
+                    self.tell_smaller_mtu(frame, packet, error, connection.service(), view);
+                }
                 rewrite_error_source(frame.bytes(), packet, error, src.0, src.1);
                 rewrite_error_destination(frame.bytes(), packet, error, dst.0, dst.1);
             }

@@ -12,6 +12,7 @@
 mod admit;
 mod bucket;
 mod cache;
+mod client_address;
 mod config;
 mod connection;
 mod counters;
@@ -94,8 +95,8 @@ pub use room::HALF_OPEN_KEEP_S;
 pub use scheduler::{Asked, Scheduler, ServerLoad, Slot};
 pub use shared::Shared;
 pub use spec::{
-    ConfigSpec, Forwarding, Ftp, GroupSpec, HashOptions, MssClamp, SchedulerKind, ServerOrder,
-    ServerSpec, ServiceSpec, SyncSettings, Unserved,
+    ClientAddress, ConfigSpec, Forwarding, Ftp, GroupSpec, HashOptions, MssClamp, SchedulerKind,
+    ServerOrder, ServerSpec, ServiceSpec, SyncSettings, Unserved,
 };
 pub use stale::{STALE_SENDERS_MAX, StaleSender, StaleSenders};
 pub use state::{Class, Direction, SCTP_STATES, State, TCP_STATES, Timeouts};

@@ -39,10 +39,14 @@ where
             MssClamp::At(most) => most,
             MssClamp::Auto => {
                 let room = room.min(usize::from(view.hops.port_mtu(frame.port)));
-                let headers = if packet.is_ipv6() { HEADERS_V6 } else { HEADERS_V4 };
-                u16::try_from(room.saturating_sub(headers)).unwrap_or(u16::MAX)
+                u16::try_from(room.saturating_sub(headers_len(packet))).unwrap_or(u16::MAX)
             }
         };
         clamp_mss(frame.bytes(), packet, most);
     }
+}
+
+/// IP and TCP headers without options.
+pub(crate) fn headers_len(packet: &Packet) -> usize {
+    if packet.is_ipv6() { HEADERS_V6 } else { HEADERS_V4 }
 }

@@ -43,6 +43,8 @@ pub struct Rehearsal {
     pub met: Option<Met>,
     /// The connection that it would open.
     pub opened: Option<Record>,
+    /// Whether its server hears from it who the client is; none where that is not wanted.
+    pub told: Option<bool>,
     /// The server to which, or from which, it goes by the hash, being above a limit.
     pub hashed: Option<Target>,
     /// The connections that would end, and why.
@@ -164,7 +166,11 @@ impl Shared {
         let probe = actions.drain().next().map(|Action::Probe { port, addr }| (port, addr));
         let (opened, removed) = notes.take();
         let hashed = notes.hashed.lock().unwrap_or_else(PoisonError::into_inner).take();
-        Rehearsal { verdict, sent, frame, met, opened, hashed, removed, probe }
+        let told = match (counters.told(), counters.untold()) {
+            (0, 0) => None,
+            (told, _) => Some(told > 0),
+        };
+        Rehearsal { verdict, sent, frame, met, opened, told, hashed, removed, probe }
     }
 
     /// What leaves by a VLAN is told as what that port sends, without the tag.
@@ -230,15 +236,16 @@ fn copy_into(table: &ConnectionTable, connection: &Connection, config: &crate::C
         deltas: connection.deltas(),
         ..NewConnection::new(record, state, connection.provenance(), connection.last_seen_ns())
     };
-    let is_superseded = connection.is_superseded();
+    let (is_superseded, out_pkts) = (connection.is_superseded(), connection.out_pkts());
     // What was read of one that has gone may be another's.
     if connection.is_dead() {
         return;
     }
     // There is room, and two connections of one table do not have the same keys.
-    if let Ok(inserted) = table.insert(new, &config.timeouts(record.service), &mut Vec::new())
-        && is_superseded
-    {
-        inserted.supersede();
+    if let Ok(inserted) = table.insert(new, &config.timeouts(record.service), &mut Vec::new()) {
+        inserted.set_out_pkts(out_pkts);
+        if is_superseded {
+            inserted.supersede();
+        }
     }
 }

@@ -58,6 +58,8 @@ pub struct ServiceSpec {
     pub order: ServerOrder,
     /// How packets reach the server.
     pub forwarding: Forwarding,
+    /// How servers hear who their client is, when they see another address.
+    pub client_address: ClientAddress,
     /// Whether TCP handshakes are kept from announcing segments that do not fit.
     pub mss_clamp: MssClamp,
     /// Real servers, in any order.
@@ -176,6 +178,16 @@ pub enum Forwarding {
     /// The packet travels unchanged inside another one to the server, which may be any number of
     /// routers away and of the other address family.
     Tunnel(Tunnel),
+}
+
+/// How a server hears who its client is.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum ClientAddress {
+    /// By nothing but the source address.
+    #[default]
+    None,
+    /// By a TCP option (TOA); with full-NAT.
+    Toa,
 }
 
 /// Up to which maximum segment size TCP handshakes may announce (RFC 9293 section 3.7.1).

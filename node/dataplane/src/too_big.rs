@@ -29,6 +29,11 @@ pub(crate) fn way_room(hop: &Hop, target: &Target, way: Way) -> usize {
     usize::from(hop.mtu).saturating_sub(overhead)
 }
 
+/// The least MTU that a link of the family has.
+pub(crate) fn mtu_min(is_ipv6: bool) -> usize {
+    if is_ipv6 { MTU_MIN_V6 } else { MTU_MIN_V4 }
+}
+
 impl<H> Core<H>
 where
     H: SyncHook,
@@ -44,8 +49,7 @@ where
     ) -> Verdict {
         //= RFC 8200 section 5: nobody has to send less than 1280 octets; Linux ip_vs_xmit.c,
         //= __ip_vs_get_out_rt(): an MTU below 68 is an error
-        let least = if packet.is_ipv6() { MTU_MIN_V6 } else { MTU_MIN_V4 };
-        if room < least || packet.may_be_fragmented(frame.received()) {
+        if room < mtu_min(packet.is_ipv6()) || packet.may_be_fragmented(frame.received()) {
             return Verdict::Drop(Reason::TooBig);
         }
         if !self.too_big.take(frame.now_ns) {

@@ -4,6 +4,7 @@
 //! column; nothing is guessed. Does not check how the parts fit together: that is
 //! [`crate::validate`].
 
+mod client_address;
 mod connections;
 mod ftp;
 mod limits;
@@ -23,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use thiserror::Error;
 
 pub use self::{
+    client_address::ClientAddress,
     connections::{ConnReuse, OnServerGone, Timeouts},
     ftp::FtpSpec,
     limits::{LimitsSpec, Over},
@@ -144,6 +146,9 @@ pub struct ServiceSpec {
     /// The tunnel of `forwarding: tun`; left out: IPIP.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub tunnel: Option<TunnelSpec>,
+    /// How servers that see another address hear who their client is.
+    #[serde(default)]
+    pub client_address: ClientAddress,
     /// Whether TCP handshakes are kept from announcing segments that do not fit.
     #[serde(default)]
     pub mss_clamp: MssClamp,

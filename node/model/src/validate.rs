@@ -6,6 +6,7 @@
 //! Every node applies the log by these rules: a document that one version refuses and another
 //! takes would tear the replicated state apart.
 
+mod client_address;
 mod ftp;
 mod full_nat;
 mod limits;
@@ -258,6 +259,7 @@ impl<'a> Check<'a> {
             self.service_settings(&place, service);
             self.tunnel(&place, service);
             self.mss_clamp(&place, service);
+            self.client_address(&place, service);
             self.limits(&place, service);
             self.nat_servers(&place, service, &mut pools);
         }

@@ -15,6 +15,7 @@ mod crc32c;
 mod encap;
 mod ftp;
 mod header;
+mod insert;
 mod ipv4;
 mod ipv6;
 mod mss;
@@ -25,6 +26,7 @@ mod quote;
 mod rewrite;
 mod sctp;
 mod shift;
+mod toa;
 mod transport;
 mod vlan;
 
@@ -38,17 +40,18 @@ pub use crc32c::{crc32c, update_crc32c};
 pub use encap::{Encapsulated, OUTER_LEN_MAX, Outer, Tunnel, UdpChecksum, encapsulate};
 pub use ftp::{PassiveReply, rewrite_passive_reply};
 pub use header::{Arp, Ethernet, Icmp, Ipv4, Ipv6, Mac, Protocol, Tcp, TcpFlags, Udp, ether_type};
-pub use mss::clamp_mss;
+pub use mss::{clamp_mss, lower_mss};
 pub use options::BadOptions;
 pub use parse::{
     ArpRequest, Content, Fragment, Packet, ParseError, Parsed, Solicitation, Transport, parse,
 };
 pub use quic::{DestinationCid, destination_cid};
 pub use quote::{
-    IcmpError, Quoted, parse_error, rewrite_error_destination, rewrite_error_source,
-    shift_quoted_seq,
+    IcmpError, Quoted, lower_told_mtu, parse_error, rewrite_error_destination,
+    rewrite_error_source, shift_quoted_seq,
 };
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source, set_macs};
 pub use sctp::{Chunk, Sctp};
 pub use shift::{SeqShift, shift_numbers, tcp_header};
+pub use toa::{TOA_KIND, add_toa, erase_toa, toa_len};
 pub use vlan::{TAG_LEN, Untagged, tag, untag, vlan_of};

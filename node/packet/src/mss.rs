@@ -14,12 +14,24 @@ use crate::{
 /// Nothing is added: without the option a peer sends no more than 536 bytes (RFC 9293 section
 /// 3.7.1), and 1220 over IPv6. A malformed option ends the search.
 pub fn clamp_mss(frame: &mut [u8], packet: &Packet, most: u16) -> bool {
+    change_mss(frame, packet, |_| most)
+}
+
+/// Lowers the segment size that a SYN or SYN-ACK announces by `by`, but not below `least`; says
+/// whether it did. As [`clamp_mss`] otherwise.
+pub fn lower_mss(frame: &mut [u8], packet: &Packet, by: u16, least: u16) -> bool {
+    change_mss(frame, packet, |announced| announced.saturating_sub(by).max(least))
+}
+
+/// Sets what is announced to what `new` makes of it, if that is less.
+fn change_mss(frame: &mut [u8], packet: &Packet, new: impl Fn(u16) -> u16) -> bool {
     let Transport::Tcp { flags, .. } = packet.transport else { return false };
     if !flags.syn() {
         return false;
     }
     let Some(at) = value_offset(frame, packet) else { return false };
     let Some(value) = view::<U16>(frame, at) else { return false };
+    let most = new(value.get());
     if value.get() <= most {
         return false;
     }

@@ -10,7 +10,7 @@ use crate::{Packet, Tcp, header::view};
 /// End of the list.
 const END: u8 = 0;
 /// One octet of padding.
-const NO_OPERATION: u8 = 1;
+pub(crate) const NO_OPERATION: u8 = 1;
 /// Maximum segment size.
 pub(crate) const MSS: u8 = 2;
 /// Selective acknowledgements (RFC 2018 section 3).

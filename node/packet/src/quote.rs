@@ -60,6 +60,10 @@ const ERRORS_V4: [u8; 4] = [3, 4, 11, 12];
 //= RFC 4443 section 2.1: error messages have types below 128
 const INFORMATIONAL_V6: u8 = 128;
 
+/// Type and code of the error that a packet is too big, and its type in ICMPv6.
+const FRAGMENTATION_NEEDED_V4: (u8, u8) = (3, 4);
+const TOO_BIG_V6: u8 = 2;
+
 /// Octets of the quoted transport header that a checksum may stand in: those of TCP.
 const TRANSPORT_LEN: usize = size_of::<crate::Tcp>();
 /// Where sequence number and checksum lie in a TCP header.
@@ -142,6 +146,37 @@ pub fn shift_quoted_seq(frame: &mut [u8], packet: &Packet, error: &IcmpError, by
     if let Some(icmp) = view_mut::<Icmp>(frame, packet.l4) {
         icmp.checksum.set(update16(icmp.checksum.get(), before, after));
     }
+}
+
+/// Lowers the MTU that an error tells by `by`, but not below `least`: for one who does not know that
+/// its packets grow on their way. Errors that tell none are left alone.
+pub fn lower_told_mtu(
+    frame: &mut [u8],
+    packet: &Packet,
+    error: &IcmpError,
+    by: u32,
+    least: u32,
+) -> bool {
+    //= RFC 1191 section 4: an MTU of 0 comes from routers that do not know of it; RFC 4443
+    //= section 3.2: the field has 32 bits. In both families the others before it are 0 or unused.
+    let tells = match packet.is_ipv6() {
+        true => error.kind == TOO_BIG_V6,
+        false => (error.kind, error.code) == FRAGMENTATION_NEEDED_V4,
+    };
+    let Some(icmp) = view_mut::<Icmp>(frame, packet.l4).filter(|_| tells) else { return false };
+    let old = if packet.is_ipv6() { icmp.rest } else { [0, 0, icmp.rest[2], icmp.rest[3]] };
+    let told = u32::from_be_bytes(old);
+    let new = told.saturating_sub(by).max(least).to_be_bytes();
+    if told == 0 || new >= old {
+        return false;
+    }
+    icmp.checksum.set(update32(icmp.checksum.get(), told, u32::from_be_bytes(new)));
+    if packet.is_ipv6() {
+        icmp.rest = new;
+    } else {
+        icmp.rest[2..].copy_from_slice(&new[2..]);
+    }
+    true
 }
 
 fn read_v4(message: &[u8], l3: usize) -> Option<Quoted> {

@@ -207,13 +207,21 @@ services:
     #[test]
     fn each_value_that_changes_is_named_with_old_and_new() {
         assert_eq!(changed("port: 7", "port: 7"), Vec::<String>::new());
-        let cases: [(&str, &str, &[&str]); 11] = [
+        let cases: [(&str, &str, &[&str]); 12] = [
             (
                 "scheduler: rr,",
                 "scheduler: rr, limits: {new_per_s: 500, over: refuse},",
                 &[
                     "~ service echo: limits.new_per_s none -> 500",
                     "~ service echo: limits.over hash -> refuse",
+                ],
+            ),
+            (
+                "scheduler: rr,",
+                "scheduler: rr, forwarding: full_nat, client_address: toa,",
+                &[
+                    "~ service echo: client_address none -> toa",
+                    "~ service echo: forwarding dr -> full_nat",
                 ],
             ),
             (

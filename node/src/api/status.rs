@@ -300,6 +300,7 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
             rates: Some(rates(estimators.service(id))),
             forwarding: forwarding.into(),
             tunnel: spec.tunnel_options().map(|tunnel| tunnel.to_string()).unwrap_or_default(),
+            client_address: spec.client_address.name().to_owned(),
             mss_clamp: spec.mss_clamp.to_string(),
             limits: Some(limits(&spec.limits, &excess)),
             servers: servers.collect(),
@@ -394,6 +395,8 @@ fn worker(status: &crate::plane::WorkerStatus) -> v1::Worker {
         held_back: counters.dropped(Reason::HeldBack),
         too_big: counters.too_big(),
         unfit_replies: counters.unfit_replies(),
+        client_told: counters.told(),
+        client_untold: counters.untold(),
         drops,
         loop_gap_max_us: status.gap_max_ns.load(Relaxed) / 1_000,
     }

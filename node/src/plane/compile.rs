@@ -4,9 +4,9 @@ use steadfast_dataplane as dp;
 use steadfast_model::{
     ClusterState, NodeId, Service,
     document::{
-        ConnReuse, Forwarding, GUE_PORT, Listener, MssClamp, OnServerGone, Over, PersistenceSpec,
-        Ports, Protocol, Scheduler, ServerOrder, ServiceSpec, Timeouts, TunnelKind, TunnelSpec,
-        Unserved, octets,
+        ClientAddress, ConnReuse, Forwarding, GUE_PORT, Listener, MssClamp, OnServerGone, Over,
+        PersistenceSpec, Ports, Protocol, Scheduler, ServerOrder, ServiceSpec, Timeouts,
+        TunnelKind, TunnelSpec, Unserved, octets,
     },
 };
 
@@ -68,6 +68,10 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
             ServerOrder::NewestFirst => dp::ServerOrder::NewestFirst,
         },
         forwarding: forwarding(spec),
+        client_address: match spec.client_address {
+            ClientAddress::None => dp::ClientAddress::None,
+            ClientAddress::Toa => dp::ClientAddress::Toa,
+        },
         mss_clamp: match spec.mss_clamp {
             MssClamp::Off => dp::MssClamp::Off,
             MssClamp::Auto => dp::MssClamp::Auto,

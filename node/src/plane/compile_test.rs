@@ -25,7 +25,7 @@ fn compiled(state: &mut ClusterState, fields: &str, server: &str) -> dp::Service
     let text = format!(
         "apiVersion: steadfast/v1
 segments: [{{name: front, prefix: 198.18.0.0/24}}]
-groups: [{{name: web, addresses: [198.18.0.100]}}]
+groups: [{{name: web, addresses: [198.18.0.100], local_addresses: [198.18.0.200]}}]
 services:
   - {{name: a, group: web, address: 198.18.0.100, port: 80, {fields}
      servers: [{{address: 198.18.0.11, port: 80{server}}}, {{address: 198.18.0.12, port: 80}}]}}
@@ -148,4 +148,7 @@ fn persistence_and_one_packet_are_passed_on() {
     assert!(!kept.expire_quiescent_template);
     let once = compiled(&mut state, "protocol: udp, one_packet: true,", "");
     assert!(once.one_packet);
+    assert_eq!(plain.client_address, dp::ClientAddress::None);
+    let told = compiled(&mut state, "forwarding: full_nat, client_address: toa,", "");
+    assert_eq!(told.client_address, dp::ClientAddress::Toa);
 }

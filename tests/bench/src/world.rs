@@ -8,10 +8,10 @@ use std::{net::Ipv4Addr, sync::Arc};
 
 use anyhow::Context;
 use steadfast_dataplane::{
-    Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, Limits, Listen, MssClamp,
-    NextHops, NextHopsSpec, Policies, PortSpec, Protocol, QuicSpec, Role, Route, SchedulerKind,
-    ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared, SyncSettings, TableOptions,
-    Timeouts, Unserved, Verdict, Worker,
+    Actions, ClientAddress, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, Limits,
+    Listen, MssClamp, NextHops, NextHopsSpec, Policies, PortSpec, Protocol, QuicSpec, Role, Route,
+    SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared, SyncSettings,
+    TableOptions, Timeouts, Unserved, Verdict, Worker,
 };
 use steadfast_model::{BootId, Epoch, NodeId};
 use steadfast_packet::{Mac, internet_checksum};
@@ -118,6 +118,7 @@ fn config(shape: &Shape) -> ConfigSpec {
         one_packet: false,
         ftp: None,
         timeouts: Timeouts::default(),
+        client_address: ClientAddress::None,
         mss_clamp: MssClamp::Off,
         slow_start_ns: 0,
         limits: Limits::default(),

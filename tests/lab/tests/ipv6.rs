@@ -14,7 +14,7 @@ use std::{
 
 use common::{
     Lab, phase, until,
-    wire::{self, Mac, Wire},
+    wire::{self, IPV6, Mac, Wire},
 };
 use steadfast_lab::{
     host::{
@@ -26,7 +26,6 @@ use steadfast_lab::{
     load::record,
 };
 
-const IPV6: u16 = 0x86dd;
 const ALL_NODES: Mac = [0x33, 0x33, 0, 0, 0, 1];
 
 /// The others learn something by then.

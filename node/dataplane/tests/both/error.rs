@@ -24,12 +24,17 @@ pub struct Error {
 impl Error {
     /// The frame, all checksums right, also the quoted ones.
     pub fn frame(&self, macs: (Mac, Mac)) -> Vec<u8> {
+        self.telling(1280, macs)
+    }
+
+    /// The frame, with this MTU where the error is about that.
+    pub fn telling(&self, mtu: u16, macs: (Mac, Mac)) -> Vec<u8> {
         let (protocol, src, dst) = self.about;
         let packet = packet(protocol, (src, dst), 1, b"some data of the packet");
         let header = if src.is_ipv4() { 20 } else { 40 };
         let quoted = &packet[..packet.len().min(header + self.quoted)];
-        // The MTU, where the error is about that.
-        let mut message = vec![self.kind[0], self.kind[1], 0, 0, 0, 0, 5, 0];
+        let [high, low] = mtu.to_be_bytes();
+        let mut message = vec![self.kind[0], self.kind[1], 0, 0, 0, 0, high, low];
         message.extend(quoted);
         let protocol = if src.is_ipv4() { ip_number::ICMP } else { ip_number::IPV6_ICMP };
         let sum = match src.is_ipv4() {

@@ -210,6 +210,7 @@ fn service_spec(service: &naive::Service) -> dp::ServiceSpec {
             },
             ..dp::Policies::default()
         },
+        client_address: dp::ClientAddress::None,
         mss_clamp: dp::MssClamp::Off,
         // The order in which servers come must not matter.
         servers: service

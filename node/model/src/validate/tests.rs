@@ -415,6 +415,17 @@ const CASES: &[(&str, &str, &str)] = &[
          (ip route ... advmss), or write a number for what the servers send",
     ),
     (
+        "forwarding: nat",
+        "forwarding: nat, client_address: toa",
+        "services[0].client_address: under nat the server sees the client's own address; take it \
+         out, or write forwarding: full_nat",
+    ),
+    (
+        "forwarding: dr",
+        "forwarding: full_nat, protocol: udp, client_address: toa",
+        "services[1].client_address: udp cannot carry it, TCP alone can; take it out",
+    ),
+    (
         "port: 8080}]}",
         "port: 8080}], sync: {threshold: 50}}",
         "services[0].sync.threshold: threshold 50 is not below period 50; write 0 to 49, or \

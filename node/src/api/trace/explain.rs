@@ -306,6 +306,17 @@ impl Told<'_> {
             }
             Verdict::Transmit { port, .. } => port,
         };
+        let Asked { src, .. } = self.facts.asked;
+        match self.rehearsal.told {
+            Some(true) => {
+                let text = format!("the server that its client is {src}, by a TCP option (TOA)");
+                self.line("tells", text);
+            }
+            Some(false) => {
+                self.line("tells", "the server nothing of its client: no room".to_owned());
+            }
+            None => {}
+        }
         let sent = self.sent(port);
         let what = match self.rehearsal.sent {
             Some(Sent::Relayed) => "relays",

@@ -25,12 +25,15 @@ fn state() -> ClusterState {
     state.apply(1, Command::Initialise(Box::new(initialise)));
     let text = "apiVersion: steadfast/v1
 segments: [{name: front, prefix: 198.18.0.0/24}, {name: back, prefix: 198.18.1.0/24}]
-groups: [{name: web, addresses: [198.18.0.100], gateways: [198.18.1.254]}]
+groups: [{name: web, addresses: [198.18.0.100], gateways: [198.18.1.254],
+          local_addresses: [198.18.0.200]}]
 services:
   - {name: turns, group: web, address: 198.18.0.100, port: 80, scheduler: rr,
      servers: [{address: 198.18.0.21, port: 80}, {address: 198.18.0.22, port: 80}]}
   - {name: hashed, group: web, address: 198.18.0.100, port: 8080, forwarding: nat,
      servers: [{address: 198.18.1.21, port: 80}, {address: 198.18.1.22, port: 80}]}
+  - {name: told, group: web, address: 198.18.0.100, port: 70, forwarding: full_nat,
+     client_address: toa, scheduler: fo, servers: [{address: 198.18.1.21, port: 70}]}
   - {name: tunnel, group: web, address: 198.18.0.100, port: 90, forwarding: tun, scheduler: fo,
      servers: [{address: 198.18.1.21, port: 90, weight: 2}, {address: 198.18.1.22, port: 90}]}
 ";
@@ -123,6 +126,7 @@ fn the_way_of_a_packet_is_told() {
         ("nat, hashed", (client, "198.18.0.100:8080"), None),
         ("nat, hashed to one that is down", ("198.18.0.9:4716", "198.18.0.100:8080"), None),
         ("tunnel", (client, "198.18.0.100:90"), None),
+        ("full-NAT, which tells", (client, "198.18.0.100:70"), None),
         ("in the middle of nothing", (client, "198.18.0.100:80"), Some(Step::Data)),
         ("a reset of nothing", (client, "198.18.0.100:80"), Some(Step::Reset)),
         ("no service", (client, "198.18.0.100:81"), None),

@@ -7,10 +7,11 @@ use std::{
 };
 
 use steadfast_dataplane::{
-    Actions, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, HashOptions, Limits,
-    Listen, MssClamp, NextHops, NextHopsSpec, NoHook, OnServerGone, Origin, Policies, PortSpec,
-    Protocol, Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec, ServiceId,
-    ServiceSpec, Shared, SyncSettings, TableOptions, Timeouts, Unserved, Verdict, Worker,
+    Actions, ClientAddress, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec,
+    HashOptions, Limits, Listen, MssClamp, NextHops, NextHopsSpec, NoHook, OnServerGone, Origin,
+    Policies, PortSpec, Protocol, Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec,
+    ServiceId, ServiceSpec, Shared, SyncSettings, TableOptions, Timeouts, Unserved, Verdict,
+    Worker,
 };
 use steadfast_guest::ipvs::{
     Entry, Flow, Scenario, Seen, Sent, Server, Step, VIP, VIP_PORT, server_addr, server_port,
@@ -176,6 +177,7 @@ impl<'a> Ours<'a> {
             order: ServerOrder::NewestFirst,
             forwarding: if self.scenario.dr { Forwarding::Dr } else { Forwarding::Nat },
             servers: self.servers.iter().map(|server| self.server_spec(server)).collect(),
+            client_address: ClientAddress::None,
             mss_clamp: MssClamp::Off,
             slow_start_ns: 0,
             limits: Limits::default(),

@@ -21,11 +21,12 @@ pub const BROADCAST: Mac = [0xff; 6];
 /// EtherTypes.
 pub const ARP: u16 = 0x0806;
 pub const IPV4: u16 = 0x0800;
+pub const IPV6: u16 = 0x86dd;
 pub const BEACON: u16 = 0x88b5;
 
 const FRAME_BYTES_MAX: usize = 2048;
 
-/// Frames of one EtherType on `front` of a namespace.
+/// Frames of one EtherType on an interface of a namespace, `front` for most.
 pub struct Wire {
     socket: PacketSocket,
     pub mac: Mac,
@@ -33,11 +34,16 @@ pub struct Wire {
 
 impl Wire {
     pub fn open(namespace: &Path, ethertype: u16) -> Self {
+        Self::open_on(namespace, "front", ethertype)
+    }
+
+    /// The same on another interface.
+    pub fn open_on(namespace: &Path, interface: &str, ethertype: u16) -> Self {
         inside(namespace, || {
-            let front = Interface::by_name("front").unwrap();
-            let socket = PacketSocket::bind(front.index, ethertype).unwrap();
+            let interface = Interface::by_name(interface).unwrap();
+            let socket = PacketSocket::bind(interface.index, ethertype).unwrap();
             socket.set_receive_buffer_bytes(1 << 20).unwrap();
-            Self { socket, mac: front.mac }
+            Self { socket, mac: interface.mac }
         })
         .unwrap()
     }

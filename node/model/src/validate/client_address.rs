@@ -1,0 +1,28 @@
+//! Who tells servers their client's address, and to which it can be told.
+
+use super::Check;
+use crate::document::{ClientAddress, Forwarding, Protocol, ServiceSpec};
+
+impl Check<'_> {
+    /// How the servers of a service hear who their client is.
+    pub(super) fn client_address(&mut self, place: &str, service: &ServiceSpec) {
+        let told = service.client_address;
+        if told == ClientAddress::None {
+            return;
+        }
+        let place = format!("{place}.client_address");
+        let listeners = service.listeners();
+        let is_tcp = |protocol| protocol == Protocol::Tcp;
+        if let (false, Some(first)) =
+            (listeners.iter().any(|at| is_tcp(at.protocol)), listeners.first())
+        {
+            let what = format!("{} cannot carry it, TCP alone can", first.protocol.name());
+            return self.problem(place, what, "take it out");
+        }
+        if service.forwarding != Forwarding::FullNat {
+            let name = service.forwarding.name();
+            let what = format!("under {name} the server sees the client's own address");
+            self.problem(place, what, "take it out, or write forwarding: full_nat");
+        }
+    }
+}
