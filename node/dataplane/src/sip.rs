@@ -13,14 +13,20 @@ pub(crate) fn sip13<const WORDS: usize>(key: [u64; 2], words: [u64; WORDS]) -> u
     ];
     // Last comes the length in octets, modulo 256.
     let len = ((WORDS * 8) as u64) << 56;
-    for word in words.into_iter().chain([len]) {
-        v[3] ^= word;
-        v = round(v);
-        v[0] ^= word;
+    for word in words {
+        v = take(v, word);
     }
+    v = take(v, len);
     v[2] ^= 0xff;
     let v = round(round(round(v)));
     v[0] ^ v[1] ^ v[2] ^ v[3]
+}
+
+fn take(mut v: [u64; 4], word: u64) -> [u64; 4] {
+    v[3] ^= word;
+    v = round(v);
+    v[0] ^= word;
+    v
 }
 
 fn round([a, b, c, d]: [u64; 4]) -> [u64; 4] {

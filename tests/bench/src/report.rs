@@ -28,8 +28,8 @@ pub(crate) fn print(args: &Args) -> anyhow::Result<()> {
         "\nOne core. Packets are 64 bytes long, in a ring of 2048 frames of 4 KiB; times are \
          nanoseconds per packet, the lower quartile of turns of the ring. There is no cache of flows: each packet is looked up. \
          Baselines of the same run: `parse` reads headers and checksum, `find` looks a key up in \
-         the table. `grown` is the growth of resident memory per connection, `sized` what the \
-         process had per place before the first connection."
+         the table. `grown` is the growth of resident memory per connection, in \
+         steps of huge pages of 2 MiB; `sized` what the process had per place before the first connection."
     );
     let sizes = if args.quick { &SIZES_QUICK[..] } else { &SIZES };
     let sizes = if args.sizes.is_empty() { sizes } else { &args.sizes };
