@@ -19,6 +19,8 @@ ROUNDS ?=
 KEPT ?=
 ONLY ?=
 BENCH_ARGS ?=
+TARGET ?=
+INPUT ?=
 
 # The lab makes network namespaces: root, or sudo where one is somebody else.
 AS_ROOT := $(if $(filter 0,$(shell id -u)),,sudo)
@@ -80,10 +82,28 @@ check: ## Format, lints, unit tests
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
 	$(CARGO) test --locked --workspace --lib --bins
 
+# libFuzzer comes with clang, so that no C++ is compiled here.
+export CUSTOM_LIBFUZZER_PATH ?= $(wildcard /usr/lib/llvm-14/lib/clang/*/lib/linux/libclang_rt.fuzzer-$(shell uname -m).a)
+FUZZ_BUILD = RUSTC_WORKSPACE_WRAPPER=$(abspath tests/fuzz/rustc) $(CARGO) build --locked \
+	-p steadfast-fuzz --features libfuzzer --bin fuzz
+
+# The time is make's own: $(origin) tells a SECONDS that was given from the one that bash counts.
+.PHONY: fuzz
+fuzz: setup ## Fuzzes every parser for a minute: TARGET=name SECONDS=n SEED=n
+	@$(FUZZ_BUILD)
+	@BIN=$(BIN)/fuzz SEED=$(SEED) FUZZ_SECONDS=$(if $(filter command%,$(origin SECONDS)),$(SECONDS),60) \
+		tests/fuzz/run $(TARGET)
+
+.PHONY: fuzz-replay
+fuzz-replay: setup ## Runs one input through a fuzz target: TARGET=name INPUT=file
+	@$(FUZZ_BUILD)
+	@TARGET=$(TARGET) $(BIN)/fuzz -runs=1 $(INPUT)
+
 .PHONY: test
 test: setup check build ## Everything CI runs
 	$(CARGO) test --locked --workspace --doc
 	$(TESTS_AS_ROOT) $(CARGO) test --locked --workspace --test '*'
+	@$(MAKE) --no-print-directory fuzz
 	@$(LAB) suite --sessions $(SESSIONS) $(SEED_ARG)
 
 .PHONY: programs

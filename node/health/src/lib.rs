@@ -6,7 +6,7 @@
 //! - [`Views`] joins the opinions of all nodes: a target is down when a majority of the nodes
 //!   that can report see it down;
 //! - [`LastGood`] picks the servers to use when a whole service seems to be down;
-//! - [`Checker`] does the probing: TCP connects, from the node's own address.
+//! - `Checker` does the probing: TCP connects, from the node's own address.
 //!
 //! Guarantees: one node that sees everything down ejects nobody while two nodes report; a target
 //! nobody has an opinion on is up; the same target is probed once, however many services use it;
@@ -19,6 +19,7 @@
 
 mod check;
 mod checks;
+#[cfg(feature = "checker")]
 mod driver;
 mod last_good;
 mod target;
@@ -27,6 +28,7 @@ mod views;
 
 pub use check::{CheckState, Opinion, Outcome};
 pub use checks::{Change, Checks, PROBES_MAX, Probe, TARGETS_MAX};
+#[cfg(feature = "checker")]
 pub use driver::{Checker, Opinions};
 pub use last_good::{LastGood, Selection};
 pub use target::{Settings, Target};
