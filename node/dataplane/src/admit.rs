@@ -5,9 +5,9 @@ use std::net::IpAddr;
 use steadfast_packet::{Packet, Transport, port_unreachable, sctp_abort, tcp_reset};
 
 use crate::{
-    Actions, Class, Connection, Excess, FlowKey, Forwarding, Gone, Holding, InsertError, Local,
-    NewConnection, Origin, Protocol, Provenance, Reason, Record, Removal, Role, Service, State,
-    SyncHook, Target, Unserved, Verdict,
+    Actions, Class, Connection, Deltas, Excess, FlowKey, Forwarding, Gone, Holding, InsertError,
+    Local, NewConnection, Origin, Protocol, Provenance, Reason, Record, Removal, Role, Service,
+    State, SyncHook, Target, Unserved, Verdict,
     cache::Tuple,
     degrade::{Above, asked, hashing_time},
     forward::{opens, resets},
@@ -35,6 +35,8 @@ pub(crate) struct Opening {
     pub(crate) adopted: bool,
     /// A template counts it.
     pub(crate) controlled: bool,
+    /// How the numbers of its sides will differ.
+    pub(crate) deltas: Option<Deltas>,
 }
 
 impl<H> Core<H>
@@ -114,7 +116,8 @@ where
                 Err(self.send_once(frame, packet, key, (service, server), view, actions))
             }
             Some((server, controlled)) => {
-                let new = Opening { key, server, epoch, adopted: false, controlled };
+                let deltas = Deltas::for_header(service, frame.received(), packet);
+                let new = Opening { key, server, epoch, adopted: false, controlled, deltas };
                 let opened = self.open(now_ns, service, &new, old);
                 let is_new = opened.as_ref().is_ok_and(|(_, is_new)| *is_new);
                 if let (true, false, Some(server)) =
@@ -163,6 +166,7 @@ where
                 epoch,
                 adopted: true,
                 controlled: false,
+                deltas: None,
             });
             match new.map(|new| self.open(now_ns, service, &new, None)) {
                 Some(Ok((connection, _))) => {
@@ -212,7 +216,7 @@ where
         new: &Opening,
         old: Option<Connection>,
     ) -> Result<(Connection, bool), Reason> {
-        let Opening { key, server, epoch, adopted, controlled } = *new;
+        let Opening { key, server, epoch, adopted, controlled, deltas } = *new;
         let chosen = service.spec.servers.get(server).ok_or(Reason::TableFull)?;
         let forwarding = service.spec.forwarding;
         let before = old.as_ref().map_or(0, |old| old.incarnation().saturating_add(1));
@@ -239,6 +243,7 @@ where
                 counted: service.spec.limits.per_source > 0,
                 adopted,
                 controlled,
+                deltas,
                 ..NewConnection::new(record, state, Provenance::Local, now_ns)
             };
             let inserted = match &old {

@@ -80,12 +80,18 @@ where
     ) {
         let Some(service) = view.config.service(service) else { return };
         let by = match service.spec.client_address {
-            ClientAddress::None => return,
+            // Only as long as it is under way: see where deltas are.
+            ClientAddress::None | ClientAddress::ProxyV2 => return,
             ClientAddress::Toa => toa_len(packet.is_ipv6()),
         };
-        let least = mtu_min(packet.is_ipv6()) as u32;
-        lower_told_mtu(frame.bytes(), packet, error, by as u32, least);
+        lower_told(frame, packet, error, by);
     }
+}
+
+/// Lowers the MTU that an error tells by what will be added on the way.
+pub(crate) fn lower_told(frame: &mut Frame<'_>, packet: &Packet, error: &IcmpError, by: usize) {
+    let least = mtu_min(packet.is_ipv6()) as u32;
+    lower_told_mtu(frame.bytes(), packet, error, by as u32, least);
 }
 
 /// Lowers what the server announces: its packets come in where the client's will go out.

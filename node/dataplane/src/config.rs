@@ -15,9 +15,9 @@ use std::{
 use steadfast_packet::Protocol;
 
 use crate::{
-    Asked, ConfigSpec, ExcessTotals, FlowCounters, FlowKey, FlowTotals, Forwarding, Ftp, GroupId,
-    GroupSpec, Listen, LocalPorts, PortSlot, Record, Scheduler, ServerId, ServerLoad, ServerOrder,
-    ServerSpec, ServiceId, ServiceSpec, Slot, Target, Timeouts, Unserved, WORKERS_MAX,
+    Asked, ClientAddress, ConfigSpec, ExcessTotals, FlowCounters, FlowKey, FlowTotals, Forwarding,
+    Ftp, GroupId, GroupSpec, Listen, LocalPorts, PortSlot, Record, Scheduler, ServerId, ServerLoad,
+    ServerOrder, ServerSpec, ServiceId, ServiceSpec, Slot, Target, Timeouts, Unserved, WORKERS_MAX,
     bucket::SharedBucket,
     fast::{ByAddr, Map},
     limits::Defence,
@@ -434,7 +434,9 @@ impl Service {
     /// about the connection has to be known.
     pub(crate) fn derives(&self, index: usize, key: &FlowKey) -> bool {
         let hashed = || self.scheduler.first_choice(key.client, key.client_port, key.vip);
-        self.spec.forwarding != Forwarding::FullNat && hashed() == Some(index)
+        let is_known = self.spec.forwarding == Forwarding::FullNat
+            || self.spec.client_address == ClientAddress::ProxyV2;
+        !is_known && hashed() == Some(index)
     }
 
     /// What was above its limits, at this node.

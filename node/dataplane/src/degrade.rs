@@ -10,7 +10,8 @@
 //! the thresholds of its server; it moves when a server comes, goes or changes its weight or health;
 //! it is lost when it is silent for longer than the time-out of a SYN after the limit was last
 //! exceeded. Its fragments and ICMP errors about it are dropped. Nor does it go where a QUIC connection
-//! ID says. There is none of this for services with persistence or full-NAT, nor under NAT for
+//! ID says. There is none of this for services with persistence, full-NAT or
+//! PROXY headers, nor under NAT for
 //! servers that two services share, or whose service has several addresses or ports: what is above a
 //! limit is dropped there.
 //!
@@ -21,8 +22,8 @@ use std::time::Duration;
 use steadfast_packet::Packet;
 
 use crate::{
-    Actions, Asked, Excess, FlowKey, Forwarding, Over, Reason, Sent, Service, State, SyncHook,
-    Target, Verdict,
+    Actions, Asked, ClientAddress, Excess, FlowKey, Forwarding, Over, Reason, Sent, Service, State,
+    SyncHook, Target, Verdict,
     cache::{Tuple, Way},
     forward::Path,
     frame::Frame,
@@ -186,9 +187,10 @@ pub(crate) fn hashing_time(service: &Service) -> Duration {
 fn target(service: &Service, index: usize, key: &FlowKey, view: View<'_>) -> Option<Target> {
     let spec = &service.spec;
     let server = spec.servers.get(index)?;
-    // Without a local port of its own it has nowhere to come from; and a template may have led the
-    // client elsewhere.
-    if spec.forwarding == Forwarding::FullNat || spec.persistence.is_some() {
+    // Without a local port of its own it has nowhere to come from, and without a place in the table
+    // nobody knows where its header goes; and a template may have led the client elsewhere.
+    let has_header = spec.client_address == ClientAddress::ProxyV2;
+    if spec.forwarding == Forwarding::FullNat || has_header || spec.persistence.is_some() {
         return None;
     }
     let (addr, port) = (server.addr, server.port_for(key.vip_port));

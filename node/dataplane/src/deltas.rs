@@ -22,6 +22,9 @@ pub struct Deltas {
     pub windows_to_client: i8,
     /// The same of the client's.
     pub windows_to_server: i8,
+    /// The number of the client before which a header was put into its stream, until the server has
+    /// acknowledged that; `to_server` counts it already. See `proxy_header`.
+    pub header_at: Option<u32>,
 }
 
 impl Deltas {
@@ -71,7 +74,7 @@ impl Deltas {
     ) {
         let by = match way {
             Way::In => self.to_client,
-            Way::Out => self.to_server,
+            Way::Out => self.of_quoted(frame.received(), error),
         };
         shift_quoted_seq(frame.bytes(), packet, error, by.wrapping_neg());
     }

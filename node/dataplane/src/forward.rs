@@ -53,7 +53,7 @@ where
         let connection = hot.connection;
         let ends = connection.ends();
         let (target, key, local) = (ends.target(), ends.key(), ends.local());
-        let deltas = ends.deltas();
+        let mut deltas = ends.deltas();
         // What was read is true if it lives now: one that another worker has ended since it was
         // found leads nowhere.
         if connection.is_dead() {
@@ -78,6 +78,9 @@ where
         }
         if hot.server.control_port.is_some() {
             self.translate_reply(frame, packet, (hot.way, &key, &target), hot.server);
+        }
+        if let Some(deltas) = &mut deltas {
+            *deltas = self.follow_header(frame, packet, (hot.way, connection), *deltas);
         }
         // The connection says so too, but in memory that packets need not touch.
         let (way, service) = (hot.way, hot.server.service.spec.id);
@@ -119,9 +122,11 @@ where
             return Err(self.refuse_too_big(frame, packet, teller, room, view));
         }
         self.clamp_mss(frame, packet, *service, room, view);
-        if let Some(deltas) = deltas {
-            deltas.shift(frame, packet, *way).map_err(Verdict::Drop)?;
-        }
+        let passing = match deltas {
+            Some(deltas) => Some(deltas.pass(frame, packet, *way, room).map_err(Verdict::Drop)?),
+            None => None,
+        };
+        let packet = passing.as_ref().map_or(packet, |passing| &passing.packet);
         match (target.forwarding, way) {
             (Forwarding::Dr, _) | (Forwarding::Tunnel(_), Way::Out) => {}
             (Forwarding::Nat, Way::In) => {
@@ -144,6 +149,9 @@ where
                     return Err(Verdict::Drop(reason));
                 }
             }
+        }
+        if passing.as_ref().is_some_and(|passing| passing.starts) {
+            self.put_header(frame, packet, key).map_err(Verdict::Drop)?;
         }
         set_macs(frame.bytes(), hop.src_mac, hop.dst_mac);
         Ok(())

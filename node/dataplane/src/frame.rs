@@ -2,7 +2,10 @@
 
 use std::net::SocketAddr;
 
-use steadfast_packet::{Encapsulated, Mac, NoSpace, Outer, Packet, add_toa, encapsulate};
+use steadfast_packet::{
+    Encapsulated, FRAME_LEN_MIN, Mac, NoSpace, Outer, Packet, add_proxy, add_toa, cut_payload,
+    encapsulate,
+};
 
 /// A frame that is being worked on.
 pub(crate) struct Frame<'a> {
@@ -54,6 +57,35 @@ impl<'a> Frame<'a> {
         self.len += self.start - start;
         self.start = start;
         Ok(())
+    }
+
+    /// Puts a PROXY header before the payload of `packet`: the frame grows at its front.
+    pub(crate) fn add_proxy(
+        &mut self,
+        packet: &Packet,
+        client: SocketAddr,
+        vip: SocketAddr,
+    ) -> Result<(), NoSpace> {
+        let start = add_proxy(self.buffer, self.start, packet, client, vip)?;
+        self.len += self.start - start;
+        self.start = start;
+        Ok(())
+    }
+
+    /// Takes the payload off `packet`, which this frame carries; gives what is left of it.
+    pub(crate) fn cut_payload(&mut self, packet: &Packet) -> Packet {
+        let cut = cut_payload(self.bytes(), packet);
+        self.len = self.len.min(cut.end);
+        cut
+    }
+
+    /// Makes the frame as long as Ethernet wants it.
+    pub(crate) fn pad(&mut self) {
+        let end = self.start + FRAME_LEN_MIN;
+        if let Some(padding) = self.buffer.get_mut(self.start + self.len..end) {
+            padding.fill(0);
+            self.len = FRAME_LEN_MIN;
+        }
     }
 
     /// Where the frame starts in the buffer.

@@ -48,6 +48,9 @@ pub trait SyncHook {
     /// A return (server to client) packet went out.
     fn replied(&self, _carried: &Carried<'_>) {}
 
+    /// The server has acknowledged the header that was put before what its client sends.
+    fn heard(&self, _connection: &Connection) {}
+
     /// This node scheduled a new connection; its first packet may not have gone out yet.
     fn created(&self, _connection: &Connection, _now_ns: u64) {}
 
@@ -82,6 +85,10 @@ where
 
     fn replied(&self, carried: &Carried<'_>) {
         (**self).replied(carried);
+    }
+
+    fn heard(&self, connection: &Connection) {
+        (**self).heard(connection);
     }
 
     fn created(&self, connection: &Connection, now_ns: u64) {

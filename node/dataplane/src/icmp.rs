@@ -16,13 +16,15 @@
 use std::net::IpAddr;
 
 use steadfast_packet::{
-    IcmpError, Packet, decrement_ttl, rewrite_error_destination, rewrite_error_source, set_macs,
+    IcmpError, Packet, decrement_ttl, proxy_len, rewrite_error_destination, rewrite_error_source,
+    set_macs,
 };
 
 use crate::{
     Actions, AddressKind, Connection, FlowKey, Forwarding, GroupId, Reason, ReplyKey, Role, Sent,
     SyncHook, Verdict,
     cache::{Tuple, Way},
+    client_address::lower_told,
     forward::full_nat_ends,
     frame::Frame,
     too_big::way_room,
@@ -122,6 +124,9 @@ where
         }
         if let Some(deltas) = deltas {
             deltas.shift_error(frame, packet, error, way);
+            if way == Way::Out && deltas.header_at.is_some() {
+                lower_told(frame, packet, error, proxy_len(packet.is_ipv6()));
+            }
         }
         match (target.forwarding, way) {
             (Forwarding::Dr, _) | (Forwarding::Tunnel(_), Way::Out) => {}

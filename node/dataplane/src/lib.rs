@@ -44,6 +44,7 @@ mod other;
 mod persist;
 mod policies;
 mod prepare;
+mod proxy_header;
 mod question;
 mod quic;
 mod rehearse;

@@ -37,8 +37,10 @@ const CHUNK: usize = 1024;
 const ADDR_WORDS: usize = 6;
 /// Words of the local address of a slot.
 const LOCAL_WORDS: usize = 2;
-/// Words of the deltas of a slot: to client 32, to server 32; timestamps 32, windows 8 and 8.
-const DELTA_WORDS: usize = 2;
+/// Words of the deltas of a slot: to client 32, to server 32; timestamps 32, none 15, a header is
+/// under way 1, windows 8 and 8; none 32, where the header is 32; none.
+const DELTA_WORDS: usize = 4;
+const HEADER_UNDER_WAY: u64 = 1 << 16;
 
 /// Hot words: generation 32, families and more flags 8, synced state 8, flags 8, state 8.
 pub(crate) const WORD: usize = 0;
@@ -276,6 +278,8 @@ impl Slab {
             timestamps: (rest >> 32) as u32,
             windows_to_client: (rest >> 8) as i8,
             windows_to_server: rest as i8,
+            header_at: (rest & HEADER_UNDER_WAY != 0)
+                .then(|| self.deltas.pair(slot, 2)[0].load(RELAXED) as u32),
         }
     }
 
@@ -286,7 +290,11 @@ impl Slab {
         let windows = u64::from(u16::from_be_bytes(windows.map(i8::cast_unsigned)));
         let numbers = u64::from(deltas.to_client) << 32 | u64::from(deltas.to_server);
         cells[0].store(numbers, RELAXED);
-        cells[1].store(u64::from(deltas.timestamps) << 32 | windows, RELAXED);
+        let under_way = deltas.header_at.map_or(0, |first| {
+            self.deltas.pair(slot, 2)[0].store(first.into(), RELAXED);
+            HEADER_UNDER_WAY
+        });
+        cells[1].store(u64::from(deltas.timestamps) << 32 | under_way | windows, RELAXED);
     }
 
     /// The key of what its server answers, if that comes back here.

@@ -188,6 +188,8 @@ pub enum ClientAddress {
     None,
     /// By a TCP option (TOA); with full-NAT.
     Toa,
+    /// By a header of the PROXY protocol, version 2, before all else; with NAT and full-NAT.
+    ProxyV2,
 }
 
 /// Up to which maximum segment size TCP handshakes may announce (RFC 9293 section 3.7.1).

@@ -271,8 +271,9 @@ impl ConnectionTable {
         Some(connection)
     }
 
-    /// Notes how the numbers of a connection's two sides differ, once; nothing when it is gone.
-    /// Whoever sets others while packets pass has some of them shifted by a mixture.
+    /// Notes how the numbers of a connection's two sides differ, once, or where its header is; nothing
+    /// when it is gone. Whoever sets other numbers while packets pass has some of them shifted by a
+    /// mixture.
     pub fn set_deltas(&self, connection: &Connection, deltas: &Deltas) {
         if deltas.is_none() || connection.deltas() == Some(*deltas) {
             return;

@@ -7,65 +7,22 @@ mod lab;
 
 use std::net::{IpAddr, SocketAddr};
 
-use both::{error::Error, *};
-use etherparse::{PacketBuilder, TcpHeader};
-use lab::*;
-use steadfast_dataplane::{
-    ClientAddress, FlowKey, Forwarding, HashOptions, NextHops, PortSlot, Protocol, Record, Replica,
-    SchedulerKind, ServiceSpec,
+use both::{
+    ends::{Ends, MTU, PORT, Segment, key, node_of, told},
+    error::Error,
+    *,
 };
+use lab::*;
+use steadfast_dataplane::{ClientAddress, Forwarding, Protocol, Record, Replica};
 
-const PORT: u16 = 9090;
 const PSH_ACK: u8 = 0x18;
-/// Interfaces of this MTU.
-const MTU: u16 = 1500;
 /// Packets from the server until which it is told.
 const REPLIES: usize = 8;
 
 const TIMESTAMPS: [u8; 12] = [1, 1, 8, 10, 1, 2, 3, 4, 5, 6, 7, 8];
 
-fn spec(client_address: ClientAddress) -> steadfast_dataplane::ConfigSpec {
-    let mut spec = both::spec(1);
-    spec.port_slot = PortSlot::new(2);
-    for (id, net) in (1001..).zip(NETS) {
-        let local = if net.name == "IPv4" { "198.18.1.200" } else { "2001:db8:1::200" };
-        spec.groups[0].locals.push(local.parse().unwrap());
-        let servers = vec![lab::server(id, net.nat, REAL_PORT)];
-        let service = lab::service(id, Protocol::Tcp, PORT, servers);
-        let scheduler = SchedulerKind::Mh(HashOptions { port: true, fallback: true });
-        let forwarding = Forwarding::FullNat;
-        let mut service = ServiceSpec { forwarding, scheduler, client_address, ..service };
-        service.listen[0].vip = net.vip.parse().unwrap();
-        spec.services.push(service);
-    }
-    spec
-}
-
 fn node(client_address: ClientAddress) -> Lab {
-    let lab = Lab::with(spec(client_address), 1000);
-    let mut hops = both::next_hops();
-    hops.ports.iter_mut().for_each(|port| port.mtu = MTU.into());
-    lab.shared.set_next_hops(NextHops::new(hops));
-    lab
-}
-
-/// A segment as an IP packet.
-fn segment(
-    (src, dst): (SocketAddr, SocketAddr),
-    ttl: u8,
-    flags: u8,
-    options: &[u8],
-    data: &[u8],
-) -> Vec<u8> {
-    let mut header = TcpHeader::new(src.port(), dst.port(), 1000, 512);
-    header.acknowledgment_number = if flags & ACK != 0 { 2000 } else { 0 };
-    (header.fin, header.syn, header.rst) = (flags & 1 != 0, flags & SYN != 0, flags & RST != 0);
-    (header.psh, header.ack) = (flags & 8 != 0, flags & ACK != 0);
-    header.set_options_raw(options).unwrap();
-    let builder = PacketBuilder::ip(ip(src.ip(), dst.ip(), ttl, Protocol::Tcp));
-    let mut packet = Vec::new();
-    builder.tcp_header(header).write(&mut packet, data).unwrap();
-    packet
+    node_of(told(Forwarding::FullNat, client_address))
 }
 
 fn option_of(client: SocketAddr) -> Vec<u8> {
@@ -83,48 +40,15 @@ fn mss(announced: u16) -> [u8; 4] {
     [2, 4, high, low]
 }
 
-/// The two ends of a connection, as each side knows them.
-struct Ends {
-    client: SocketAddr,
-    vip: SocketAddr,
-    local: SocketAddr,
-    real: SocketAddr,
-}
-
-impl Ends {
-    fn in_frame(&self, flags: u8, options: &[u8], data: &[u8]) -> Vec<u8> {
-        framed((CLIENT, FRONT), &segment((self.client, self.vip), 64, flags, options, data))
-    }
-
-    fn in_sent(&self, flags: u8, options: &[u8], data: &[u8]) -> Outcome {
-        let sent = segment((self.local, self.real), 63, flags, options, data);
-        Outcome::Sent(1, framed((BACK, NAT_1), &sent))
-    }
-
-    fn out_frame(&self, flags: u8, options: &[u8], data: &[u8]) -> Vec<u8> {
-        framed((NAT_1, BACK), &segment((self.real, self.local), 64, flags, options, data))
-    }
-
-    fn out_sent(&self, flags: u8, options: &[u8], data: &[u8]) -> Outcome {
-        let sent = segment((self.vip, self.client), 63, flags, options, data);
-        Outcome::Sent(0, framed((FRONT, CLIENT), &sent))
-    }
-}
-
-fn key(net: Net) -> FlowKey {
-    let (client, vip) = (net.client.parse().unwrap(), net.vip.parse().unwrap());
-    let protocol = Protocol::Tcp;
-    FlowKey { protocol, client, client_port: CLIENT_PORT, vip, vip_port: PORT }
+/// A segment whose numbers do not matter.
+fn segment(flags: u8, options: &[u8], data: &[u8]) -> Segment {
+    let ack = if flags & ACK != 0 { 2000 } else { 0 };
+    Segment::new(flags, 1000, ack, data).with_options(options)
 }
 
 /// Opens a connection with a SYN of these options.
 fn open(lab: &mut Lab, net: Net, options: &[u8]) -> (Ends, Outcome) {
-    let (client, vip) = (at(net.client, CLIENT_PORT), at(net.vip, PORT));
-    let syn = framed((CLIENT, FRONT), &segment((client, vip), 64, SYN, options, b""));
-    let outcome = lab.handle(0, &syn);
-    let local = lab.shared.table.find(&key(net)).unwrap().local().unwrap();
-    let local = SocketAddr::new(local.addr, local.port);
-    (Ends { client, vip, local, real: at(net.nat, REAL_PORT) }, outcome)
+    Ends::open(lab, net, PORT, &segment(SYN, options, b""))
 }
 
 fn counted(lab: &Lab) -> (u64, u64) {
@@ -140,9 +64,9 @@ fn a_handshake_and_what_follows_tell_who_the_client_is() {
         let (ends, sent) = open(&mut lab, net, &syn_options);
         let option = option_of(ends.client);
         let with = |options: &[u8]| [&option, options].concat();
-        assert_eq!(sent, ends.in_sent(SYN, &with(&syn_options), b""), "a SYN");
+        assert_eq!(sent, ends.in_sent(&segment(SYN, &with(&syn_options), b"")), "a SYN");
         let lowered = 1440 - option.len() as u16;
-        lab.handle(1, &ends.out_frame(SYN_ACK, &mss(1440), b""));
+        lab.handle(1, &ends.out_frame(&segment(SYN_ACK, &mss(1440), b"")));
         let cases = [
             ("the ACK that ends it", ACK, &TIMESTAMPS[..], &b""[..]),
             ("without options", ACK, &[], b""),
@@ -151,12 +75,12 @@ fn a_handshake_and_what_follows_tell_who_the_client_is() {
             ("a FIN", FIN_ACK, &TIMESTAMPS, b""),
         ];
         for (description, flags, options, data) in cases {
-            let outcome = lab.handle(0, &ends.in_frame(flags, options, data));
-            let expected = ends.in_sent(flags, &with(options), data);
+            let outcome = lab.handle(0, &ends.in_frame(&segment(flags, options, data)));
+            let expected = ends.in_sent(&segment(flags, &with(options), data));
             assert_eq!(outcome, expected, "{} {description}", net.name);
         }
-        let outcome = lab.handle(1, &ends.out_frame(SYN_ACK, &mss(1440), b""));
-        assert_eq!(outcome, ends.out_sent(SYN_ACK, &mss(lowered), b""), "{}", net.name);
+        let outcome = lab.handle(1, &ends.out_frame(&segment(SYN_ACK, &mss(1440), b"")));
+        assert_eq!(outcome, ends.out_sent(&segment(SYN_ACK, &mss(lowered), b"")), "{}", net.name);
         assert_eq!(counted(&lab), (6, 0));
     }
 }
@@ -166,12 +90,16 @@ fn nothing_is_told_where_nobody_asked() {
     for net in NETS {
         let mut lab = node(ClientAddress::None);
         let (ends, sent) = open(&mut lab, net, &mss(1460));
-        assert_eq!(sent, ends.in_sent(SYN, &mss(1460), b""));
-        let outcome = lab.handle(1, &ends.out_frame(SYN_ACK, &mss(1460), b""));
-        assert_eq!(outcome, ends.out_sent(SYN_ACK, &mss(1460), b""));
+        assert_eq!(sent, ends.in_sent(&segment(SYN, &mss(1460), b"")));
+        let outcome = lab.handle(1, &ends.out_frame(&segment(SYN_ACK, &mss(1460), b"")));
+        assert_eq!(outcome, ends.out_sent(&segment(SYN_ACK, &mss(1460), b"")));
         let forged = option_of("192.0.2.1:1".parse().unwrap());
-        let outcome = lab.handle(0, &ends.in_frame(ACK, &forged, b""));
-        assert_eq!(outcome, ends.in_sent(ACK, &forged, b""), "options are the client's business");
+        let outcome = lab.handle(0, &ends.in_frame(&segment(ACK, &forged, b"")));
+        assert_eq!(
+            outcome,
+            ends.in_sent(&segment(ACK, &forged, b"")),
+            "options are the client's business"
+        );
         assert_eq!(counted(&lab), (0, 0));
     }
 }
@@ -183,16 +111,16 @@ fn a_server_that_has_answered_often_is_told_no_more() {
         let (ends, _) = open(&mut lab, net, &[]);
         let option = option_of(ends.client);
         for reply in 0..REPLIES {
-            let outcome = lab.handle(0, &ends.in_frame(ACK, &[], b""));
-            assert_eq!(outcome, ends.in_sent(ACK, &option, b""), "after {reply}");
-            lab.handle(1, &ends.out_frame(ACK, &[], b"answer"));
+            let outcome = lab.handle(0, &ends.in_frame(&segment(ACK, &[], b"")));
+            assert_eq!(outcome, ends.in_sent(&segment(ACK, &option, b"")), "after {reply}");
+            lab.handle(1, &ends.out_frame(&segment(ACK, &[], b"answer")));
         }
-        let outcome = lab.handle(0, &ends.in_frame(ACK, &[], b""));
-        assert_eq!(outcome, ends.in_sent(ACK, &[], b""), "{}", net.name);
+        let outcome = lab.handle(0, &ends.in_frame(&segment(ACK, &[], b"")));
+        assert_eq!(outcome, ends.in_sent(&segment(ACK, &[], b"")), "{}", net.name);
         // A client cannot make up for that.
         let forged = option_of("192.0.2.1:1".parse().unwrap());
-        let outcome = lab.handle(0, &ends.in_frame(PSH_ACK, &forged, b"data"));
-        assert_eq!(outcome, ends.in_sent(PSH_ACK, &vec![1; forged.len()], b"data"));
+        let outcome = lab.handle(0, &ends.in_frame(&segment(PSH_ACK, &forged, b"data")));
+        assert_eq!(outcome, ends.in_sent(&segment(PSH_ACK, &vec![1; forged.len()], b"data")));
     }
 }
 
@@ -203,9 +131,9 @@ fn a_successor_tells_again() {
         let mut first = node(ClientAddress::Toa);
         let (ends, _) = open(&mut first, net, &[]);
         for _ in 0..REPLIES {
-            first.handle(1, &ends.out_frame(ACK, &[], b"answer"));
+            first.handle(1, &ends.out_frame(&segment(ACK, &[], b"answer")));
         }
-        let connection = first.shared.table.find(&key(net)).unwrap();
+        let connection = first.shared.table.find(&key(net, PORT)).unwrap();
         let record = Record { target: None, ..connection.record() };
         let state = connection.state();
         let copy = Replica {
@@ -222,13 +150,13 @@ fn a_successor_tells_again() {
         second.shared.table.apply_replica(&copy, &config, START);
         let option = option_of(ends.client);
         for _ in 0..REPLIES {
-            let outcome = second.handle(0, &ends.in_frame(PSH_ACK, &TIMESTAMPS, b"more"));
+            let outcome = second.handle(0, &ends.in_frame(&segment(PSH_ACK, &TIMESTAMPS, b"more")));
             let options = [&option, &TIMESTAMPS[..]].concat();
-            assert_eq!(outcome, ends.in_sent(PSH_ACK, &options, b"more"), "{}", net.name);
-            second.handle(1, &ends.out_frame(ACK, &[], b""));
+            assert_eq!(outcome, ends.in_sent(&segment(PSH_ACK, &options, b"more")), "{}", net.name);
+            second.handle(1, &ends.out_frame(&segment(ACK, &[], b"")));
         }
-        let outcome = second.handle(0, &ends.in_frame(ACK, &[], b""));
-        assert_eq!(outcome, ends.in_sent(ACK, &[], b""), "{}", net.name);
+        let outcome = second.handle(0, &ends.in_frame(&segment(ACK, &[], b"")));
+        assert_eq!(outcome, ends.in_sent(&segment(ACK, &[], b"")), "{}", net.name);
     }
 }
 
@@ -252,8 +180,8 @@ fn what_a_client_says_of_itself_is_erased() {
     for (description, flags, options, expected) in cases {
         let mut lab = node(ClientAddress::Toa);
         let (ends, _) = open(&mut lab, net, &[]);
-        let outcome = lab.handle(0, &ends.in_frame(flags, options, b""));
-        assert_eq!(outcome, ends.in_sent(flags, &expected, b""), "{description}");
+        let outcome = lab.handle(0, &ends.in_frame(&segment(flags, options, b"")));
+        assert_eq!(outcome, ends.in_sent(&segment(flags, &expected, b"")), "{description}");
     }
 }
 
@@ -276,9 +204,14 @@ fn what_has_no_room_goes_without_and_is_counted() {
         ];
         for (description, options, data, fits) in cases {
             let (told, untold) = counted(&lab);
-            let outcome = lab.handle(0, &ends.in_frame(ACK, options, data));
+            let outcome = lab.handle(0, &ends.in_frame(&segment(ACK, options, data)));
             let with = if fits { [&option, options].concat() } else { options.to_vec() };
-            assert_eq!(outcome, ends.in_sent(ACK, &with, data), "{} {description}", net.name);
+            assert_eq!(
+                outcome,
+                ends.in_sent(&segment(ACK, &with, data)),
+                "{} {description}",
+                net.name
+            );
             let expected = if fits { (told + 1, untold) } else { (told, untold + 1) };
             assert_eq!(counted(&lab), expected, "{description}");
         }
@@ -303,14 +236,14 @@ fn handshakes_leave_room() {
             (least - 1, least - 1),
         ];
         for (announced, expected) in cases {
-            let outcome = lab.handle(1, &ends.out_frame(SYN_ACK, &mss(announced), b""));
-            let sent = ends.out_sent(SYN_ACK, &mss(expected), b"");
+            let outcome = lab.handle(1, &ends.out_frame(&segment(SYN_ACK, &mss(announced), b"")));
+            let sent = ends.out_sent(&segment(SYN_ACK, &mss(expected), b""));
             assert_eq!(outcome, sent, "{} {announced}", net.name);
         }
         // What the client announces is about packets that do not grow.
-        let again = ends.in_frame(SYN, &mss(whole), b"");
+        let again = ends.in_frame(&segment(SYN, &mss(whole), b""));
         let option = option_of(ends.client);
-        let sent = ends.in_sent(SYN, &[&option, &mss(whole)[..]].concat(), b"");
+        let sent = ends.in_sent(&segment(SYN, &[&option, &mss(whole)[..]].concat(), b""));
         assert_eq!(lab.handle(0, &again), sent);
     }
 }

@@ -27,6 +27,7 @@ const DELTAS: Deltas = Deltas {
     timestamps: 0u32.wrapping_sub(1000),
     windows_to_client: -2,
     windows_to_server: 3,
+    header_at: None,
 };
 
 /// A TCP service on one port in each family.
@@ -396,6 +397,7 @@ proptest! {
             timestamps,
             windows_to_client: windows.0 % 15,
             windows_to_server: windows.1 % 15,
+            header_at: None,
         };
         let mut lab = node(Forwarding::FullNat);
         let open = Open::new(&mut lab, NETS[usize::from(v6)], CLIENT_PORT);

@@ -247,6 +247,8 @@ impl TcpFlags {
     pub const RST: u8 = 0x04;
     /// ACK.
     pub const ACK: u8 = 0x10;
+    /// URG.
+    pub const URG: u8 = 0x20;
 
     /// No more data.
     #[must_use]

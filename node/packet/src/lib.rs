@@ -21,6 +21,7 @@ mod ipv6;
 mod mss;
 mod options;
 mod parse;
+mod proxy;
 mod quic;
 mod quote;
 mod rewrite;
@@ -45,9 +46,10 @@ pub use options::BadOptions;
 pub use parse::{
     ArpRequest, Content, Fragment, Packet, ParseError, Parsed, Solicitation, Transport, parse,
 };
+pub use proxy::{add_proxy, cut_payload, proxy_len, set_acknowledged};
 pub use quic::{DestinationCid, destination_cid};
 pub use quote::{
-    IcmpError, Quoted, lower_told_mtu, parse_error, rewrite_error_destination,
+    IcmpError, Quoted, lower_told_mtu, parse_error, quoted_seq, rewrite_error_destination,
     rewrite_error_source, shift_quoted_seq,
 };
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source, set_macs};

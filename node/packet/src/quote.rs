@@ -123,6 +123,14 @@ pub fn rewrite_error_source(
     rewrite_error(frame, packet, error, (Side::Source, Side::Destination), addr, port);
 }
 
+/// The sequence number of the quoted TCP segment, if so much is quoted.
+#[must_use]
+pub fn quoted_seq(frame: &[u8], error: &IcmpError) -> Option<u32> {
+    let quoted = &error.quoted;
+    let is_there = quoted.protocol == Protocol::Tcp && quoted.l4 + SEQ + 4 <= quoted.end;
+    Some(view::<U32>(frame, quoted.l4 + SEQ).filter(|_| is_there)?.get())
+}
+
 /// Adds `by` to the sequence number of the quoted TCP segment, if so much is quoted: its sender takes
 /// an error for its own only if it has sent that number (RFC 5927 section 4.1).
 pub fn shift_quoted_seq(frame: &mut [u8], packet: &Packet, error: &IcmpError, by: u32) {

@@ -67,6 +67,12 @@ impl SyncHook for ReplicationHook {
         }
     }
 
+    fn heard(&self, connection: &Connection) {
+        // Whoever believes that it is under way would judge numbers by where it was put, in vain once
+        // the client has sent half of all there are.
+        self.mark(connection);
+    }
+
     fn template(&self, template: &Template, now_ns: u64) {
         let record = &template.record;
         let config = self.shared.config.load();

@@ -71,6 +71,7 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
         client_address: match spec.client_address {
             ClientAddress::None => dp::ClientAddress::None,
             ClientAddress::Toa => dp::ClientAddress::Toa,
+            ClientAddress::ProxyV2 => dp::ClientAddress::ProxyV2,
         },
         mss_clamp: match spec.mss_clamp {
             MssClamp::Off => dp::MssClamp::Off,

@@ -151,4 +151,6 @@ fn persistence_and_one_packet_are_passed_on() {
     assert_eq!(plain.client_address, dp::ClientAddress::None);
     let told = compiled(&mut state, "forwarding: full_nat, client_address: toa,", "");
     assert_eq!(told.client_address, dp::ClientAddress::Toa);
+    let told = compiled(&mut state, "forwarding: full_nat, client_address: proxy_v2,", "");
+    assert_eq!(told.client_address, dp::ClientAddress::ProxyV2);
 }

@@ -26,10 +26,20 @@ use steadfast_lab::host::{
     names::{Host, Mode, NODES, Network, SERVERS},
 };
 
-const PORT: u16 = 8081;
-/// A transfer takes some 4 s.
-const FILE_BYTES: usize = 12 << 20;
-const RATE: &str = "3m";
+/// A way to tell servers who their client is: what the document calls it, and the port of its service.
+#[derive(Clone, Copy, Debug)]
+struct Way {
+    key: &'static str,
+    port: u16,
+}
+
+const TOA: Way = Way { key: "toa", port: 8081 };
+const PROXY: Way = Way { key: "proxy_v2", port: 8082 };
+const WAYS: [Way; 2] = [TOA, PROXY];
+
+/// A transfer takes some 3 s.
+const FILE_BYTES: usize = 6 << 20;
+const RATE: &str = "2m";
 
 const SOON: Duration = Duration::from_secs(10);
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -37,17 +47,18 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const MOMENT: Duration = Duration::from_millis(200);
 
 /// RFC 4727; see `node/packet/src/toa.rs`.
-const TOA: u8 = 254;
+const TOA_KIND: u8 = 254;
 
 #[tokio::test]
 async fn servers_hear_who_their_client_is_also_after_a_failover() {
     exec::check_tools(&[("nginx", "nginx-light"), ("curl", "curl")]).unwrap();
     let mut lab = Lab::start_with("e2ewho", Mode::FullNat, Family::V6).await;
-    let services: String = Family::V6.all().iter().map(|family| service(*family)).collect();
+    let services: String = all().map(|(way, family)| service(way, family)).collect();
     lab.apply(&[("settings:", &format!("{services}settings:"))]).await;
     let daemons: Vec<Nginx> = SERVERS.iter().map(|n| Nginx::start(&lab, *n)).collect();
     for family in Family::V6.all() {
         the_option_has_the_client(&lab, *family);
+        the_header_has_the_client(&lab, *family);
     }
     trace_and_get_service_say_so(&lab);
     transfers_go_on_over_a_failover(&mut lab).await;
@@ -55,24 +66,27 @@ async fn servers_hear_who_their_client_is_also_after_a_failover() {
     phase("done");
 }
 
-fn name(family: Family) -> &'static str {
-    match family {
-        Family::V4 => "toa",
-        Family::V6 => "toa-v6",
-    }
+/// Each way in each family.
+fn all() -> impl Iterator<Item = (Way, Family)> {
+    WAYS.into_iter().flat_map(|way| Family::V6.all().iter().map(move |family| (way, *family)))
 }
 
-fn service(family: Family) -> String {
+/// The name of a service.
+fn name(way: Way, family: Family) -> String {
+    format!("told-{}{}", way.port, family.suffix())
+}
+
+fn service(Way { key, port }: Way, family: Family) -> String {
     let servers: String = SERVERS
         .map(|n| {
             let address = family.server(Mode::FullNat, n);
-            format!("      - {{address: \"{address}\", port: {PORT}}}\n")
+            format!("      - {{address: \"{address}\", port: {port}}}\n")
         })
         .concat();
     format!(
-        "  - name: {}\n    group: web\n    address: \"{}\"\n    port: {PORT}\n    scheduler: rr\n    \
-         forwarding: full_nat\n    client_address: toa\n    servers:\n{servers}",
-        name(family),
+        "  - name: {}\n    group: web\n    address: \"{}\"\n    port: {port}\n    scheduler: rr\n    \
+         forwarding: full_nat\n    client_address: {key}\n    servers:\n{servers}",
+        name(Way { key, port }, family),
         family.vip()
     )
 }
@@ -93,10 +107,19 @@ impl Nginx {
              events {{ worker_connections 512; }}\nhttp {{ access_log off; \
              client_max_body_size 0; client_body_temp_path body; proxy_temp_path proxy; \
              fastcgi_temp_path fastcgi; uwsgi_temp_path uwsgi; scgi_temp_path scgi;\n\
-             server {{ listen {PORT}; listen [::]:{PORT}; root {};\n\
+             server {{ listen {}; listen [::]:{}; root {};\n\
              location = /who {{ return 200 '$remote_addr $remote_port\\n'; }}\n\
              location = /large {{ limit_rate {RATE}; }}\n\
+             location /put/ {{ dav_methods PUT; create_full_put_path on; }} }}\n\
+             server {{ listen {} proxy_protocol; listen [::]:{} proxy_protocol; root {};\n\
+             location = /who {{ return 200 '$proxy_protocol_addr $proxy_protocol_port\\n'; }}\n\
+             location = /large {{ limit_rate {RATE}; }}\n\
              location /put/ {{ dav_methods PUT; create_full_put_path on; }} }}\n}}\n",
+            TOA.port,
+            TOA.port,
+            root.display(),
+            PROXY.port,
+            PROXY.port,
             root.display()
         );
         fs::write(&conf, text).unwrap();
@@ -126,8 +149,8 @@ fn noise(len: usize) -> Vec<u8> {
 }
 
 /// `curl` at the client, started.
-fn curl(lab: &Lab, family: Family, path: &str, options: &[&str]) -> Child {
-    let url = format!("http://{}{path}", SocketAddr::from((family.vip(), PORT)));
+fn curl(lab: &Lab, (way, family): (Way, Family), path: &str, options: &[&str]) -> Child {
+    let url = format!("http://{}{path}", SocketAddr::from((family.vip(), way.port)));
     Command::new("nsenter")
         .arg(format!("--net={}", lab.namespace(Host::Client).display()))
         .args(["curl", "--disable", "--noproxy", "*", "--silent", "--show-error", "--fail"])
@@ -165,7 +188,7 @@ impl Capture {
             let read = PacketHeaders::from_ethernet_slice(&frame).ok()?;
             let Some(TransportHeader::Tcp(tcp)) = read.transport else { return None };
             let told = toa(tcp.options.as_slice());
-            (tcp.destination_port == PORT).then_some((tcp, told))
+            (tcp.destination_port == TOA.port).then_some((tcp, told))
         });
         segments.collect()
     }
@@ -176,7 +199,7 @@ fn toa(mut options: &[u8]) -> Option<SocketAddr> {
     loop {
         options = match *options {
             [1, ..] => &options[1..],
-            [TOA, len, high, low, ..] => {
+            [TOA_KIND, len, high, low, ..] => {
                 let addr: IpAddr = match len {
                     8 => <[u8; 4]>::try_from(options.get(4..8)?).ok()?.into(),
                     20 => <[u8; 16]>::try_from(options.get(4..20)?).ok()?.into(),
@@ -190,22 +213,36 @@ fn toa(mut options: &[u8]) -> Option<SocketAddr> {
     }
 }
 
+/// Whom a server takes for its client, and who that is.
+fn who(lab: &Lab, to: (Way, Family)) -> Result<(SocketAddr, SocketAddr), String> {
+    let own = "\n%{local_ip} %{local_port}\n";
+    let text = String::from_utf8(ended(curl(lab, to, "/who", &["--write-out", own]))?).unwrap();
+    let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
+    let place = |line: &str| -> SocketAddr {
+        let (addr, port) = line.split_once(' ').unwrap();
+        (addr.parse::<IpAddr>().unwrap(), port.parse().unwrap()).into()
+    };
+    Ok((place(lines[0]), place(lines[1])))
+}
+
+fn the_header_has_the_client(lab: &Lab, family: Family) {
+    phase(&format!("{family}: nginx reads the header"));
+    until("nginx answers", SOON, || who(lab, (PROXY, family)));
+    for _ in 0..2 * SERVERS.len() {
+        let (seen, client) = who(lab, (PROXY, family)).unwrap();
+        assert_eq!(client.ip(), family.client());
+        assert_eq!(seen, client, "{family}");
+    }
+}
+
 fn the_option_has_the_client(lab: &Lab, family: Family) {
     phase(&format!("{family}: what the servers receive tells the client"));
-    let own = "\n%{local_ip} %{local_port}\n";
-    let fetch = || ended(curl(lab, family, "/who", &["--write-out", own]));
-    until("nginx answers", SOON, fetch);
+    until("nginx answers", SOON, || who(lab, (TOA, family)));
     for _ in 0..SERVERS.len() {
         let capture = Capture::start(lab, family);
-        let text = String::from_utf8(fetch().unwrap()).unwrap();
-        let lines: Vec<&str> = text.lines().filter(|line| !line.is_empty()).collect();
-        let place = |line: &str| -> SocketAddr {
-            let (addr, port) = line.split_once(' ').unwrap();
-            (addr.parse::<IpAddr>().unwrap(), port.parse().unwrap()).into()
-        };
-        let (seen, client) = (place(lines[0]), place(lines[1]));
-        assert!(family.locals().contains(&seen.ip().to_canonical()), "{text}");
-        assert_eq!(client.ip(), family.client(), "{text}");
+        let (seen, client) = who(lab, (TOA, family)).unwrap();
+        assert!(family.locals().contains(&seen.ip().to_canonical()), "{seen}");
+        assert_eq!(client.ip(), family.client());
         let told: Vec<_> =
             capture.told().into_iter().filter(|(tcp, _)| tcp.source_port == seen.port()).collect();
         // A SYN, the ACK that ends the handshake, and the request at least.
@@ -217,11 +254,11 @@ fn the_option_has_the_client(lab: &Lab, family: Family) {
 fn trace_and_get_service_say_so(lab: &Lab) {
     phase("trace, get service and the counters say so");
     let (holder, _) = lab.holder().unwrap();
-    for family in Family::V6.all() {
-        let shown = lab.ctl(holder, &["get", "service", name(*family)]).good();
-        assert!(shown.contains("client address by toa"), "{shown}");
+    for (way, family) in all() {
+        let shown = lab.ctl(holder, &["get", "service", &name(way, family)]).good();
+        assert!(shown.contains(&format!("client address by {}", way.key)), "{shown}");
         let client = SocketAddr::from((family.client(), 4711));
-        let flow = format!("tcp {client} > {}", SocketAddr::from((family.vip(), PORT)));
+        let flow = format!("tcp {client} > {}", SocketAddr::from((family.vip(), way.port)));
         let traced = lab.ctl(holder, &["trace", &flow]).good();
         let line = format!("the server that its client is {client}");
         assert!(traced.contains(&line), "{traced}");
@@ -236,8 +273,8 @@ fn trace_and_get_service_say_so(lab: &Lab) {
 struct Kept(BufReader<TcpStream>);
 
 impl Kept {
-    fn open(lab: &Lab, family: Family) -> Self {
-        let to = SocketAddr::from((family.vip(), PORT));
+    fn open(lab: &Lab, (way, family): (Way, Family)) -> Self {
+        let to = SocketAddr::from((family.vip(), way.port));
         let stream = inside(&lab.namespace(Host::Client), || {
             TcpStream::connect_timeout(&to, PATIENCE).unwrap()
         });
@@ -263,22 +300,23 @@ impl Kept {
 }
 
 async fn transfers_go_on_over_a_failover(lab: &mut Lab) {
-    phase("kept sessions, downloads and uploads of both families");
-    let families = Family::V6.all();
+    phase("kept sessions, downloads and uploads of each way in both families");
+    let all: Vec<(Way, Family)> = all().collect();
     let body = noise(FILE_BYTES);
     let file = lab.scratch("upload");
     fs::write(&file, &body).unwrap();
-    let mut kept: Vec<Kept> = families.iter().map(|family| Kept::open(lab, *family)).collect();
+    let mut kept: Vec<Kept> = all.iter().map(|to| Kept::open(lab, *to)).collect();
     let before: Vec<String> = kept.iter_mut().map(Kept::ask).collect();
     lab.ready().await;
-    let downloads: Vec<Child> =
-        families.iter().map(|family| curl(lab, *family, "/large", &[])).collect();
+    let downloads: Vec<Child> = all.iter().map(|to| curl(lab, *to, "/large", &[])).collect();
     let upload =
         ["--limit-rate", RATE, "--upload-file", &file.display().to_string()].map(ToOwned::to_owned);
     let upload: Vec<&str> = upload.iter().map(String::as_str).collect();
-    let uploads: Vec<Child> = families
+    let uploads: Vec<Child> = all
         .iter()
-        .map(|family| curl(lab, *family, &format!("/put/{}", name(*family)), &upload))
+        .map(|(way, family)| {
+            curl(lab, (*way, *family), &format!("/put/{}", name(*way, *family)), &upload)
+        })
         .collect();
     std::thread::sleep(Duration::from_secs(1));
 
@@ -287,23 +325,27 @@ async fn transfers_go_on_over_a_failover(lab: &mut Lab) {
     lab.cluster.signal(holder, Signal::KILL).unwrap();
     lab.cluster.reap(holder, PATIENCE).await.unwrap();
     lab.wait_holder("another node takes over", SOON, Some(holder));
-    for (family, (kept, before)) in families.iter().zip(kept.iter_mut().zip(&before)) {
+    for ((way, family), (kept, before)) in all.iter().zip(kept.iter_mut().zip(&before)) {
         let capture = Capture::start(lab, *family);
-        assert_eq!(&kept.ask(), before, "the same server, from the same local port");
+        assert_eq!(&kept.ask(), before, "the same server, which knows the same client");
         let client = kept.0.get_ref().local_addr().unwrap();
+        if way.key == PROXY.key {
+            assert_eq!(*before, format!("{} {}\n", client.ip(), client.port()));
+            continue;
+        }
         let told = capture.told();
         let tells = told.iter().any(|(_, told)| *told == Some(client));
         assert!(tells, "the new holder tells {client}: {told:?}");
     }
-    for (family, child) in families.iter().zip(downloads) {
-        let got = ended(child).unwrap_or_else(|error| panic!("{family}: {error}"));
-        assert!(got == body, "{family}: the download differs, {} octets", got.len());
+    for (to, child) in all.iter().zip(downloads) {
+        let got = ended(child).unwrap_or_else(|error| panic!("{to:?}: {error}"));
+        assert!(got == body, "{to:?}: the download differs, {} octets", got.len());
     }
-    for (family, child) in families.iter().zip(uploads) {
-        ended(child).unwrap_or_else(|error| panic!("{family}: {error}"));
-        let of = |n| lab.scratch(&format!("nginx-s{n}/root/put/{}", name(*family)));
+    for (to, child) in all.iter().zip(uploads) {
+        ended(child).unwrap_or_else(|error| panic!("{to:?}: {error}"));
+        let of = |n| lab.scratch(&format!("nginx-s{n}/root/put/{}", name(to.0, to.1)));
         let got = SERVERS.into_iter().find_map(|n| fs::read(of(n)).ok()).unwrap();
-        assert!(got == body, "{family}: the upload differs, {} octets", got.len());
+        assert!(got == body, "{to:?}: the upload differs, {} octets", got.len());
     }
     lab.cluster.start_node(holder).await.unwrap();
     lab.ready().await;

@@ -2,6 +2,7 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 pub mod cut;
+pub mod ends;
 pub mod error;
 
 use std::net::{IpAddr, SocketAddr};

@@ -81,6 +81,10 @@ impl SyncHook for Log {
         self.push(format!("replied {} {old}>{new}", connection.key().client_port));
     }
 
+    fn heard(&self, c: &Connection) {
+        self.push(format!("heard {}", c.key().client_port));
+    }
+
     fn created(&self, c: &Connection, _: u64) {
         self.push(format!("created {} server {}", c.key().client_port, c.server()));
     }

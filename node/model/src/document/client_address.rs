@@ -11,6 +11,8 @@ pub enum ClientAddress {
     None,
     /// A TCP option that a kernel module on the server reads (TOA).
     Toa,
+    /// A header before all else that the client sends: the PROXY protocol, version 2.
+    ProxyV2,
 }
 
 impl ClientAddress {
@@ -20,6 +22,7 @@ impl ClientAddress {
         match self {
             Self::None => "none",
             Self::Toa => "toa",
+            Self::ProxyV2 => "proxy_v2",
         }
     }
 }

@@ -422,6 +422,24 @@ const CASES: &[(&str, &str, &str)] = &[
     ),
     (
         "forwarding: dr",
+        "forwarding: dr, client_address: proxy_v2",
+        "services[1].client_address: under dr servers answer their clients themselves, who would \
+         hear of octets that they never sent; take it out, or write forwarding: nat or full_nat",
+    ),
+    (
+        "forwarding: nat",
+        "forwarding: nat, sloppy_tcp: true, client_address: proxy_v2",
+        "services[0].client_address: sloppy_tcp opens connections in their middle, where no header \
+         can go; take one of them out",
+    ),
+    (
+        "port: 8080}]}",
+        "port: 8080}], ftp: {data_ports: 5000-5099}, client_address: proxy_v2}",
+        "services[0].client_address: an FTP server opens data connections itself, and reads no \
+         header there; take one of them out",
+    ),
+    (
+        "forwarding: dr",
         "forwarding: full_nat, protocol: udp, client_address: toa",
         "services[1].client_address: udp cannot carry it, TCP alone can; take it out",
     ),

@@ -307,6 +307,7 @@ fn a_connection_with_deltas_is_copied_when_it_is_established() {
         taken.pop().map(|(key, _)| key)
     };
     let deltas = Deltas { to_client: 5, windows_to_server: -3, ..Deltas::default() };
+    let deltas = Deltas { header_at: Some(7), ..deltas };
     let successor = self::shared();
     let authority = Authority {
         epoch: steadfast_model::Epoch::default(),
@@ -333,5 +334,15 @@ fn a_connection_with_deltas_is_copied_when_it_is_established() {
         assert_eq!(successor.apply(&record, &authority), crate::Applied::Inserted);
         let copy = successor.table.find(&connection.key()).unwrap();
         assert_eq!(copy.deltas(), has_deltas.then_some(deltas));
+        if has_deltas {
+            // The server has the header now: peers must not look for it.
+            let heard = Deltas { header_at: None, ..deltas };
+            shared.table.set_deltas(&connection, &heard);
+            hook.heard(&connection);
+            assert_eq!(take(), wanted);
+            let record = shared.get(&key_of(&connection.key()), slot).unwrap();
+            assert_eq!(successor.apply(&record, &authority), crate::Applied::Updated);
+            assert_eq!(copy.deltas(), Some(heard));
+        }
     }
 }

@@ -21,7 +21,7 @@ const BATCH_HEADER_BYTES_MAX: usize = 1 + 10 + 10 + 10 + 10 + 2;
 /// Bytes of the longest item: an IPv6 record of an unusual protocol, with all that there is more.
 const ITEM_BYTES_MAX: usize = 1 + 2 + 1 + 1 + 18 + 18 + 5 + 5 + 10 + 1 + 18 + DELTA_BYTES;
 /// Bytes of the deltas of a record.
-const DELTA_BYTES: usize = 4 + 4 + 4 + 2;
+const DELTA_BYTES: usize = 4 + 4 + 4 + 2 + 4;
 
 const FLAG_DONATED: u8 = 1;
 
@@ -45,6 +45,8 @@ const HEAD_PROTOCOL: u8 = 0x03;
 const MORE_LOCAL: u8 = 1;
 /// It has deltas.
 const MORE_DELTAS: u8 = 2;
+/// Its deltas say where a header is that the server may not have.
+const MORE_HEADER: u8 = 4;
 
 /// Under which authority the items that point here were sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -257,7 +259,8 @@ struct More {
 
 fn decode_more(r: &mut Reader<'_>, head: u8) -> Result<More, WireError> {
     let more = r.u8("more")?;
-    if more & !(MORE_LOCAL | MORE_DELTAS) != 0 {
+    let header_alone = more & (MORE_DELTAS | MORE_HEADER) == MORE_HEADER;
+    if header_alone || more & !(MORE_LOCAL | MORE_DELTAS | MORE_HEADER) != 0 {
         return Err(WireError::Range { what: "more of a record", got: u64::from(more) });
     }
     let mut found = More::default();
@@ -266,16 +269,20 @@ fn decode_more(r: &mut Reader<'_>, head: u8) -> Result<More, WireError> {
         found.local = Some(SocketAddr::new(address, port));
     }
     if more & MORE_DELTAS != 0 {
-        found.deltas = Some(decode_deltas(r)?);
+        found.deltas = Some(decode_deltas(r, more & MORE_HEADER != 0)?);
     }
     Ok(found)
 }
 
-fn decode_deltas(r: &mut Reader<'_>) -> Result<Deltas, WireError> {
+fn decode_deltas(r: &mut Reader<'_>, has_header: bool) -> Result<Deltas, WireError> {
     let mut number = || r.array("deltas").map(u32::from_be_bytes);
     let (to_client, to_server, timestamps) = (number()?, number()?, number()?);
     let [windows_to_client, windows_to_server] = r.array("windows")?.map(u8::cast_signed);
-    Ok(Deltas { to_client, to_server, timestamps, windows_to_client, windows_to_server })
+    let header_at = match has_header {
+        true => Some(u32::from_be_bytes(r.array("header")?)),
+        false => None,
+    };
+    Ok(Deltas { to_client, to_server, timestamps, windows_to_client, windows_to_server, header_at })
 }
 
 fn decode_incarnation(r: &mut Reader<'_>, base: u64) -> Result<u64, WireError> {
@@ -333,7 +340,12 @@ impl BatchWriter {
         if !is_long {
             return;
         }
-        let more = [(local.is_some(), MORE_LOCAL), (record.deltas.is_some(), MORE_DELTAS)];
+        let has_header = record.deltas.is_some_and(|deltas| deltas.header_at.is_some());
+        let more = [
+            (local.is_some(), MORE_LOCAL),
+            (record.deltas.is_some(), MORE_DELTAS),
+            (has_header, MORE_HEADER),
+        ];
         let more = more.iter().filter(|(has, _)| *has).fold(0, |all, (_, bit)| all | bit);
         self.items.push(more);
         if let Some(local) = local {
@@ -449,6 +461,7 @@ impl BatchWriter {
         }
         let windows = [deltas.windows_to_client, deltas.windows_to_server];
         self.items.extend_from_slice(&windows.map(i8::cast_unsigned));
+        self.items.extend(deltas.header_at.into_iter().flat_map(u32::to_be_bytes));
     }
 
     fn incarnation(&mut self, incarnation: u64) {

@@ -132,7 +132,7 @@ fn a_local_address_follows_the_record_it_belongs_to() {
         assert_eq!(decode(&frame).items, items);
         let at = frame.windows(bytes.len()).position(|window| window == bytes).unwrap();
         let mut unknown = frame.clone();
-        unknown[at] = 5;
+        unknown[at] = 9;
         assert!(Message::decode(&unknown).is_err(), "more than this version knows");
     }
 }
@@ -140,12 +140,17 @@ fn a_local_address_follows_the_record_it_belongs_to() {
 #[test]
 fn deltas_follow_the_record_they_belong_to() {
     let deltas = Some(DELTAS);
+    let under_way = Some(Deltas { header_at: Some(u32::MAX - 2), ..DELTAS });
     let local = Some("198.18.1.200:1024".parse().unwrap());
     let numbers = [0x80, 0, 0, 1, 0, 0, 0, 28, 0xff, 0xff, 0xff, 0xfe, 7, 0xf9];
     let address = [198, 18, 1, 200, 4, 0];
     let cases = [
         (Record { deltas, ..typical(0) }, [&[2][..], &numbers].concat()),
         (Record { deltas, local, ..typical(0) }, [&[3][..], &address, &numbers].concat()),
+        (
+            Record { deltas: under_way, local, ..typical(0) },
+            [&[7][..], &address, &numbers, &[0xff, 0xff, 0xff, 0xfd]].concat(),
+        ),
     ];
     for (record, bytes) in cases {
         let mut writer = BatchWriter::new(BATCH_BYTES_MAX);
@@ -273,6 +278,7 @@ const DELTAS: Deltas = Deltas {
     timestamps: u32::MAX - 1,
     windows_to_client: 7,
     windows_to_server: -7,
+    header_at: None,
 };
 
 /// Every third record has some.
@@ -285,6 +291,7 @@ fn deltas_of(number: u64) -> Option<Deltas> {
         timestamps: low.rotate_left(7),
         windows_to_client: windows[1],
         windows_to_server: windows[6],
+        header_at: number.is_multiple_of(2).then_some(low),
     })
 }
 

@@ -306,17 +306,7 @@ impl Told<'_> {
             }
             Verdict::Transmit { port, .. } => port,
         };
-        let Asked { src, .. } = self.facts.asked;
-        match self.rehearsal.told {
-            Some(true) => {
-                let text = format!("the server that its client is {src}, by a TCP option (TOA)");
-                self.line("tells", text);
-            }
-            Some(false) => {
-                self.line("tells", "the server nothing of its client: no room".to_owned());
-            }
-            None => {}
-        }
+        self.told();
         let sent = self.sent(port);
         let what = match self.rehearsal.sent {
             Some(Sent::Relayed) => "relays",
@@ -325,6 +315,31 @@ impl Told<'_> {
         };
         self.line(what, format!("{}, on {} to {}", sent.packet, sent.interface, sent.mac));
         sent
+    }
+
+    /// Whether the server hears who its client is.
+    fn told(&mut self) {
+        let Asked { src, .. } = self.facts.asked;
+        let opened = self.rehearsal.opened.map(|record| record.service);
+        let of_met = self.rehearsal.met.as_ref().map(|met| met.connection.service());
+        let service = opened.or(of_met).and_then(|id| self.config.service(id));
+        let how = service.map(|service| service.spec.client_address).unwrap_or_default();
+        let text = match (self.rehearsal.told, how) {
+            (Some(true), dp::ClientAddress::Toa) => {
+                format!("the server that its client is {src}, by a TCP option (TOA)")
+            }
+            (Some(true), _) => {
+                format!(
+                    "the server that its client is {src}, by a PROXY header before this packet's data"
+                )
+            }
+            (Some(false), _) => "the server nothing of its client: no room".to_owned(),
+            (None, dp::ClientAddress::ProxyV2) if opened.is_some() => format!(
+                "the server that its client is {src}, by a PROXY header when the handshake has ended"
+            ),
+            (None, _) => return,
+        };
+        self.line("tells", text);
     }
 
     fn sent(&self, port: u16) -> SentFrame {

@@ -34,6 +34,8 @@ services:
      servers: [{address: 198.18.1.21, port: 80}, {address: 198.18.1.22, port: 80}]}
   - {name: told, group: web, address: 198.18.0.100, port: 70, forwarding: full_nat,
      client_address: toa, scheduler: fo, servers: [{address: 198.18.1.21, port: 70}]}
+  - {name: headed, group: web, address: 198.18.0.100, port: 71, forwarding: full_nat,
+     client_address: proxy_v2, scheduler: fo, servers: [{address: 198.18.1.21, port: 71}]}
   - {name: tunnel, group: web, address: 198.18.0.100, port: 90, forwarding: tun, scheduler: fo,
      servers: [{address: 198.18.1.21, port: 90, weight: 2}, {address: 198.18.1.22, port: 90}]}
 ";
@@ -127,6 +129,7 @@ fn the_way_of_a_packet_is_told() {
         ("nat, hashed to one that is down", ("198.18.0.9:4716", "198.18.0.100:8080"), None),
         ("tunnel", (client, "198.18.0.100:90"), None),
         ("full-NAT, which tells", (client, "198.18.0.100:70"), None),
+        ("full-NAT, with a header", (client, "198.18.0.100:71"), None),
         ("in the middle of nothing", (client, "198.18.0.100:80"), Some(Step::Data)),
         ("a reset of nothing", (client, "198.18.0.100:80"), Some(Step::Reset)),
         ("no service", (client, "198.18.0.100:81"), None),

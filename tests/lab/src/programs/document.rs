@@ -2,7 +2,7 @@
 
 use std::fmt::Write as _;
 
-use super::mode::{MODES, Mode, Net, gateway};
+use super::mode::{MODES, Mode, Net, gateway, local};
 use crate::{
     cluster::running::GROUP,
     host::{family::Family, names::SERVERS},
@@ -53,10 +53,11 @@ pub fn document() -> String {
          - {{name: front, prefix: 198.18.0.0/24, prefixes: ['2001:db8:18::/64']}}\n  \
          - {{name: back, prefix: 198.18.1.0/24, prefixes: ['2001:db8:18:1::/64']}}\n\
          groups:\n  \
-         - {{name: {GROUP}, addresses: [{}], gateways: [{}]}}\n\
+         - {{name: {GROUP}, addresses: [{}], gateways: [{}], local_addresses: [{}]}}\n\
          services:\n",
         quoted(vips.collect()),
         quoted(gateways.collect()),
+        quoted(families.map(|f| format!("'{}'", local(f))).to_vec()),
     );
     for mode in &MODES {
         for family in families {

@@ -31,7 +31,7 @@ pub struct Mode {
 }
 
 /// Every way of forwarding that is tried.
-pub const MODES: [Mode; 7] = [
+pub const MODES: [Mode; 8] = [
     Mode {
         name: "nat",
         forwarding: "nat",
@@ -57,6 +57,13 @@ pub const MODES: [Mode; 7] = [
     tunnel("gue", "{type: gue}", false),
     tunnel("gre", "{type: gre, checksum: true}", false),
     tunnel("ipip-other", "{type: ipip}", true),
+    Mode {
+        name: "full-nat",
+        forwarding: "full_nat",
+        tunnel: None,
+        servers: Servers::Back,
+        other_family: false,
+    },
 ];
 
 const fn tunnel(name: &'static str, tunnel: &'static str, other_family: bool) -> Mode {
@@ -112,6 +119,12 @@ pub fn gateway(family: Family, net: Net) -> IpAddr {
     address(family, net, 254)
 }
 
+/// From where servers see the connections of full-NAT.
+#[must_use]
+pub fn local(family: Family) -> IpAddr {
+    address(family, Net::Back, 200)
+}
+
 /// 198.18.NET.LAST, or 2001:db8:18:NET::LAST with the same digits.
 #[must_use]
 pub fn address(family: Family, net: Net, last: u8) -> IpAddr {
@@ -135,7 +148,7 @@ mod tests {
     fn no_address_is_used_twice_and_those_of_the_lab_are_kept() {
         for family in [Family::V4, Family::V6] {
             let mut all = vec![family.vip(), family.client(), family.gateway()];
-            all.push(gateway(family, Net::Front));
+            all.extend([gateway(family, Net::Front), local(family)]);
             all.extend(NODES.map(|n| address(family, Net::Front, n)));
             all.extend(NODES.map(|n| address(family, Net::Back, n)));
             all.extend(MODES.map(|mode| mode.vip(family)));
