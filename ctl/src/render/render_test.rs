@@ -1,7 +1,7 @@
 use insta::assert_snapshot;
 use steadfast_proto::v1::{
-    Connection, Forwarding, ListConnectionsReply, Listener, NodeRef, Origin, Protocol, Server,
-    ServerOrder, StatusReply, TraceFate, TraceLine, TraceNode, TraceReply, Warning,
+    Connection, Cookies, Forwarding, ListConnectionsReply, Listener, NodeRef, Origin, Protocol,
+    Server, ServerOrder, StatusReply, TraceFate, TraceLine, TraceNode, TraceReply, Warning,
 };
 
 use super::samples::{electing, failing_over, healthy, no_quorum, removed};
@@ -109,6 +109,20 @@ fn service_above_its_limits() {
         adopted: 5,
     });
     assert_snapshot!(super::service(&service, "n1", PLAIN()));
+}
+
+#[test]
+fn service_that_gives_cookies() {
+    let mut service = healthy().services.remove(0);
+    service.syn_proxy = "auto".to_owned();
+    let text = super::service(&service, "n1", PLAIN());
+    assert!(text.contains("   SYN cookies auto   ") && !text.contains("sent"), "{text}");
+    let cookies = Cookies { sent: 9_000, accepted: 40, refused: 7, given_up: 1 };
+    service.cookies = Some(cookies);
+    let text = super::service_stats(&service, &Default::default(), "n1", PLAIN());
+    let line = "SYN cookies: 9000 sent, 40 came back, 7 packets without a good one, 1 not taken by \
+                their server\n";
+    assert!(text.contains(line), "{text}");
 }
 
 #[test]

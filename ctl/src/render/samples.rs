@@ -178,6 +178,8 @@ pub(crate) fn healthy() -> StatusReply {
             tunnel: String::new(),
             client_address: "none".to_owned(),
             mss_clamp: "off".to_owned(),
+            syn_proxy: "off".to_owned(),
+            cookies: None,
             limits: None,
             server_order: ServerOrder::Canonical.into(),
             conns_total: 3_700,

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use steadfast_proto::json::NamedEnum;
-use steadfast_proto::v1::{Forwarding, Rates, Server, ServerOrder, Service};
+use steadfast_proto::v1::{Cookies, Forwarding, Rates, Server, ServerOrder, Service};
 
 use super::lists::{listener, listeners, server_state, service_state, socket};
 use super::paint::{Paint, Tone, printable};
@@ -134,6 +134,10 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         "" => String::new(),
         ports => format!("   FTP data {}", printable(ports)),
     };
+    let proxy = match service.syn_proxy.as_str() {
+        "" | "off" => String::new(),
+        when => format!("   SYN cookies {}", printable(when)),
+    };
     let once = if service.one_packet { "   one packet" } else { "" };
     let persistent = match service.persistence.as_str() {
         "" => String::new(),
@@ -145,7 +149,7 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         some => format!("   QUIC-LB {}", some.join("; ")),
     };
     format!(
-        "{} {}: {}, group {}\nScheduler {}{order}{ftp}{once}{persistent}{quic}   Forwarding {}{tunnel}{told}{mss}   {}   counted by {node}\n{}\n",
+        "{} {}: {}, group {}\nScheduler {}{order}{ftp}{once}{persistent}{quic}   Forwarding {}{tunnel}{told}{mss}{proxy}   {}   counted by {node}\n{}\n",
         paint.text(Tone::Title, "SERVICE"),
         printable(&service.name),
         printable(&all),
@@ -159,7 +163,8 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
 
 /// What a service may get, and what was above it; nothing if there is nothing to say.
 fn limits(service: &Service) -> String {
-    let Some(limits) = &service.limits else { return String::new() };
+    let mut lines = cookies(service);
+    let Some(limits) = &service.limits else { return lines };
     let limit = |limit: Option<u32>, of: &str| limit.map(|limit| format!("{limit} {of}"));
     let set = [limit(limits.new_per_s, "new a second"), limit(limits.per_source, "by source")];
     let set: Vec<_> = set.into_iter().flatten().collect();
@@ -178,7 +183,6 @@ fn limits(service: &Service) -> String {
         counted("refused:", &limits.refused),
     ];
     let counts: Vec<_> = counts.into_iter().flatten().collect();
-    let mut lines = String::new();
     if !set.is_empty() {
         lines += &format!("Limits {}, {above}\n", set.join(", "));
     }
@@ -186,6 +190,19 @@ fn limits(service: &Service) -> String {
         lines += &format!("Above limits: {}\n", counts.join("; "));
     }
     lines
+}
+
+/// What became of SYN cookies; nothing where there were none.
+fn cookies(service: &Service) -> String {
+    let Some(cookies) = &service.cookies else { return String::new() };
+    let Cookies { sent, accepted, refused, given_up } = *cookies;
+    if (sent, accepted, refused) == (0, 0, 0) {
+        return String::new();
+    }
+    format!(
+        "SYN cookies: {sent} sent, {accepted} came back, {refused} packets without a good one, \
+         {given_up} not taken by their server\n"
+    )
 }
 
 fn threshold(connections: Option<u32>) -> String {

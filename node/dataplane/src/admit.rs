@@ -10,6 +10,7 @@ use crate::{
     State, SyncHook, Target, Unserved, Verdict,
     cache::Tuple,
     degrade::{Above, asked, hashing_time},
+    deltas::Handshake,
     forward::{opens, resets},
     frame::Frame,
     lookup::asked_for,
@@ -37,6 +38,8 @@ pub(crate) struct Opening {
     pub(crate) controlled: bool,
     /// How the numbers of its sides will differ.
     pub(crate) deltas: Option<Deltas>,
+    /// Its client came with a cookie.
+    pub(crate) handshake: Option<Handshake>,
 }
 
 impl<H> Core<H>
@@ -73,7 +76,15 @@ where
         if !is_client(packet.src) {
             return Err(Verdict::Drop(Reason::Malformed));
         }
-        if !opening && !is_settled(&role, frame.now_ns) {
+        let settled = is_settled(&role, frame.now_ns);
+        if !opening {
+            let (known, held) = ((key, old.as_ref()), (epoch, settled));
+            let opened = self.open_by_cookie(frame, packet, known, held, view, actions);
+            if let Some(verdict) = opened {
+                return Err(verdict);
+            }
+        }
+        if !opening && !settled {
             return Err(Verdict::Drop(Reason::HeldBack));
         }
         let listener = view.config.listener(key.protocol, key.vip, key.vip_port);
@@ -102,6 +113,15 @@ where
             return Err(self.reject(frame, packet, view));
         }
         let now_ns = frame.now_ns;
+        let is_syn = key.protocol == Protocol::Tcp && opening;
+        if is_syn
+            && self.gives_cookies(service, now_ns)
+            && let Some(verdict) = self.send_cookie(frame, packet, (&key, service, epoch), view)
+        {
+            // Its client may come back; until then nobody else's packets follow it.
+            old.inspect(Connection::supersede);
+            return Err(verdict);
+        }
         if let Some(excess) = self.excess(service, &key, now_ns) {
             old.inspect(|old| self.end(old, now_ns));
             let above = Above { service, key, excess };
@@ -117,15 +137,17 @@ where
             }
             Some((server, controlled)) => {
                 let deltas = Deltas::for_header(service, frame.received(), packet);
-                let new = Opening { key, server, epoch, adopted: false, controlled, deltas };
-                let opened = self.open(now_ns, service, &new, old);
-                let is_new = opened.as_ref().is_ok_and(|(_, is_new)| *is_new);
-                if let (true, false, Some(server)) =
-                    (controlled, is_new, service.spec.servers.get(server))
-                {
-                    self.shared.table.templates.release(service.spec.id, key.client, server.id);
-                }
-                match opened {
+                let (adopted, handshake) = (false, None);
+                let new = Opening { key, server, epoch, adopted, controlled, deltas, handshake };
+                match self.open_counted(now_ns, service, &new, old) {
+                    Err(Reason::OverLimit)
+                        if is_syn
+                            && self.gives_cookies(service, now_ns)
+                            && let Some(verdict) =
+                                self.send_cookie(frame, packet, (&key, service, epoch), view) =>
+                    {
+                        Err(verdict)
+                    }
                     Err(Reason::OverLimit) => {
                         let above = Above { service, key, excess: Excess::HalfOpen };
                         Err(self.open_above(frame, packet, &above, view, actions))
@@ -167,6 +189,7 @@ where
                 adopted: true,
                 controlled: false,
                 deltas: None,
+                handshake: None,
             });
             match new.map(|new| self.open(now_ns, service, &new, None)) {
                 Some(Ok((connection, _))) => {
@@ -208,6 +231,24 @@ where
         }
     }
 
+    /// As [`Self::open`]; its template counts it if it is this one that is there.
+    pub(crate) fn open_counted(
+        &self,
+        now_ns: u64,
+        service: &Service,
+        new: &Opening,
+        old: Option<Connection>,
+    ) -> Result<(Connection, bool), Reason> {
+        let opened = self.open(now_ns, service, new, old);
+        let is_new = opened.as_ref().is_ok_and(|(_, is_new)| *is_new);
+        if let (true, false, Some(server)) =
+            (new.controlled, is_new, service.spec.servers.get(new.server))
+        {
+            self.shared.table.templates.release(service.spec.id, new.key.client, server.id);
+        }
+        opened
+    }
+
     /// Puts a new connection into the table. True when it is this one that is there.
     pub(crate) fn open(
         &self,
@@ -216,7 +257,7 @@ where
         new: &Opening,
         old: Option<Connection>,
     ) -> Result<(Connection, bool), Reason> {
-        let Opening { key, server, epoch, adopted, controlled, deltas } = *new;
+        let Opening { key, server, epoch, adopted, controlled, deltas, handshake } = *new;
         let chosen = service.spec.servers.get(server).ok_or(Reason::TableFull)?;
         let forwarding = service.spec.forwarding;
         let before = old.as_ref().map_or(0, |old| old.incarnation().saturating_add(1));
@@ -244,6 +285,7 @@ where
                 adopted,
                 controlled,
                 deltas,
+                handshake,
                 ..NewConnection::new(record, state, Provenance::Local, now_ns)
             };
             let inserted = match &old {

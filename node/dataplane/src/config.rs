@@ -17,7 +17,8 @@ use steadfast_packet::Protocol;
 use crate::{
     Asked, ClientAddress, ConfigSpec, ExcessTotals, FlowCounters, FlowKey, FlowTotals, Forwarding,
     Ftp, GroupId, GroupSpec, Listen, LocalPorts, PortSlot, Record, Scheduler, ServerId, ServerLoad,
-    ServerOrder, ServerSpec, ServiceId, ServiceSpec, Slot, Target, Timeouts, Unserved, WORKERS_MAX,
+    ServerOrder, ServerSpec, ServiceId, ServiceSpec, Slot, SynProxy, Target, Timeouts, Unserved,
+    WORKERS_MAX,
     bucket::SharedBucket,
     fast::{ByAddr, Map},
     limits::Defence,
@@ -142,6 +143,9 @@ pub enum ConfigError {
     /// Packets of connections must not be scheduled one by one.
     #[error("service {0}: one-packet scheduling is for UDP alone")]
     OnePacket(ServiceId),
+    /// Where replies do not come through here nobody can translate their numbers.
+    #[error("service {0}: cookies need TCP, and nat or full-NAT")]
+    SynProxy(ServiceId),
     /// Nothing would tell which VIP a server answers for.
     #[error("service {0}: with nat, one-packet scheduling needs a single VIP")]
     OneVip(ServiceId),
@@ -370,6 +374,10 @@ impl Config {
         }
         if spec.one_packet {
             check_one_packet(&spec)?;
+        }
+        let has_tcp = spec.listen.iter().any(|at| at.protocol == Protocol::Tcp);
+        if spec.syn_proxy != SynProxy::Off && !(has_tcp && spec.forwarding.is_nat()) {
+            return Err(ConfigError::SynProxy(spec.id));
         }
         check_servers(&spec)?;
         let service = Service::compile(spec, workers, previous);

@@ -17,6 +17,7 @@ use std::{
 
 use crate::{
     Class, Deltas, Forwarding, GroupId, Local, Origin, ServerId, ServiceId, State,
+    deltas::{Handshake, Numbers},
     sip::sip13,
     slab::{self, Ends, Place, Slab},
 };
@@ -192,6 +193,8 @@ pub struct NewConnection {
     pub deltas: Option<Deltas>,
     /// A template counts it.
     pub(crate) controlled: bool,
+    /// Its client came with a cookie, and its server has heard nothing yet.
+    pub(crate) handshake: Option<Handshake>,
 }
 
 fn class(state: State, assured: bool, adopted: bool) -> Class {
@@ -237,6 +240,7 @@ impl NewConnection {
             controlled: false,
             snapshot: 0,
             deltas: None,
+            handshake: None,
         }
     }
 
@@ -381,7 +385,16 @@ impl Connection {
     /// How the numbers of its two sides differ, if they do.
     #[must_use]
     pub fn deltas(&self) -> Option<Deltas> {
-        self.ends().deltas()
+        match self.ends().numbers() {
+            Numbers::Shifted(deltas) => Some(deltas),
+            Numbers::Same | Numbers::Unknown => None,
+        }
+    }
+
+    /// What was said to a client that came with a cookie, while its server has not answered.
+    pub(crate) fn handshake(&self) -> Option<Handshake> {
+        let word = self.live_word()?;
+        (word & slab::SHAKING != 0).then(|| self.slab.handshake(self.place.slot))
     }
 
     /// The service it belongs to.

@@ -27,6 +27,35 @@ pub struct Deltas {
     pub header_at: Option<u32>,
 }
 
+/// How the numbers of a connection stand.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Numbers {
+    /// Both sides count alike.
+    Same,
+    /// They differ by these.
+    Shifted(Deltas),
+    /// The server has not answered yet: see `handshake.rs`.
+    Unknown,
+}
+
+/// What a client that came with a cookie was told, and has told.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Handshake {
+    /// The number that it was given.
+    pub(crate) cookie: u32,
+    /// Its own.
+    pub(crate) isn: u32,
+    /// The timestamp that it was given, and its own.
+    pub(crate) times: Option<(u32, u32)>,
+    pub(crate) sack_permitted: bool,
+    /// The scale of its windows.
+    pub(crate) window_scale: Option<u8>,
+    /// The largest segment that it takes.
+    pub(crate) mss: u16,
+    /// Its window, scaled.
+    pub(crate) window: u16,
+}
+
 impl Deltas {
     /// Both sides count alike.
     #[must_use]

@@ -11,6 +11,7 @@ use crate::{
     Forwarding, Hop, Local, Reason, Removal, Resolved, Sent, ServiceId, State, SyncHook, Target,
     Verdict,
     cache::{HotServer, Tuple, Way},
+    deltas::Numbers,
     frame::Frame,
     too_big::way_room,
     worker::{Core, View},
@@ -53,13 +54,18 @@ where
         let connection = hot.connection;
         let ends = connection.ends();
         let (target, key, local) = (ends.target(), ends.key(), ends.local());
-        let mut deltas = ends.deltas();
+        let numbers = ends.numbers();
         // What was read is true if it lives now: one that another worker has ended since it was
         // found leads nowhere.
         if connection.is_dead() {
             return Verdict::Drop(Reason::ConnectionGone);
         }
         let Some(target) = target else { return Verdict::Drop(Reason::Unbound) };
+        let mut deltas = match numbers {
+            Numbers::Same => None,
+            Numbers::Shifted(deltas) => Some(deltas),
+            Numbers::Unknown => return self.shake(frame, packet, &hot, view, actions),
+        };
         let towards = if hot.way == Way::In { target.addr } else { key.client };
         let generation = view.hops.generation();
         let hop = match hot.server.hop(hot.way, towards, generation) {
@@ -175,7 +181,14 @@ where
     }
 
     /// Notes a forwarded packet: state, age, counters, hook.
-    fn account(&self, now_ns: u64, packet: &Packet, hot: &Hot<'_>, nat: bool, config: &Config) {
+    pub(crate) fn account(
+        &self,
+        now_ns: u64,
+        packet: &Packet,
+        hot: &Hot<'_>,
+        nat: bool,
+        config: &Config,
+    ) {
         let connection = hot.connection;
         connection.touch(now_ns);
         // The rest of a packet that was noted with its first fragment.

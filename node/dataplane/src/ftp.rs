@@ -68,8 +68,15 @@ where
             vip_port,
         };
         let (server_id, epoch) = (server.id, *epoch);
-        let new =
-            Opening { key, server: index, epoch, adopted: false, controlled: true, deltas: None };
+        let new = Opening {
+            key,
+            server: index,
+            epoch,
+            adopted: false,
+            controlled: true,
+            deltas: None,
+            handshake: None,
+        };
         let opened = self.open(frame.now_ns, service, &new, None);
         if !opened.as_ref().is_ok_and(|(_, is_new)| *is_new) {
             self.shared.table.templates.release(spec.id, tuple.dst, server_id);

@@ -19,6 +19,8 @@ pub enum Removal {
     Reused,
     /// Its server left the configuration, and its client was told.
     ServerGone,
+    /// Its client came with a cookie, and its server did not answer or refused it.
+    GivenUp,
 }
 
 /// A packet that went out, and what the packet path knows of it anyhow.

@@ -15,6 +15,7 @@ mod cache;
 mod client_address;
 mod config;
 mod connection;
+mod cookie;
 mod counters;
 mod degrade;
 mod deltas;
@@ -26,6 +27,7 @@ mod fragments;
 mod frame;
 mod ftp;
 mod group;
+mod handshake;
 mod hook;
 mod icmp;
 mod ids;
@@ -41,6 +43,7 @@ mod neighbour;
 mod next_hop;
 mod once;
 mod other;
+mod pending;
 mod persist;
 mod policies;
 mod prepare;
@@ -72,6 +75,7 @@ pub use config::{Address, AddressKind, Config, ConfigError, Service};
 pub use connection::{
     Connection, FlowKey, Gone, NewConnection, Protocol, Provenance, Record, ReplyKey, Target,
 };
+pub use cookie::{CookieKey, CookieKeys};
 pub use counters::{FlowCounters, FlowTotals, Sent, WORKERS_MAX, WorkerCounters};
 pub use deltas::Deltas;
 pub use estimator::{ESTIMATE_EVERY, Estimators, FlowRates};
@@ -80,12 +84,13 @@ pub use group::{GroupState, Groups, Role};
 pub use hook::{Carried, NoHook, Removal, SyncHook};
 pub use ids::{GroupId, Origin, ServerId, ServiceId};
 pub use index::PROBE_MAX;
-pub use limits::{Excess, ExcessTotals, Limits, Over};
+pub use limits::{CookieEvent, Excess, ExcessTotals, Limits, Over};
 pub use listen::{Listen, Ports};
 pub use local_ports::{
     Exhausted, Holding, Local, LocalPorts, PORT_MIN, PORTS_PER_SLOT, PROBES_MAX, PortSlot, SLOTS,
 };
 pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route, Tagged};
+pub use pending::{HANDSHAKES_MAX, WAITS_MS};
 pub use policies::{OnServerGone, Policies};
 pub use question::{Question, Step};
 pub use quic::{
@@ -97,7 +102,7 @@ pub use scheduler::{Asked, Scheduler, ServerLoad, Slot};
 pub use shared::Shared;
 pub use spec::{
     ClientAddress, ConfigSpec, Forwarding, Ftp, GroupSpec, HashOptions, MssClamp, SchedulerKind,
-    ServerOrder, ServerSpec, ServiceSpec, SyncSettings, Unserved,
+    ServerOrder, ServerSpec, ServiceSpec, SynProxy, SyncSettings, Unserved,
 };
 pub use stale::{STALE_SENDERS_MAX, StaleSender, StaleSenders};
 pub use state::{Class, Direction, SCTP_STATES, State, TCP_STATES, Timeouts};
@@ -108,5 +113,5 @@ pub use table::{
 };
 pub use template::{Persistence, Template, TemplateKey, TemplateRecord, TemplateReplica};
 pub use templates::Templates;
-pub use verdict::{ACTIONS_MAX, Action, Actions, Reason, Verdict};
+pub use verdict::{ACTIONS_MAX, Action, Actions, Reason, SmallFrame, Verdict};
 pub use worker::Worker;

@@ -69,6 +69,26 @@ pub struct ExcessTotals {
     pub refused: [u64; Excess::ALL.len()],
     /// Connections that went by the hash and have found a place in the table.
     pub adopted: u64,
+    /// Handshakes by cookie, by [`CookieEvent`].
+    pub cookies: [u64; CookieEvent::ALL.len()],
+}
+
+/// What becomes of handshakes by cookie.
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub enum CookieEvent {
+    /// A SYN was answered with a cookie.
+    Sent,
+    /// A client came back with a cookie that is good.
+    Accepted,
+    /// A packet of an unknown connection had none that is good.
+    Refused,
+    /// A server did not answer, or refused the connection.
+    GivenUp,
+}
+
+impl CookieEvent {
+    /// All of them.
+    pub const ALL: [Self; 4] = [Self::Sent, Self::Accepted, Self::Refused, Self::GivenUp];
 }
 
 /// The defence of one service; it lives on over configurations.
@@ -87,6 +107,7 @@ struct Line {
     hashed: [AtomicU64; Excess::ALL.len()],
     refused: [AtomicU64; Excess::ALL.len()],
     adopted: AtomicU64,
+    cookies: [AtomicU64; CookieEvent::ALL.len()],
 }
 
 impl Defence {
@@ -120,8 +141,10 @@ impl Defence {
         self.hashing_until_ns.store(until, Ordering::Relaxed);
         let totals = old.totals();
         let Some(line) = self.lines.first() else { return };
-        let cells = line.hashed.iter().chain(&line.refused).chain([&line.adopted]);
+        let cells =
+            line.hashed.iter().chain(&line.refused).chain([&line.adopted]).chain(&line.cookies);
         let counts = totals.hashed.iter().chain(&totals.refused).chain([&totals.adopted]);
+        let counts = counts.chain(&totals.cookies);
         cells.zip(counts).for_each(|(cell, count)| cell.store(*count, Ordering::Relaxed));
     }
 
@@ -159,6 +182,12 @@ impl Defence {
         }
     }
 
+    pub(crate) fn count_cookie(&self, worker: usize, event: CookieEvent) {
+        if let Some(line) = self.lines.get(worker) {
+            add(&line.cookies[event as usize], 1);
+        }
+    }
+
     /// The sum over workers.
     pub(crate) fn totals(&self) -> ExcessTotals {
         let read = |counter: &AtomicU64| counter.load(Ordering::Relaxed);
@@ -169,6 +198,9 @@ impl Defence {
                 totals.refused[excess] += read(&line.refused[excess]);
             }
             totals.adopted += read(&line.adopted);
+            for event in CookieEvent::ALL.map(|event| event as usize) {
+                totals.cookies[event] += read(&line.cookies[event]);
+            }
         }
         totals
     }

@@ -163,7 +163,10 @@ impl Shared {
         {
             met.next = after.state();
         }
-        let probe = actions.drain().next().map(|Action::Probe { port, addr }| (port, addr));
+        let probe = actions.drain().find_map(|action| match action {
+            Action::Probe { port, addr } => Some((port, addr)),
+            Action::Send { .. } => None,
+        });
         let (opened, removed) = notes.take();
         let hashed = notes.hashed.lock().unwrap_or_else(PoisonError::into_inner).take();
         let told = match (counters.told(), counters.untold()) {
@@ -193,6 +196,7 @@ impl Shared {
         let mut copy = Self::new(options);
         copy.groups = self.groups.share();
         copy.next_hops.store(self.next_hops.load_full());
+        copy.cookie_keys.store(self.cookie_keys.load_full());
         let config = self.config.load().copy();
         for connection in known {
             copy_into(&copy.table, connection, &config);
@@ -234,6 +238,7 @@ fn copy_into(table: &ConnectionTable, connection: &Connection, config: &crate::C
         adopted: connection.is_adopted(),
         snapshot: u64::from(connection.snapshot()),
         deltas: connection.deltas(),
+        handshake: connection.handshake(),
         ..NewConnection::new(record, state, connection.provenance(), connection.last_seen_ns())
     };
     let (is_superseded, out_pkts) = (connection.is_superseded(), connection.out_pkts());

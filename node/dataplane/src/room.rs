@@ -11,6 +11,8 @@
 //! Not guaranteed: that `connections_max` is never exceeded. Handshakes that were let in while there
 //! was room may end after it has gone, at most `half_open_max` of them; nothing new comes in then.
 
+use std::sync::atomic::Ordering;
+
 use crate::{
     Class, Connection, ConnectionTable, Gone, InsertError, NewConnection, Timeouts,
     bucket::TokenBucket, ledger::Ledger,
@@ -22,6 +24,10 @@ pub const HALF_OPEN_KEEP_S: u64 = 1;
 
 /// The part of the places that may change hands at once.
 const BURST_PART: u64 = 8;
+
+/// For how long half-open connections count as crowded after one found no free place: the time that
+/// each has, and long enough that a flood pauses in vain.
+const CROWDED_FOR_NS: u64 = HALF_OPEN_KEEP_S * 1_000_000_000;
 
 /// Connections that turn out to be in another class than the ledger knows, while room is made.
 const EVICT_TRIES_MAX: usize = 16;
@@ -69,6 +75,8 @@ impl ConnectionTable {
             // Some may be established and not yet counted so.
             let oldest = self.longest_in(ledger, Class::HalfOpen);
             if ledger.half_open.is_full(ledger.len(Class::HalfOpen)) {
+                let until = new.now_ns.saturating_add(CROWDED_FOR_NS);
+                self.crowded_until_ns.fetch_max(until, Ordering::Relaxed);
                 if !ledger.half_open.turnover.take(new.now_ns) {
                     return Err(InsertError::HalfOpenFull);
                 }
@@ -79,6 +87,12 @@ impl ConnectionTable {
         self.reserve(ledger, evicted).ok_or(InsertError::Full)
     }
 
+    /// Half-open connections find no place of their own, or did not shortly before: whoever can do
+    /// without takes none. One in [`CROWDED_FOR_NS`] tries.
+    pub(crate) fn is_crowded(&self, now_ns: u64) -> bool {
+        now_ns < self.crowded_until_ns.load(Ordering::Relaxed)
+    }
+
     /// Lets in and refuses half-open connections as `other` would, which holds more than this copy
     /// of it.
     pub(crate) fn bound_as(&self, other: &Self) {
@@ -86,6 +100,8 @@ impl ConnectionTable {
             let ledger = other.ledger();
             (ledger.half_open, ledger.len(Class::HalfOpen))
         };
+        let crowded = other.crowded_until_ns.load(Ordering::Relaxed);
+        self.crowded_until_ns.store(crowded, Ordering::Relaxed);
         let mut ledger = self.ledger();
         half_open.absent = len.saturating_sub(ledger.len(Class::HalfOpen));
         ledger.half_open = half_open;

@@ -2,11 +2,11 @@
 
 use std::sync::{Arc, Mutex, PoisonError};
 
-use arc_swap::ArcSwap;
+use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::{
-    Advanced, Config, ConnectionTable, Cursor, Groups, NextHops, Removal, StaleSenders, SyncHook,
-    TableOptions, Template, fragments::Fragments,
+    Advanced, Config, ConnectionTable, CookieKeys, Cursor, Groups, NextHops, Removal, StaleSenders,
+    SyncHook, TableOptions, Template, fragments::Fragments,
 };
 
 /// Connections looked at per lock of the table when records are bound to their servers.
@@ -21,6 +21,8 @@ pub struct Shared {
     pub groups: Groups,
     /// Next hops.
     pub next_hops: Arc<ArcSwap<NextHops>>,
+    /// What cookies are issued and accepted with; without keys no client gets any.
+    pub cookie_keys: ArcSwapOption<CookieKeys>,
     /// Who sends to this node what another one should get.
     pub stale_senders: StaleSenders,
     /// Connections.
@@ -39,6 +41,7 @@ impl Shared {
             config: Arc::new(ArcSwap::from_pointee(Config::default())),
             groups: Groups::new(),
             next_hops: Arc::new(ArcSwap::from_pointee(NextHops::default())),
+            cookie_keys: ArcSwapOption::empty(),
             stale_senders: StaleSenders::default(),
             fragments: Fragments::new(options.seed),
             table: ConnectionTable::new(options),

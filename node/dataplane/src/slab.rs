@@ -25,6 +25,7 @@ use zerocopy::FromZeros;
 use crate::{
     Deltas, FlowKey, Forwarding, Local, Origin, Protocol, Record, ReplyKey, Target, Tunnel,
     UdpChecksum,
+    deltas::{Handshake, Numbers},
 };
 
 const RELAXED: Ordering = Ordering::Relaxed;
@@ -38,9 +39,15 @@ const ADDR_WORDS: usize = 6;
 /// Words of the local address of a slot.
 const LOCAL_WORDS: usize = 2;
 /// Words of the deltas of a slot: to client 32, to server 32; timestamps 32, none 15, a header is
-/// under way 1, windows 8 and 8; none 32, where the header is 32; none.
-const DELTA_WORDS: usize = 4;
+/// under way 1, windows 8 and 8; none 32, where the header is 32. Then of its handshake: cookie 32,
+/// the client's number 32; timestamps 32 and 32; window 16, segment size 16, scale 8, flags 8.
+const DELTA_WORDS: usize = 6;
 const HEADER_UNDER_WAY: u64 = 1 << 16;
+/// Flags of a handshake.
+const HAS_TIMES: u8 = 1;
+const HAS_SACK: u8 = 2;
+/// The number of a scale that was not offered.
+const NO_SCALE: u8 = 0xff;
 
 /// Hot words: generation 32, families and more flags 8, synced state 8, flags 8, state 8.
 pub(crate) const WORD: usize = 0;
@@ -102,8 +109,11 @@ pub(crate) const HAS_DELTAS: u64 = 1 << 30;
 /// Where the synced state is in [`WORD`].
 pub(crate) const SYNCED_SHIFT: u32 = 16;
 
+/// The server has not answered yet: its deltas are not known. Always with [`HAS_DELTAS`].
+pub(crate) const SHAKING: u64 = 1 << 31;
+
 /// What stays of [`WORD`] when a connection learns its server: all but generation and addresses.
-pub(crate) const KEPT: u64 = 0xff_ffff & !SUPERSEDED | CONTROLLED | HAS_DELTAS;
+pub(crate) const KEPT: u64 = 0xff_ffff & !SUPERSEDED | CONTROLLED | HAS_DELTAS | SHAKING;
 
 /// A slot and who was in it: what it says is nonsense once the generation has moved on.
 #[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
@@ -141,12 +151,17 @@ impl<const WORDS: usize> Chunks<WORDS> {
         Self((0..slots.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect())
     }
 
-    /// Two words of a slot, from `at` on; memory for its chunk is made here.
+    /// Two words of a slot, from `at` on.
     fn pair(&self, slot: u32, at: usize) -> &[AtomicU64] {
+        &self.all(slot)[at..][..2]
+    }
+
+    /// The words of a slot; memory for its chunk is made here.
+    fn all(&self, slot: u32) -> &[AtomicU64] {
         let (chunk, within) = (slot as usize / CHUNK, slot as usize % CHUNK);
         let words =
             self.0[chunk].get_or_init(|| (0..CHUNK * WORDS).map(|_| AtomicU64::new(0)).collect());
-        &words[within * WORDS + at..][..2]
+        &words[within * WORDS..][..WORDS]
     }
 
     fn address(&self, slot: u32, at: usize) -> Ipv6Addr {
@@ -297,6 +312,36 @@ impl Slab {
         cells[1].store(u64::from(deltas.timestamps) << 32 | under_way | windows, RELAXED);
     }
 
+    /// What is known of a handshake by cookie, of a connection that was opened by one.
+    pub(crate) fn handshake(&self, slot: u32) -> Handshake {
+        let cells = self.deltas.all(slot);
+        let [numbers, times, rest] = [3, 4, 5].map(|at| cells[at].load(RELAXED));
+        let [_, _, flags, scale, a, b, c, d] = rest.to_be_bytes();
+        Handshake {
+            cookie: (numbers >> 32) as u32,
+            isn: numbers as u32,
+            times: (flags & HAS_TIMES != 0).then_some(((times >> 32) as u32, times as u32)),
+            sack_permitted: flags & HAS_SACK != 0,
+            window_scale: (scale != NO_SCALE).then_some(scale),
+            mss: u16::from_be_bytes([a, b]),
+            window: u16::from_be_bytes([c, d]),
+        }
+    }
+
+    /// Notes it.
+    pub(crate) fn write_handshake(&self, slot: u32, handshake: &Handshake) {
+        let cells = self.deltas.all(slot);
+        let (own, client) = handshake.times.unwrap_or_default();
+        let flags = [(handshake.times.is_some(), HAS_TIMES), (handshake.sack_permitted, HAS_SACK)];
+        let flags = flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, bit)| all | bit);
+        let scale = handshake.window_scale.unwrap_or(NO_SCALE);
+        let ([a, b], [c, d]) = (handshake.mss.to_be_bytes(), handshake.window.to_be_bytes());
+        let numbers = u64::from(handshake.cookie) << 32 | u64::from(handshake.isn);
+        cells[3].store(numbers, RELAXED);
+        cells[4].store(u64::from(own) << 32 | u64::from(client), RELAXED);
+        cells[5].store(u64::from_be_bytes([0, 0, flags, scale, a, b, c, d]), RELAXED);
+    }
+
     /// The key of what its server answers, if that comes back here.
     pub(crate) fn reply_key(&self, slot: u32) -> Option<ReplyKey> {
         let ends = self.ends(slot);
@@ -413,8 +458,12 @@ impl Ends<'_> {
         })
     }
 
-    pub(crate) fn deltas(&self) -> Option<Deltas> {
-        (self.word & HAS_DELTAS != 0).then(|| self.slab.deltas(self.slot))
+    pub(crate) fn numbers(&self) -> Numbers {
+        match self.word & (HAS_DELTAS | SHAKING) {
+            0 => Numbers::Same,
+            HAS_DELTAS => Numbers::Shifted(self.slab.deltas(self.slot)),
+            _ => Numbers::Unknown,
+        }
     }
 
     pub(crate) fn local(&self) -> Option<Local> {

@@ -68,6 +68,8 @@ pub struct ServiceSpec {
     pub slow_start_ns: u64,
     /// How many connections it may get.
     pub limits: Limits,
+    /// Whether its clients have to show that they are where they say; with NAT and full-NAT alone.
+    pub syn_proxy: SynProxy,
     /// What becomes of connections whose server is gone, and the like.
     pub policies: Policies,
     /// Each datagram is scheduled anew, and there are no connections; UDP alone.
@@ -202,6 +204,19 @@ pub enum MssClamp {
     Auto,
     /// No more than this.
     At(u16),
+}
+
+/// When a TCP client gets a cookie, and its server hears of it only once it has come back with that
+/// (RFC 4987 section 3.6).
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum SynProxy {
+    /// Never.
+    #[default]
+    Off,
+    /// While the places of half-open connections are full.
+    Auto,
+    /// Always.
+    Always,
 }
 
 /// The answer to a packet for a VIP that no service listens for.

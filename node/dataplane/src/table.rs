@@ -16,7 +16,7 @@ use std::{
     net::IpAddr,
     sync::{
         Arc, Mutex, MutexGuard, PoisonError,
-        atomic::{AtomicU32, AtomicUsize, Ordering, fence},
+        atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering, fence},
     },
 };
 
@@ -58,6 +58,8 @@ pub struct ConnectionTable {
     high: AtomicU32,
     connections_max: usize,
     half_open_max: usize,
+    /// Half-open connections have pushed others out not long before this.
+    pub(crate) crowded_until_ns: AtomicU64,
     pub(crate) sources: Sources,
     len: AtomicUsize,
     unbound: AtomicUsize,
@@ -171,6 +173,7 @@ impl ConnectionTable {
             high: AtomicU32::new(0),
             connections_max: max,
             half_open_max,
+            crowded_until_ns: AtomicU64::new(0),
             sources: Sources::new(slots as usize),
             len: AtomicUsize::new(0),
             unbound: AtomicUsize::new(0),
@@ -284,6 +287,17 @@ impl ConnectionTable {
             self.slab.write_deltas(place.slot, deltas);
             self.slab.update(place, |word| Some(word | slab::HAS_DELTAS));
         }
+    }
+
+    /// The server of a connection has answered; false when that was known, or it is gone.
+    pub(crate) fn finish_handshake(&self, connection: &Connection, deltas: &Deltas) -> bool {
+        let _ledger = self.ledger();
+        if connection.handshake().is_none() {
+            return false;
+        }
+        let place = connection.place();
+        self.slab.write_deltas(place.slot, deltas);
+        self.slab.update(place, |word| Some(word & !slab::SHAKING)).is_some()
     }
 
     /// What a server carries.
@@ -677,6 +691,9 @@ impl ConnectionTable {
         if let Some(deltas) = &new.deltas {
             self.slab.write_deltas(slot, deltas);
         }
+        if let Some(handshake) = &new.handshake {
+            self.slab.write_handshake(slot, handshake);
+        }
         if new.counted {
             self.sources.add(self.source(record.service, record.key.client));
         }
@@ -685,7 +702,8 @@ impl ConnectionTable {
             (new.counted, slab::COUNTED),
             (new.adopted, slab::ADOPTED),
             (new.controlled, slab::CONTROLLED),
-            (new.deltas.is_some(), slab::HAS_DELTAS),
+            (new.deltas.is_some() || new.handshake.is_some(), slab::HAS_DELTAS),
+            (new.handshake.is_some(), slab::SHAKING),
         ];
         let flags = flags.iter().filter(|(set, _)| *set).fold(0, |all, (_, flag)| all | flag);
         self.open(slot, bits | from | flags | new.state as u64)

@@ -2,6 +2,10 @@
 
 use std::net::IpAddr;
 
+use steadfast_packet::{NoSpace, SEGMENT_LEN_MAX, TAG_LEN, tag};
+
+use crate::{NextHops, Tagged};
+
 /// What to do with a frame.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 #[must_use]
@@ -116,6 +120,10 @@ reasons! {
     UnknownError => "icmp_unknown",
     /// Above `half_open_max`, `new_per_s` or `per_source`, and the hash is not enough to forward it.
     OverLimit => "over_limit",
+    /// Of a connection whose client came with a cookie and whose server has not answered yet.
+    Shaking => "handshake",
+    /// An acknowledged cookie, but too many servers are being asked already.
+    ShakingFull => "handshakes_full",
     /// The table is full of established connections.
     TableFull => "table_full",
     /// The server has a connection from this client port through another VIP.
@@ -135,6 +143,54 @@ pub enum Action {
         /// The neighbour.
         addr: IpAddr,
     },
+    /// Send a frame that answers none.
+    Send {
+        /// Index of the interface; never that of a VLAN.
+        port: u16,
+        /// The frame.
+        frame: SmallFrame,
+    },
+}
+
+/// A frame of few octets, by itself.
+#[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
+pub struct SmallFrame {
+    bytes: [u8; SMALL_FRAME_MAX],
+    start: u8,
+    len: u8,
+}
+
+/// Room for a segment and a VLAN tag.
+const SMALL_FRAME_MAX: usize = SEGMENT_LEN_MAX + TAG_LEN;
+const _: () = assert!(SMALL_FRAME_MAX <= u8::MAX as usize);
+
+impl SmallFrame {
+    /// A frame that `write` puts at the start of its buffer, to be sent by `port`, which may be that
+    /// of a VLAN; gives the port that it leaves by.
+    pub(crate) fn new(
+        hops: &NextHops,
+        port: u16,
+        write: impl FnOnce(&mut [u8]) -> Result<usize, NoSpace>,
+    ) -> Option<(u16, Self)> {
+        let mut bytes = [0; SMALL_FRAME_MAX];
+        let len = write(&mut bytes[TAG_LEN..]).ok()?;
+        let (port, start, len) = match hops.tagged(port) {
+            Some(Tagged { trunk, vlan }) => {
+                let (start, len) = tag(&mut bytes, TAG_LEN, len, vlan).ok()?;
+                (trunk, start, len)
+            }
+            None => (port, TAG_LEN, len),
+        };
+        Some((port, Self { bytes, start: start as u8, len: len as u8 }))
+    }
+
+    /// Its octets.
+    #[must_use]
+    pub fn bytes(&self) -> &[u8] {
+        self.bytes
+            .get(usize::from(self.start)..)
+            .map_or(&[], |from| from.get(..usize::from(self.len)).unwrap_or_default())
+    }
 }
 
 /// Actions asked for and not yet taken; the driver drains it after a batch.
@@ -144,13 +200,26 @@ pub struct Actions {
 }
 
 /// Actions kept between two drains; more are forgotten: a dropped packet's sender tries again.
-pub const ACTIONS_MAX: usize = 64;
+pub const ACTIONS_MAX: usize = 128;
+
+/// Actions that one packet, or one timer, may ask for.
+const ROOM_MIN: usize = 2;
 
 impl Actions {
     /// Empty, with its memory reserved.
     #[must_use]
     pub fn new() -> Self {
         Self { actions: Vec::with_capacity(ACTIONS_MAX) }
+    }
+
+    /// Nothing is kept: for what is not worth it.
+    pub(crate) fn none() -> Self {
+        Self { actions: Vec::new() }
+    }
+
+    /// One more is not forgotten.
+    pub(crate) fn has_room(&self) -> bool {
+        self.actions.len() + ROOM_MIN <= ACTIONS_MAX
     }
 
     /// Takes all actions out.

@@ -19,6 +19,7 @@ use crate::{
     cache::{Servers, Tuple, Way},
     forward::{Hot, reopens},
     frame::Frame,
+    pending::Handshakes,
     prepare::{Prepared, Trail},
     slab::Place,
     stale::{Lookout, StaleSender},
@@ -66,6 +67,8 @@ pub(crate) struct Core<H> {
     /// The last identification given to an outer IPv4 packet.
     pub(crate) outer_id: u16,
     pub(crate) lookout: Lookout,
+    /// Servers that have not answered yet.
+    pub(crate) handshakes: Handshakes,
     /// Questions for addresses that came before are not answered.
     pub(crate) discard_questions_until_ns: u64,
     pub(crate) counters: Arc<WorkerCounters>,
@@ -95,6 +98,7 @@ where
             // Workers that start apart give the same number less often in a short time.
             outer_id: (index as u16).wrapping_mul(OUTER_ID_STEP),
             lookout: Lookout::default(),
+            handshakes: Handshakes::new(),
             discard_questions_until_ns: 0,
             counters: Arc::default(),
         };
@@ -143,6 +147,16 @@ where
             desk.core.counters.count_dropped(reason);
         }
         verdict
+    }
+
+    /// Does what is due by now without a packet: servers that did not answer a handshake by cookie
+    /// are asked again. Call it at least as often as in [`crate::WAITS_MS`] the first.
+    pub fn advance(&mut self, now_ns: u64, actions: &mut Actions) {
+        let Self { config, hops, desk } = self;
+        if !desk.core.handshakes.is_empty() {
+            let view = View { config: config.load(), hops: hops.load() };
+            desk.core.ask_again(now_ns, view, actions);
+        }
     }
 
     /// Brings near what the frames of a burst will need, before they are handled one by one: what

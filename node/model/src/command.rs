@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::{BootId, Epoch, GroupId, NodeId};
+use crate::{BootId, CookieSecret, Epoch, GroupId, NodeId};
 
 /// A change of the replicated state. What depends on time or chance (a clock, a key, a random id)
 /// is decided by the node that proposes and carried here, so that applying stays deterministic.
@@ -61,6 +61,13 @@ pub enum Command {
         boot: BootId,
         /// Nodes that may claim, best first.
         candidates: Vec<NodeId>,
+    },
+    /// A new slot of SYN cookies begins.
+    RotateCookieKey {
+        /// Its number: one more than the present one, or somebody else was first.
+        slot: u64,
+        /// Its key, drawn by the node that proposes.
+        secret: CookieSecret,
     },
 }
 
@@ -150,6 +157,12 @@ pub enum Rejection {
     /// The document does not parse or does not fit together.
     #[error("the configuration is refused: {}", .0.join("; "))]
     Document(Vec<String>),
+    /// Somebody else began that slot.
+    #[error("the slot of SYN cookies is {current} already: nothing is to be done")]
+    CookieSlot {
+        /// The present one.
+        current: u64,
+    },
     /// The group moved meanwhile.
     #[error("the group is at epoch {}, the grant was for another: look again", .current.map_or_else(|| "none".to_owned(), |e| e.to_string()))]
     EpochConflict {

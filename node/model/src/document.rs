@@ -12,6 +12,7 @@ mod listening;
 mod persistence;
 mod quic;
 mod scheduling;
+mod syn_proxy;
 mod tunnel;
 
 use std::{
@@ -32,6 +33,7 @@ pub use self::{
     persistence::PersistenceSpec,
     quic::{QuicLbSpec, octets},
     scheduling::{HashSpec, Scheduler, SchedulerText, ServerOrder},
+    syn_proxy::SynProxy,
     tunnel::{GUE_PORT, MssClamp, TunnelKind, TunnelSpec},
 };
 
@@ -152,6 +154,9 @@ pub struct ServiceSpec {
     /// Whether TCP handshakes are kept from announcing segments that do not fit.
     #[serde(default)]
     pub mss_clamp: MssClamp,
+    /// Whether TCP clients have to come back with a cookie before their server hears of them.
+    #[serde(default)]
+    pub syn_proxy: SynProxy,
     /// The real servers.
     #[serde(default)]
     pub servers: Vec<ServerSpec>,

@@ -7,6 +7,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod command;
+mod cookies;
 pub mod document;
 mod epoch;
 mod ids;
@@ -16,6 +17,7 @@ mod state;
 mod validate;
 
 pub use command::{Command, Initialise, NodeSpec, Rejection, Response};
+pub use cookies::{CookieSecret, Cookies};
 pub use epoch::Epoch;
 pub use ids::{BootId, GroupId, NodeId, ServerId, ServiceId};
 pub use problem::{PROBLEMS_MAX, Problem};

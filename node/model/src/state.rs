@@ -11,8 +11,8 @@ use std::{
 use serde::{Deserialize, Serialize};
 
 use crate::{
-    BootId, Command, Epoch, GroupId, Initialise, NodeId, NodeSpec, Rejection, Response, ServerId,
-    ServiceId,
+    BootId, Command, CookieSecret, Cookies, Epoch, GroupId, Initialise, NodeId, NodeSpec,
+    Rejection, Response, ServerId, ServiceId,
     document::{Document, GroupSpec, SegmentSpec, ServiceSpec, Settings},
     validate,
 };
@@ -46,6 +46,9 @@ pub struct ClusterState {
     /// [`Self::port_slot`].
     #[serde(default)]
     port_slots: BTreeMap<NodeId, u16>,
+    /// Keys of SYN cookies, once a service has needed some.
+    #[serde(default)]
+    pub cookies: Option<Cookies>,
     /// VIP groups of the configuration.
     pub groups: BTreeMap<GroupId, Group>,
     /// Services of the configuration.
@@ -195,6 +198,7 @@ impl ClusterState {
             Command::Grant { group, expected, holder, boot, candidates } => {
                 self.grant(index, group, expected, holder, boot, candidates)
             }
+            Command::RotateCookieKey { slot, secret } => self.rotate(slot, secret),
         };
         result.unwrap_or_else(Response::Rejected)
     }
@@ -438,6 +442,16 @@ impl ClusterState {
             let spec = spec.clone();
             self.services.insert(id, Service { id, group, spec, servers, last_weights });
         }
+    }
+
+    fn rotate(&mut self, slot: u64, secret: CookieSecret) -> Result<Response, Rejection> {
+        if self.cluster.is_none() {
+            return Err(Rejection::NotInitialised);
+        }
+        let current = self.cookies.map_or(0, |cookies| cookies.slot);
+        let next = Cookies::next(self.cookies, slot, secret);
+        self.cookies = Some(next.ok_or(Rejection::CookieSlot { current })?);
+        Ok(Response::Done)
     }
 
     fn grant(

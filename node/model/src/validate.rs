@@ -12,6 +12,7 @@ mod full_nat;
 mod limits;
 mod listening;
 mod quic;
+mod syn_proxy;
 mod tunnel;
 
 use std::{
@@ -260,6 +261,7 @@ impl<'a> Check<'a> {
             self.tunnel(&place, service);
             self.mss_clamp(&place, service);
             self.client_address(&place, service);
+            self.syn_proxy(&place, service);
             self.limits(&place, service);
             self.nat_servers(&place, service, &mut pools);
         }

@@ -249,6 +249,8 @@ impl TcpFlags {
     pub const ACK: u8 = 0x10;
     /// URG.
     pub const URG: u8 = 0x20;
+    /// SYN and ACK: the answer to a SYN.
+    pub const SYN_ACK: u8 = Self::SYN | Self::ACK;
 
     /// No more data.
     #[must_use]

@@ -26,6 +26,7 @@ mod quic;
 mod quote;
 mod rewrite;
 mod sctp;
+mod segment;
 mod shift;
 mod toa;
 mod transport;
@@ -54,6 +55,7 @@ pub use quote::{
 };
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source, set_macs};
 pub use sctp::{Chunk, Sctp};
+pub use segment::{SEGMENT_LEN_MAX, Segment, SegmentOptions, segment_options, write_segment};
 pub use shift::{SeqShift, shift_numbers, tcp_header};
 pub use toa::{TOA_KIND, add_toa, erase_toa, toa_len};
 pub use vlan::{TAG_LEN, Untagged, tag, untag, vlan_of};

@@ -13,6 +13,10 @@ const END: u8 = 0;
 pub(crate) const NO_OPERATION: u8 = 1;
 /// Maximum segment size.
 pub(crate) const MSS: u8 = 2;
+/// Window scale (RFC 7323 section 2.2).
+pub(crate) const WINDOW_SCALE: u8 = 3;
+/// Selective acknowledgements may be sent (RFC 2018 section 2).
+pub(crate) const SACK_PERMITTED: u8 = 4;
 /// Selective acknowledgements (RFC 2018 section 3).
 pub(crate) const SACK: u8 = 5;
 /// Timestamps (RFC 7323 section 3.2).

@@ -6,7 +6,10 @@ use etherparse::{
     TcpOptionElement, TransportHeader, ip_number,
 };
 use proptest::prelude::*;
-use steadfast_packet::{BadOptions, Content, Packet, SeqShift, TcpFlags, parse, shift_numbers};
+use steadfast_packet::{
+    BadOptions, Content, Packet, SEGMENT_LEN_MAX, Segment, SegmentOptions, SeqShift, TcpFlags,
+    parse, segment_options, shift_numbers, write_segment,
+};
 
 const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 0xc], [2, 0, 0, 0, 0, 0xd]);
 const ACK: u8 = TcpFlags::ACK;
@@ -281,5 +284,77 @@ fn numbers_wrap_around_and_windows_fit_their_field() {
         let (tcp, right) = read(&frame);
         let found = (tcp.sequence_number, tcp.acknowledgment_number, tcp.window_size);
         assert_eq!((found, tcp.checksum), (expected, right), "{what}");
+    }
+}
+
+fn offer() -> impl Strategy<Value = SegmentOptions> {
+    let times = any::<Option<(u32, u32)>>();
+    let scale = proptest::option::of(0..=14u8);
+    (any::<Option<u16>>(), scale, any::<bool>(), times).prop_map(
+        |(mss, window_scale, sack_permitted, timestamps)| SegmentOptions {
+            mss,
+            window_scale,
+            sack_permitted,
+            timestamps,
+        },
+    )
+}
+
+proptest! {
+    #[test]
+    fn a_second_reader_finds_the_segment_that_was_written(
+        numbers in any::<(u32, u32)>(), window in any::<u16>(), flags in 0..0x20u8,
+        ports in any::<(u16, u16)>(), v6 in any::<bool>(), options in offer(),
+    ) {
+        let (seq, ack) = numbers;
+        let [src, dst] = match v6 {
+            true => ["2001:db8::1", "2001:db8::2"],
+            false => ["198.18.0.1", "198.18.0.2"],
+        };
+        let at = |addr: &str, port| std::net::SocketAddr::new(addr.parse().unwrap(), port);
+        let (src, dst) = (at(src, ports.0), at(dst, ports.1));
+        let segment = Segment { src, dst, seq, ack, flags, window, options };
+        let mut buffer = [0xee; SEGMENT_LEN_MAX];
+        let len = write_segment(&mut buffer, &segment).unwrap();
+        let frame = &buffer[..len];
+        let found = packet(frame);
+        prop_assert_eq!((found.src, found.dst), (src.ip(), dst.ip()));
+        let (tcp, right) = read(frame);
+        prop_assert_eq!(tcp.checksum, right);
+        prop_assert_eq!((tcp.source_port, tcp.destination_port), ports);
+        prop_assert_eq!((tcp.sequence_number, tcp.acknowledgment_number), numbers);
+        prop_assert_eq!(tcp.window_size, window);
+        let flag = |set: bool, bit: u8| if set { bit } else { 0 };
+        let all = flag(tcp.fin, 1) | flag(tcp.syn, 2) | flag(tcp.rst, 4) | flag(tcp.psh, 8);
+        prop_assert_eq!(all | flag(tcp.ack, ACK), flags);
+        prop_assert_eq!(segment_options(frame, &found), Ok(options));
+        let times = tcp.options_iterator().map(Result::unwrap).find_map(|option| match option {
+            TcpOptionElement::Timestamp(value, echo) => Some((value, echo)),
+            _ => None,
+        });
+        prop_assert_eq!(times, options.timestamps);
+        for short in 0..found.end {
+            prop_assert!(write_segment(&mut buffer[..short], &segment).is_err());
+        }
+    }
+}
+
+#[test]
+fn offers_that_contradict_themselves_are_refused() {
+    // RFC 7323 section 2.3: 14 is meant where more is written.
+    let cases = [
+        ([2, 3, 5, 0], Err(BadOptions)),
+        ([3, 4, 5, 6], Err(BadOptions)),
+        ([4, 3, 0, 0], Err(BadOptions)),
+        ([8, 3, 0, 0], Err(BadOptions)),
+        ([3, 3, 200, 1], Ok(Some(14))),
+    ];
+    for (options, expected) in cases {
+        let options = options.to_vec();
+        let (numbers, payload) = ((1, 2), Vec::new());
+        let sample = Sample { ipv6: false, numbers, window: 3, flags: 2, options, payload };
+        let frame = sample.frame();
+        let found = segment_options(&frame, &packet(&frame)).map(|found| found.window_scale);
+        assert_eq!(found, expected, "{:?}", sample.options);
     }
 }

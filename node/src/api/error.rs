@@ -59,6 +59,8 @@ pub(crate) fn rejected(rejection: &Rejection, source: &str) -> Status {
         Rejection::Revision { .. } => Reason::RevisionConflict,
         Rejection::Document(_) => Reason::InvalidDocument,
         Rejection::EpochConflict { .. } => Reason::MoveRefused,
+        // Only the leader's steward begins slots: nobody asks through the API.
+        Rejection::CookieSlot { .. } => Reason::InvalidArgument,
     };
     let mut detail = ErrorDetail { reason: reason.into(), ..ErrorDetail::default() };
     if let Rejection::Revision { current, .. } = rejection {

@@ -302,6 +302,8 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
             tunnel: spec.tunnel_options().map(|tunnel| tunnel.to_string()).unwrap_or_default(),
             client_address: spec.client_address.name().to_owned(),
             mss_clamp: spec.mss_clamp.to_string(),
+            syn_proxy: spec.syn_proxy.name().to_owned(),
+            cookies: Some(cookies(&excess)),
             limits: Some(limits(&spec.limits, &excess)),
             servers: servers.collect(),
         }
@@ -321,6 +323,16 @@ fn limits(limits: &LimitsSpec, excess: &dp::ExcessTotals) -> v1::Limits {
         hashed: named(&excess.hashed),
         refused: named(&excess.refused),
         adopted: excess.adopted,
+    }
+}
+
+fn cookies(excess: &dp::ExcessTotals) -> v1::Cookies {
+    let count = |event: dp::CookieEvent| excess.cookies[event as usize];
+    v1::Cookies {
+        sent: count(dp::CookieEvent::Sent),
+        accepted: count(dp::CookieEvent::Accepted),
+        refused: count(dp::CookieEvent::Refused),
+        given_up: count(dp::CookieEvent::GivenUp),
     }
 }
 

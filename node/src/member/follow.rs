@@ -106,6 +106,7 @@ async fn turn(
         member.key.send_if_modified(|old| std::mem::replace(old, key.clone()) != key);
     }
     tell_members(member, state, told);
+    member.plane.set_cookie_keys(state);
     let revision_new = told.revision != Some(state.config.revision);
     told.revision = Some(state.config.revision);
     if revision_new {

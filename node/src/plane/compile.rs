@@ -2,10 +2,10 @@
 
 use steadfast_dataplane as dp;
 use steadfast_model::{
-    ClusterState, NodeId, Service,
+    ClusterState, CookieSecret, Cookies, NodeId, Service,
     document::{
         ClientAddress, ConnReuse, Forwarding, GUE_PORT, Listener, MssClamp, OnServerGone, Over,
-        PersistenceSpec, Ports, Protocol, Scheduler, ServerOrder, ServiceSpec, Timeouts,
+        PersistenceSpec, Ports, Protocol, Scheduler, ServerOrder, ServiceSpec, SynProxy, Timeouts,
         TunnelKind, TunnelSpec, Unserved, octets,
     },
 };
@@ -40,6 +40,14 @@ pub(crate) fn config_spec(
     let (groups, services) = (groups.collect(), services.collect());
     let port_slot = state.port_slot(node).and_then(dp::PortSlot::new);
     dp::ConfigSpec { generation, groups, services, now_ns, workers, port_slot }
+}
+
+/// The keys of cookies as the data plane wants them.
+pub(crate) fn cookie_keys(cookies: &Cookies) -> dp::CookieKeys {
+    let key = |slot, secret: CookieSecret| dp::CookieKey { slot, key: secret.0 };
+    let Cookies { slot, present, previous } = *cookies;
+    let previous = previous.map(|secret| key(slot.saturating_sub(1), secret));
+    dp::CookieKeys { present: key(slot, present), previous }
 }
 
 fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
@@ -87,6 +95,11 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
                 Over::Hash => dp::Over::Hash,
                 Over::Refuse => dp::Over::Refuse,
             },
+        },
+        syn_proxy: match spec.syn_proxy {
+            SynProxy::Off => dp::SynProxy::Off,
+            SynProxy::Auto => dp::SynProxy::Auto,
+            SynProxy::Always => dp::SynProxy::Always,
         },
         policies: dp::Policies {
             on_server_gone: match spec.on_server_gone {

@@ -32,7 +32,7 @@ use tracing::info;
 
 use self::{
     attach::{Attaching, Hand},
-    compile::config_spec,
+    compile::{config_spec, cookie_keys},
     hops::{PeerMacs, next_hops_spec},
     port::lock,
     segments::Segments,
@@ -171,6 +171,14 @@ impl DataPlane {
                 let troubles = BTreeMap::from([("configuration".to_owned(), why)]);
                 self.troubles.replace(Area::Configuration, troubles);
             }
+        }
+    }
+
+    /// Swaps in the keys of cookies that the cluster has committed.
+    pub(crate) fn set_cookie_keys(&self, state: &ClusterState) {
+        let keys = state.cookies.as_ref().map(cookie_keys);
+        if self.shared.cookie_keys.load().as_deref() != keys.as_ref() {
+            self.shared.cookie_keys.store(keys.map(Arc::new));
         }
     }
 

@@ -185,12 +185,6 @@ impl Running {
             before = now;
             self.status.turned_ns.store(now, Ordering::Release);
             let busy = self.turn(now, &mut frames, &mut actions);
-            for action in actions.drain() {
-                let Action::Probe { port, addr } = action;
-                if let Some(interface) = self.shared.next_hops.load().kernel_index(port) {
-                    self.prober.probe_neighbour(interface, addr);
-                }
-            }
             if !busy {
                 self.wait();
             }
@@ -223,7 +217,10 @@ impl Running {
             for frame in frames.drain(..) {
                 self.handle(&mut umem, now, number, frame, actions);
             }
+            self.act(&mut umem, actions);
         }
+        self.core.advance(now, actions);
+        self.act(&mut umem, actions);
         for Port { socket, .. } in self.ports.iter_mut().flatten() {
             if let Err(error) = socket.flush() {
                 debug!(queue = self.queue, ifindex = socket.ifindex(), "cannot send: {error}");
@@ -263,6 +260,31 @@ impl Running {
         if let Err(frame) = sent {
             self.status.send_failed.fetch_add(1, Ordering::Relaxed);
             umem.free(frame);
+        }
+    }
+
+    /// Does what the core asks for beside its verdicts.
+    fn act(&mut self, umem: &mut Umem, actions: &mut Actions) {
+        for action in actions.drain() {
+            match action {
+                Action::Probe { port, addr } => {
+                    if let Some(interface) = self.shared.next_hops.load().kernel_index(port) {
+                        self.prober.probe_neighbour(interface, addr);
+                    }
+                }
+                Action::Send { port, frame } => {
+                    let port = self.ports.get_mut(usize::from(port)).and_then(Option::as_mut);
+                    let frame = umem.alloc_with(frame.bytes());
+                    let sent = match (port, frame) {
+                        (Some(port), Some(frame)) => port.socket.send(frame).map_err(Some),
+                        (_, frame) => Err(frame),
+                    };
+                    if let Err(frame) = sent {
+                        self.status.send_failed.fetch_add(1, Ordering::Relaxed);
+                        frame.into_iter().for_each(|frame| umem.free(frame));
+                    }
+                }
+            }
         }
     }
 

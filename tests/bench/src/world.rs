@@ -120,6 +120,7 @@ fn config(shape: &Shape) -> ConfigSpec {
         timeouts: Timeouts::default(),
         client_address: ClientAddress::None,
         mss_clamp: MssClamp::Off,
+        syn_proxy: Default::default(),
         slow_start_ns: 0,
         limits: Limits::default(),
         policies: Policies::default(),

@@ -205,3 +205,33 @@ fn the_state_survives_its_snapshot() {
     let bytes = serde_json::to_vec(&state).unwrap();
     assert_eq!(serde_json::from_slice::<ClusterState>(&bytes).unwrap(), state);
 }
+
+#[test]
+fn slots_of_cookies_follow_each_other_and_their_keys_are_not_shown() {
+    let secret = |n| CookieSecret([0x5ec2_e700_0000 + n, n]);
+    let rotate = |slot, n| Command::RotateCookieKey { slot, secret: secret(n) };
+    let mut state = ClusterState::default();
+    assert_eq!(state.apply(1, rotate(1, 1)), Response::Rejected(Rejection::NotInitialised));
+    let mut state = started();
+    assert_eq!(state.cookies, None);
+    for slot in 1..=3 {
+        assert_eq!(state.apply(10 + slot, rotate(slot, slot)), Response::Done);
+    }
+    let expected = Cookies { slot: 3, present: secret(3), previous: Some(secret(2)) };
+    assert_eq!(state.cookies, Some(expected));
+    for slot in [0, 2, 3, 5, u64::MAX] {
+        let rejection = Rejection::CookieSlot { current: 3 };
+        assert_eq!(state.apply(20, rotate(slot, 9)), Response::Rejected(rejection), "{slot}");
+    }
+    assert_eq!(state.cookies, Some(expected), "whoever was late changed nothing");
+    let text = serde_json::to_string(&state).unwrap();
+    assert_eq!(serde_json::from_str::<ClusterState>(&text).unwrap(), state);
+    let shown = format!("{:?} {:?}", state.cookies, rotate(4, 4));
+    let hidden = secret(3).0.map(|half| half.to_string());
+    assert!(hidden.iter().all(|half| half.len() < 2 || !shown.contains(half)), "{shown}");
+    // A state of an older version.
+    let mut older: serde_json::Value = serde_json::from_str(&text).unwrap();
+    older.as_object_mut().unwrap().remove("cookies");
+    let older: ClusterState = serde_json::from_value(older).unwrap();
+    assert_eq!(older.cookies, None);
+}

@@ -636,6 +636,39 @@ fn each_mistake_with_ipv6_is_reported_with_its_place_and_what_to_write() {
 }
 
 #[test]
+fn cookies_need_tcp_and_both_halves_of_a_connection() {
+    let from = "forwarding: nat";
+    for word in ["off", "auto", "always"] {
+        let to = format!("forwarding: nat, syn_proxy: {word}");
+        assert_eq!(problems(&GOOD.replacen(from, &to, 1)), Vec::<String>::new());
+    }
+    let toa = FULL_NAT.replacen("full_nat", "full_nat, client_address: toa, syn_proxy: auto", 1);
+    let said = problems(&toa).join(" ");
+    assert!(said.starts_with("services[0].syn_proxy: what client_address tells"), "{said}");
+    let cases = [
+        (
+            "forwarding: nat, syn_proxy: always, sloppy_tcp: true",
+            "services[0].syn_proxy: sloppy_tcp lets in clients that have no cookie; take one of \
+             them out",
+        ),
+        (
+            "forwarding: nat, protocol: udp, syn_proxy: auto",
+            "services[0].syn_proxy: only TCP has SYN cookies; take it out",
+        ),
+        (
+            "forwarding: dr, syn_proxy: auto",
+            "services[0].syn_proxy: under dr the servers' half of a connection does not pass the \
+             nodes, and they could not translate its sequence numbers; take it out, or write \
+             forwarding: nat or full_nat",
+        ),
+    ];
+    for (to, expected) in cases {
+        let found = problems(&GOOD.replacen(from, to, 1));
+        assert!(found.iter().any(|p| p == expected), "{to}: {found:#?}\nnot {expected}");
+    }
+}
+
+#[test]
 fn a_server_behind_a_tunnel_may_be_anywhere_and_of_either_family() {
     for server in ["203.0.113.1", "'2001:db8::1'", "198.18.1.77"] {
         let to = format!("forwarding: tun, servers: [{{address: {server}, port: 81}}]");

@@ -60,14 +60,25 @@ fn put_ip(
     protocol: u8,
     end: usize,
 ) -> Result<(), NoSpace> {
-    let l4 = l4_of_answer(packet);
-    let header = buffer.get_mut(packet.l3..l4).ok_or(NoSpace)?;
-    match (src, packet.src) {
+    put_ip_between(buffer, packet.l3, (src, packet.src), protocol, end)
+}
+
+/// Writes the IP header, at `l3`, of a packet that ends at `end`.
+pub(crate) fn put_ip_between(
+    buffer: &mut [u8],
+    l3: usize,
+    (src, dst): (IpAddr, IpAddr),
+    protocol: u8,
+    end: usize,
+) -> Result<(), NoSpace> {
+    let l4 = l3 + if dst.is_ipv6() { size_of::<Ipv6>() } else { size_of::<Ipv4>() };
+    let header = buffer.get_mut(l3..l4).ok_or(NoSpace)?;
+    match (src, dst) {
         (IpAddr::V4(src), IpAddr::V4(dst)) => {
             let mut ip = Ipv4 {
                 version_ihl: 0x45,
                 tos: 0,
-                total_len: ((end - packet.l3) as u16).into(),
+                total_len: ((end - l3) as u16).into(),
                 id: 0.into(),
                 fragment: U16::new(DONT_FRAGMENT),
                 ttl: TTL,
@@ -102,7 +113,7 @@ fn swap_macs(buffer: &mut [u8]) -> Result<(), NoSpace> {
 }
 
 /// Fills a short frame with zeroes up to what Ethernet carries, as far as the buffer goes.
-fn pad(buffer: &mut [u8], len: usize) -> usize {
+pub(crate) fn pad(buffer: &mut [u8], len: usize) -> usize {
     let padded = len.max(FRAME_LEN_MIN).min(buffer.len());
     match buffer.get_mut(len..padded) {
         Some(padding) => {

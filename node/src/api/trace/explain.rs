@@ -61,6 +61,9 @@ pub(super) fn explain(facts: &Facts<'_>) -> Result<TraceNode, String> {
     let group = told.address();
     told.connection();
     let service = told.service();
+    if let Some(service) = &service {
+        told.cookie(service);
+    }
     told.ends();
     let sent = told.outcome();
     let (lines, fate) = (told.lines, fate(&rehearsal));
@@ -279,6 +282,7 @@ impl Told<'_> {
                 Removal::Evicted => "the table is full",
                 Removal::Reused => "a new one takes its place",
                 Removal::ServerGone => "its server is gone",
+                Removal::GivenUp => "its server does not take it",
             };
             let connection = format!(
                 "the connection of {} to {}: {why}",
@@ -286,6 +290,25 @@ impl Told<'_> {
                 SocketAddr::new(key.vip, key.vip_port)
             );
             self.line("ends", connection);
+        }
+    }
+
+    /// Whether the client is to come back first.
+    fn cookie(&mut self, service: &Service) {
+        let when = match service.spec.syn_proxy {
+            dp::SynProxy::Off => return,
+            dp::SynProxy::Auto => "auto, and the places of half-open connections are full",
+            dp::SynProxy::Always => "always",
+        };
+        let Ok(parsed) = parse(&self.rehearsal.frame) else { return };
+        let Content::Ip(packet) = parsed.content else { return };
+        let Transport::Tcp { flags, .. } = packet.transport else { return };
+        if self.rehearsal.sent == Some(Sent::Answered) && flags.syn() {
+            let text = format!(
+                "syn_proxy is {when}: nothing is stored, and a server hears of the client when it \
+                 comes back with the cookie"
+            );
+            self.line("cookie", text);
         }
     }
 
@@ -368,6 +391,11 @@ impl Told<'_> {
                 if self.rehearsal.sent == Some(Sent::Answered) && flags.rst() =>
             {
                 format!("RST {src} > {dst}")
+            }
+            (_, Transport::Tcp { flags, .. }, Some((src, dst)))
+                if self.rehearsal.sent == Some(Sent::Answered) && flags.syn() =>
+            {
+                format!("SYN-ACK {src} > {dst}")
             }
             (_, Transport::Sctp { .. }, Some((src, dst)))
                 if self.rehearsal.sent == Some(Sent::Answered) =>

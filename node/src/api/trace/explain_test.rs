@@ -236,3 +236,24 @@ fn shifted_numbers_are_told() {
                 server by 7, windows by 2^0 to the client and 2^-2 to the server";
     assert!(text.contains(line), "{text}");
 }
+
+#[test]
+fn a_cookie_is_told() {
+    let state = state();
+    let shared = shared(&state, &[]);
+    let mut spec = config_spec(&state, NodeId(1), &|_, _| true, 1, 2, 0);
+    let hashed = spec.services.iter_mut().find(|service| service.listen[0].ports.contains(8080));
+    hashed.unwrap().syn_proxy = dp::SynProxy::Always;
+    shared.set_config(Config::compile(spec, Some(&shared.config.load())).unwrap());
+    let keys = dp::CookieKeys { present: dp::CookieKey { slot: 1, key: [5, 7] }, previous: None };
+    shared.cookie_keys.store(Some(std::sync::Arc::new(keys)));
+    let flow = ("198.18.0.9:4711", "198.18.0.100:8080");
+    let text = told(&shared, &state, flow, Some(Step::Open));
+    for part in [
+        "cookie: syn_proxy is always: nothing is stored",
+        "answers: SYN-ACK 198.18.0.100:8080 > 198.18.0.9:4711",
+    ] {
+        assert!(text.contains(part), "{text}");
+    }
+    assert!(!text.contains("opens:"), "{text}");
+}

@@ -179,6 +179,7 @@ impl<'a> Ours<'a> {
             servers: self.servers.iter().map(|server| self.server_spec(server)).collect(),
             client_address: ClientAddress::None,
             mss_clamp: MssClamp::Off,
+            syn_proxy: Default::default(),
             slow_start_ns: 0,
             limits: Limits::default(),
             // expire_nodest_conn=0, conn_reuse_mode=1, sloppy_tcp=0, sloppy_sctp=0
