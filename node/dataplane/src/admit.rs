@@ -316,7 +316,10 @@ where
                     return Ok((found, false));
                 }
                 Err(InsertError::Full) => return Err(Reason::TableFull),
-                Err(InsertError::HalfOpenFull) => return Err(Reason::OverLimit),
+                Err(InsertError::HalfOpenFull) => {
+                    self.hook.no_room(&record);
+                    return Err(Reason::OverLimit);
+                }
                 Err(InsertError::ReplyTaken(held)) => {
                     // The client reuses its port for another VIP, or no local port was free: the
                     // finished one gives way.

@@ -6,7 +6,7 @@
 
 use std::sync::Arc;
 
-use crate::{Config, Connection, Gone, Service, State, Target, Template};
+use crate::{Config, Connection, Gone, Record, Service, State, Target, Template};
 
 /// Why a connection left the table.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -56,6 +56,9 @@ pub trait SyncHook {
     /// This node scheduled a new connection; its first packet may not have gone out yet.
     fn created(&self, _connection: &Connection, _now_ns: u64) {}
 
+    /// A new connection found no room; its packet goes by the hash, or not at all.
+    fn no_room(&self, _record: &Record) {}
+
     /// A packet of a connection that is above a limit goes by the hash, to or from this server.
     fn hashed(&self, _target: &Target) {}
 
@@ -95,6 +98,10 @@ where
 
     fn created(&self, connection: &Connection, now_ns: u64) {
         (**self).created(connection, now_ns);
+    }
+
+    fn no_room(&self, record: &Record) {
+        (**self).no_room(record);
     }
 
     fn hashed(&self, target: &Target) {

@@ -68,6 +68,8 @@ struct Notes {
     created: Mutex<Vec<Record>>,
     removed: Mutex<Vec<(Record, Removal)>>,
     hashed: Mutex<Option<Target>>,
+    /// What would have been opened, had there been room.
+    wanted: Mutex<Option<Record>>,
 }
 
 impl Notes {
@@ -83,6 +85,10 @@ impl SyncHook for Notes {
 
     fn created(&self, connection: &Connection, _: u64) {
         self.created.lock().unwrap_or_else(PoisonError::into_inner).push(connection.record());
+    }
+
+    fn no_room(&self, record: &Record) {
+        *self.wanted.lock().unwrap_or_else(PoisonError::into_inner) = Some(*record);
     }
 
     fn hashed(&self, target: &Target) {
@@ -106,16 +112,18 @@ impl Shared {
         let met = tuple.and_then(|tuple| self.connection_of(tuple));
         let hosts = tuple.map_or(Vec::new(), |tuple| vec![tuple.src, tuple.dst]);
         let mut known: Vec<Connection> = met.iter().cloned().collect();
-        let mut rehearsal = self.run(now_ns, (port, frame), met.as_ref(), &known, &hosts);
+        let (mut rehearsal, mut wanted) =
+            self.run(now_ns, (port, frame), met.as_ref(), &known, &hosts);
         for _ in 1..RUNS_MAX {
-            // The server may have a connection from this client already, through another VIP.
-            let reply = rehearsal.opened.and_then(|record| record.reply_key());
+            // The server may have a connection from this client already, through another VIP. That is
+            // found out before there is no room.
+            let reply = wanted.and_then(|record| record.reply_key());
             let in_the_way = reply.and_then(|reply| self.table.find_reply(&reply));
             match in_the_way.filter(|other| !known.contains(other)) {
                 Some(other) => known.push(other),
                 None => break,
             }
-            rehearsal = self.run(now_ns, (port, frame), met.as_ref(), &known, &hosts);
+            (rehearsal, wanted) = self.run(now_ns, (port, frame), met.as_ref(), &known, &hosts);
         }
         rehearsal
     }
@@ -135,7 +143,7 @@ impl Shared {
         met: Option<&Connection>,
         known: &[Connection],
         hosts: &[IpAddr],
-    ) -> Rehearsal {
+    ) -> (Rehearsal, Option<Record>) {
         let copy = self.copy(known, hosts);
         copy.count_source(self, frame);
         let mut met = met.map(|met| Met { connection: met.clone(), next: met.state() });
@@ -173,7 +181,8 @@ impl Shared {
             (0, 0) => None,
             (told, _) => Some(told > 0),
         };
-        Rehearsal { verdict, sent, frame, met, opened, told, hashed, removed, probe }
+        let wanted = notes.wanted.lock().unwrap_or_else(PoisonError::into_inner).take().or(opened);
+        (Rehearsal { verdict, sent, frame, met, opened, told, hashed, removed, probe }, wanted)
     }
 
     /// What leaves by a VLAN is told as what that port sends, without the tag.

@@ -12,7 +12,7 @@ mod world;
 
 use std::{collections::BTreeMap, sync::Arc};
 
-use naive::{Cell, Fate, Gone, Mode, Naive, Role, Sched, Way, step};
+use naive::{Cell, Fate, Gone, Kept, Mode, Naive, Role, Sched, Way, step};
 use packet::{Proto, Row};
 use steadfast_dataplane as dp;
 use world::{BACK, FRONT, PEER, World};
@@ -149,6 +149,21 @@ impl Plane {
         }
     }
 
+    /// The templates, in an order of their own.
+    fn templates(&self) -> Vec<String> {
+        let (mut lines, mut from) = (Vec::new(), Some(0));
+        while let Some(at) = from {
+            let (found, next) = self.shared.table.templates.walk(at, 256);
+            lines.extend(found.iter().map(|template| {
+                let dp::TemplateRecord { key, server, .. } = template.record;
+                template_line(key.service.0, key.client, server.0)
+            }));
+            from = next;
+        }
+        lines.sort();
+        lines
+    }
+
     /// What is in the table, in an order of its own.
     fn connections(&self) -> Vec<String> {
         let (mut lines, mut cursor) = (Vec::new(), Some(dp::Cursor::default()));
@@ -174,6 +189,10 @@ fn line(
     state: &str,
 ) -> String {
     format!("{proto} {client:?} {vip:?} server {server} {state}")
+}
+
+fn template_line(service: u32, network: std::net::IpAddr, server: u32) -> String {
+    format!("service {service} {network} server {server}")
 }
 
 fn service_spec(service: &naive::Service) -> dp::ServiceSpec {
@@ -211,6 +230,12 @@ fn service_spec(service: &naive::Service) -> dp::ServiceSpec {
             ..dp::Policies::default()
         },
         client_address: dp::ClientAddress::None,
+        persistence: service.persist.map(|persist| dp::Persistence {
+            timeout_ns: persist.timeout,
+            prefix_v4: 30,
+            prefix_v6: 126,
+            expire_quiescent_template: persist.quiescent_goes,
+        }),
         mss_clamp: dp::MssClamp::Off,
         // The order in which servers come must not matter.
         servers: service
@@ -287,9 +312,14 @@ fn agrees_with_a_naive_model() {
     coverage.print(packets);
     let config = plane.shared.config.load_full();
     let adopted: u64 = config.services().map(|service| service.excess().adopted).sum();
+    println!("templates: {:?}", world.naive.kept);
     println!("{adopted} connections went by the hash and then into the table");
     if packets >= PACKETS {
         coverage.check(packets);
+        for kept in KEPT {
+            let hits = world.naive.kept.get(&kept).copied().unwrap_or(0);
+            assert!(hits >= HITS_MIN, "{hits} templates {kept:?}: too few");
+        }
         assert!(adopted >= HITS_MIN, "{adopted} connections adopted: too few");
     }
 }
@@ -315,6 +345,11 @@ fn compare_tables(plane: &Plane, naive: &Naive, count: u64, seed: u64) {
     let found = plane.connections();
     let differs = expected.iter().zip(&found).find(|(expected, found)| expected != found);
     assert_eq!(differs, None, "tables after packet {count}, seed {seed}");
+    let templates = naive.templates.iter();
+    let mut templates: Vec<String> =
+        templates.map(|t| template_line(t.service, t.network, t.server)).collect();
+    templates.sort();
+    assert_eq!(plane.templates(), templates, "templates after packet {count}, seed {seed}");
     assert_eq!(expected.len(), found.len(), "connections after packet {count}, seed {seed}");
 }
 
@@ -363,6 +398,10 @@ impl Coverage {
         }
     }
 }
+
+/// What can become of a template.
+const KEPT: [Kept; 6] =
+    [Kept::New, Kept::Stayed, Kept::StayedQuiescent, Kept::Moved, Kept::Outlived, Kept::Ended];
 
 /// What can become of a packet in this world.
 const VERDICTS: [&str; 20] = [

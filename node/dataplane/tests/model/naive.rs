@@ -2,9 +2,12 @@
 //! from the references, nothing shared with the crate.
 
 mod excess;
+mod persist;
 mod schedulers;
 
-use std::net::IpAddr;
+use std::{collections::BTreeMap, net::IpAddr};
+
+pub(crate) use persist::{Kept, Persist, Template};
 
 use crate::packet::{ACK, Body, FIN, Mac, Pkt, Proto, RST, Row, SYN};
 
@@ -63,6 +66,7 @@ pub(crate) struct Service {
     pub(crate) mode: Mode,
     pub(crate) sched: Sched,
     pub(crate) gone: Gone,
+    pub(crate) persist: Option<Persist>,
     /// Sorted by address and port.
     pub(crate) servers: Vec<Server>,
     /// rr: the server that was served last, by address and port.
@@ -104,6 +108,9 @@ pub(crate) struct Conn {
     assured: bool,
     /// It went by the hash before.
     adopted: bool,
+    /// Of which service, and whether a template led it to its server.
+    service: u32,
+    controlled: bool,
     /// When it came into the class it is in, as a number.
     entered: u64,
 }
@@ -148,6 +155,11 @@ pub(crate) struct Naive {
     pub(crate) half_open_max: usize,
     half_open_paid: u64,
     entries: u64,
+    pub(crate) templates: Vec<Template>,
+    /// A connection was opened by the packet at hand.
+    opened: bool,
+    /// How often what was decided by a template.
+    pub(crate) kept: BTreeMap<Kept, u64>,
     /// The cell that the packet at hand met.
     pub(crate) met: Option<Cell>,
 }
@@ -243,9 +255,9 @@ impl Service {
     ) -> Self {
         let gone = [Gone::Reset, Gone::Drop, Gone::Reschedule][id as usize % 3];
         let (last, walk) = (None, (-1, 0));
-        let hashing = 0;
+        let (hashing, persist) = (0, None);
         let mut service =
-            Self { id, proto, vip, port, mode, sched, gone, servers, last, walk, hashing };
+            Self { id, proto, vip, port, mode, sched, gone, persist, servers, last, walk, hashing };
         service.sort();
         service
     }
@@ -287,13 +299,22 @@ impl Naive {
             half_open_max: usize::MAX,
             half_open_paid: 0,
             entries: 0,
+            templates: Vec::new(),
+            opened: false,
+            kept: BTreeMap::new(),
             met: None,
         }
     }
 
     pub(crate) fn expire(&mut self) {
         let now = self.now;
-        self.conns.retain(|conn| conn.seen + timeout(conn.state) > now);
+        // Templates first: one whose last connection ends now has been looked at before.
+        self.expire_templates();
+        let (stay, gone) =
+            self.conns.drain(..).partition(|conn| conn.seen + timeout(conn.state) > now);
+        self.conns = stay;
+        let gone: Vec<Conn> = gone;
+        gone.iter().for_each(|conn| self.leave(conn));
     }
 
     pub(crate) fn packet(&mut self, pkt: &Pkt) -> Fate {
@@ -409,18 +430,27 @@ impl Naive {
             if let Some(at) = old
                 && !self.is_known(self.conns[at].server)
             {
-                self.conns.remove(at);
+                let gone = self.conns.remove(at);
+                self.leave(&gone);
             }
             if old.is_none() && self.services[service].hashing > self.now {
                 return self.adopt(pkt, proto, service);
             }
             return self.reject(pkt);
         }
-        match self.schedule(service, pkt) {
-            Some(server) => self.open(pkt, proto, (service, server), old, false),
+        match self.choose(service, pkt) {
+            Some((server, controlled)) => {
+                let fate = self.open(pkt, proto, (service, server), old, (false, controlled));
+                if controlled && !self.opened {
+                    let of = &self.services[service];
+                    self.release(of.id, pkt.src, of.servers[server].id);
+                }
+                fate
+            }
             None => {
                 if let Some(at) = old {
-                    self.conns.remove(at);
+                    let gone = self.conns.remove(at);
+                    self.leave(&gone);
                 }
                 self.reject(pkt)
             }
@@ -433,8 +463,9 @@ impl Naive {
         proto: Proto,
         (of, server): (usize, usize),
         old: Option<usize>,
-        adopted: bool,
+        (adopted, controlled): (bool, bool),
     ) -> Fate {
+        self.opened = false;
         let service = of;
         let (cport, vport) = pkt.ports();
         let service = &self.services[service];
@@ -456,6 +487,8 @@ impl Naive {
             packets: 0,
             assured: false,
             adopted,
+            service: service.id,
+            controlled,
             entered: self.entries,
         };
         self.entries += 1;
@@ -474,15 +507,17 @@ impl Naive {
             return Fate::Dropped("reply_taken");
         }
         let gone: Vec<usize> = [old, twin].into_iter().flatten().collect();
-        let mut at = 0;
-        self.conns.retain(|_| {
-            at += 1;
-            !gone.contains(&(at - 1))
-        });
+        let (mut stay, mut left) = (Vec::new(), Vec::new());
+        for (at, conn) in self.conns.drain(..).enumerate() {
+            if gone.contains(&at) { left.push(conn) } else { stay.push(conn) }
+        }
+        self.conns = stay;
+        left.iter().for_each(|conn| self.leave(conn));
         if old.is_none() && !self.make_room(of) {
             return self.by_hash(pkt, of);
         }
         self.conns.push(conn);
+        self.opened = true;
         self.forward(pkt, self.conns.len() - 1, true)
     }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use crate::{
-    naive::{Mode, Naive, Role, SECOND, Sched, Server, Service, Way},
+    naive::{Mode, Naive, Persist, Role, SECOND, Sched, Server, Service, Way},
     packet::{ACK, Body, FIN, Mac, Pkt, Proto, RST, SYN},
 };
 
@@ -136,6 +136,18 @@ impl World {
         for number in [100, 101] {
             self.add_service(family + number, Proto::Tcp, vip, Mode::Nat, Sched::Rr);
         }
+        let kinds = [
+            (Proto::Tcp, Mode::Nat, Sched::Rr),
+            (Proto::Udp, Mode::Dr, Sched::Wlc),
+            (Proto::Tcp, Mode::Dr, Sched::Sh { port: true, fallback: true }),
+        ];
+        for ((proto, mode, sched), number) in kinds.into_iter().zip(0..) {
+            self.add_service(family + 110 + number, proto, vip, mode, sched);
+            let last = self.naive.services.last_mut().unwrap();
+            // One of them lets the clients of a server of weight 0 go.
+            let timeout = 20 * SECOND;
+            last.persist = Some(Persist { timeout, quiescent_goes: number == 2 });
+        }
         for client in 0..24 {
             let mac = [2, 0, 0, 0, 3, client];
             let way = match client {
@@ -201,7 +213,10 @@ impl World {
 
     fn reconfigure(&mut self) {
         self.is_reconfigured = true;
-        let at = self.random.below(self.naive.services.len());
+        let mut at = self.random.below(self.naive.services.len());
+        if self.random.percent(40) {
+            at = self.persistent();
+        }
         let service = &mut self.naive.services[at];
         let (ipv6, count) = (service.vip.is_ipv6(), service.servers.len());
         let place = self.random.below(count.max(1));
@@ -262,7 +277,7 @@ impl World {
         };
         let conn = self.naive.conns[at].clone();
         let flags = self.flags();
-        if conn.mode == Mode::Nat && self.random.percent(45) {
+        if conn.mode == Mode::Nat && self.random.percent(34) {
             let ports = (conn.port, conn.cport);
             let mut pkt = self.pkt(conn.proto, (conn.addr, conn.client), ports, flags);
             (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 99]);
@@ -282,11 +297,13 @@ impl World {
         let mut at = self.random.below(self.naive.services.len());
         // Two services on the same servers: a client port in both leads to the same tuple.
         let of_shared = |service: &Service| service.id % 200 / 2 == 50;
-        if self.random.percent(27) {
+        if self.random.percent(34) {
             let shared: Vec<usize> = (0..self.naive.services.len())
                 .filter(|at| of_shared(&self.naive.services[*at]))
                 .collect();
             at = self.random.of(&shared);
+        } else if self.random.percent(17) {
+            at = self.persistent();
         }
         let service = &self.naive.services[at];
         let (proto, vip, port) = (service.proto, service.vip, service.port);
@@ -299,6 +316,14 @@ impl World {
             pkt.ttl = 1;
         }
         pkt
+    }
+
+    /// A service whose clients keep their servers.
+    fn persistent(&mut self) -> usize {
+        let services = self.naive.services.iter().enumerate();
+        let found: Vec<usize> =
+            services.filter(|(_, service)| service.persist.is_some()).map(|(at, _)| at).collect();
+        self.random.of(&found)
     }
 
     /// For nobody, from nobody, or not to be balanced.

@@ -42,6 +42,7 @@ impl Naive {
         self.half_open_paid = from + cost;
         let oldest = half_open.into_iter().min_by_key(|at| self.conns[*at].entered).unwrap();
         let gone = self.conns.remove(oldest);
+        self.leave(&gone);
         self.expect(service, &gone);
         true
     }
@@ -49,6 +50,10 @@ impl Naive {
     /// A handshake that went, but whose server the hash would find again.
     fn expect(&mut self, service: usize, gone: &Conn) {
         let of = &mut self.services[service];
+        // A template may have led it elsewhere than the hash does.
+        if of.persist.is_some() {
+            return;
+        }
         let is_of = (of.proto, of.vip, of.port) == (gone.proto, gone.vip, gone.vport);
         let first = match of.sched {
             Sched::Mh { port, .. } => {
@@ -69,7 +74,7 @@ impl Naive {
         let (cport, _) = pkt.ports();
         match self.hashed(service, pkt, (pkt.src, cport, pkt.dst)) {
             Some(server) if pkt.row() != Row::Rst => {
-                self.open(pkt, proto, (service, server), None, true)
+                self.open(pkt, proto, (service, server), None, (true, false))
             }
             _ => self.by_hash(pkt, service),
         }
@@ -82,6 +87,10 @@ impl Naive {
             return self.reject(pkt);
         };
         let of = &self.services[service];
+        // A template may have led the client elsewhere.
+        if of.persist.is_some() {
+            return Fate::Dropped("over_limit");
+        }
         let (server, mode) = (of.servers[server], of.mode);
         if mode == Mode::Nat && self.answering(of.proto, server.addr, server.port) != Some(service)
         {
