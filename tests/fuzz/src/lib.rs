@@ -22,8 +22,8 @@
 //!
 //! Not here, because other people's code reads it: TLS, certificates, QUIC, HTTP/2, protobuf,
 //! netlink, the database file, the BPF object. What is left of our own beside these: names in
-//! certificates, read when TLS has verified them (`peer/tests/pki.rs`); lengths in front of frames
-//! of a stream (`peer/tests/links.rs`); records on disk, behind a CRC (`consensus/store/record.rs`);
+//! certificates, read when TLS has verified them (`peer/tests/peers/pki.rs`); lengths in front of frames
+//! of a stream (`peer/tests/peers/links.rs`); records on disk, behind a CRC (`consensus/store/record.rs`);
 //! the local file of the daemon and `clusterctl`'s credentials, which root writes.
 //!
 //! # Keeping an input, growing a corpus

@@ -8,6 +8,7 @@ use std::{
     fmt,
     path::{Path, PathBuf},
     process::{Command, Stdio},
+    sync::{Arc, LazyLock},
     time::{Duration, Instant},
 };
 
@@ -25,12 +26,17 @@ use steadfast_lab::{
         sweep,
     },
 };
+use tokio::sync::{Mutex, OwnedMutexGuard};
+
+/// One cluster at a time: two cores are just enough for one.
+static TURN: LazyLock<Arc<Mutex<()>>> = LazyLock::new(Arc::default);
 
 /// Removes the lab of a test, also a failing one's. The logs of a failing test stay.
 struct Broom {
     tag: Tag,
     out_dir: PathBuf,
     _lock: Lock,
+    _turn: OwnedMutexGuard<()>,
 }
 
 impl Drop for Broom {
@@ -100,6 +106,7 @@ impl Lab {
     /// The same in another mode, or with sessions of IPv6.
     pub async fn start_with(name: &str, mode: Mode, family: Family) -> Self {
         exec::check_rights_and_tools().unwrap();
+        let turn = Arc::clone(&TURN).lock_owned().await;
         let tag: Tag = name.parse().unwrap();
         let lock = Lock::take(&tag).unwrap();
         sweep::sweep(&tag).unwrap();
@@ -107,7 +114,7 @@ impl Lab {
         let out_dir = bin_dir.join(format!("../test-{tag}"));
         std::fs::create_dir_all(&out_dir).unwrap();
         let out_dir = out_dir.canonicalize().unwrap();
-        let broom = Broom { tag: tag.clone(), out_dir: out_dir.clone(), _lock: lock };
+        let broom = Broom { tag: tag.clone(), out_dir: out_dir.clone(), _lock: lock, _turn: turn };
         let examples_dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../deploy/examples");
         let plan = Plan {
             tag,

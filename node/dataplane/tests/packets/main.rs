@@ -1,0 +1,35 @@
+//! Packets in, verdicts and packets out: one file for each part of the data plane.
+//!
+//! One binary, for a test binary costs more to link than most of these files to compile.
+#![allow(clippy::unwrap_used)]
+
+mod attack;
+#[path = "../both/mod.rs"]
+mod both;
+mod churn;
+mod client_address;
+mod defence;
+mod deltas;
+mod fragments;
+mod ftp;
+mod full_nat;
+mod handles;
+mod icmp;
+mod ipv6;
+#[path = "../lab/mod.rs"]
+mod lab;
+mod life;
+mod once;
+mod persistence;
+mod proxy_header;
+mod quic;
+mod rehearse;
+mod replica;
+mod roles;
+mod sctp;
+mod services;
+mod syn_proxy;
+mod table;
+mod tunnels;
+mod vlan;
+mod worker;

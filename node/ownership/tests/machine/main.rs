@@ -1,0 +1,13 @@
+//! The state machine of ownership: rules, faults, take-overs, and what it believes of others.
+//!
+//! One binary, for a test binary costs more to link than most of these files to compile.
+#![allow(clippy::unwrap_used)]
+
+#[path = "../common/mod.rs"]
+mod common;
+
+mod codec;
+mod faults;
+mod rules;
+mod takeover;
+mod trust;
