@@ -10,6 +10,24 @@ pub(crate) enum Proto {
     Udp,
 }
 
+impl Proto {
+    /// All rows that a packet can be.
+    pub(crate) fn rows(self) -> &'static [Row] {
+        match self {
+            Self::Tcp => &[Row::Syn, Row::Fin, Row::Ack, Row::Rst, Row::Nothing],
+            Self::Udp => &[Row::Nothing],
+        }
+    }
+
+    /// The row of what opens a connection.
+    pub(crate) fn opening(self) -> Row {
+        match self {
+            Self::Tcp => Row::Syn,
+            Self::Udp => Row::Nothing,
+        }
+    }
+}
+
 /// Which row of the state tables a segment is.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Row {

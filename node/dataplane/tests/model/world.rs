@@ -1,10 +1,14 @@
 //! A small network and what happens in it, at random from a seed.
 
+mod packets;
+pub(crate) mod steer;
+
 use std::net::IpAddr;
 
 use crate::{
-    naive::{Mode, Naive, Persist, Role, SECOND, Sched, Server, Service, Way},
-    packet::{ACK, Body, FIN, Mac, Pkt, Proto, RST, SYN},
+    coverage::{Coverage, HITS_AIMED_AT},
+    naive::{Kept, Mode, Naive, Persist, Role, SECOND, Sched, Server, Service, Way},
+    packet::{Mac, Proto},
 };
 
 /// All times are multiples of this, the resolution of the timers.
@@ -180,11 +184,13 @@ impl World {
     }
 
     /// Time passes, and now and then something changes. True when time has passed.
-    pub(crate) fn happen(&mut self) -> bool {
+    pub(crate) fn happen(&mut self, coverage: &Coverage) -> bool {
         if self.random.below(250) == 0 {
             self.reconfigure();
         }
-        if self.random.below(2500) == 0 {
+        let of_roles = ["held_back", "no_holder", "relay_loop"];
+        let often = if of_roles.iter().any(|name| coverage.lacks(name)) { 1000 } else { 2500 };
+        if self.random.below(often) == 0 {
             self.is_new_role = true;
             let now = self.naive.now;
             self.naive.role = match self.random.below(8) {
@@ -214,7 +220,10 @@ impl World {
     fn reconfigure(&mut self) {
         self.is_reconfigured = true;
         let mut at = self.random.below(self.naive.services.len());
-        if self.random.percent(40) {
+        // Rare: a client whose server of weight 0 is still its own.
+        let kept = self.naive.kept.get(&Kept::StayedQuiescent).copied().unwrap_or(0);
+        let lacks = kept < HITS_AIMED_AT;
+        if self.random.percent(if lacks { 60 } else { 40 }) {
             at = self.persistent();
         }
         let service = &mut self.naive.services[at];
@@ -222,12 +231,15 @@ impl World {
         let place = self.random.below(count.max(1));
         // What a weighted round does when weights change is not told by its rule alone.
         let rounds = service.sched == Sched::Wrr;
-        match self.random.below(4) {
+        // Those on the same servers stay there.
+        let shared = service.is_on_shared();
+        match self.random.below(if lacks { 5 } else { 4 }) {
             0 if count > 0 => service.servers[place].up ^= true,
             1 if count > 0 && !rounds => {
                 service.servers[place].weight = self.random.of(&[0, 1, 1, 2, 5, 300]);
             }
-            2 if count > 1 && !rounds => service.remove(place),
+            4 if count > 0 && !rounds => service.servers[place].weight = 0,
+            2 if count > 1 && !rounds && !shared => service.remove(place),
             3 if !rounds => {
                 let slot = self.random.below(6) as u8;
                 self.next_server += 1;
@@ -240,182 +252,6 @@ impl World {
                 }
             }
             _ => {}
-        }
-    }
-
-    /// The next packet.
-    pub(crate) fn packet(&mut self) -> Pkt {
-        if self.random.below(5000) == 0 {
-            self.burst = 250;
-        }
-        self.burst = self.burst.saturating_sub(1);
-        let kind = self.random.below(100);
-        let mut pkt = match kind {
-            _ if self.burst > 0 => self.unserved(),
-            0..80 if !self.naive.conns.is_empty() => self.of_a_connection(),
-            0..94 => self.opening(),
-            _ => self.odd(),
-        };
-        if self.random.percent(2) {
-            pkt.ttl = 1;
-        }
-        let from_peer = if self.naive.role == Role::Other { 20 } else { 1 };
-        if self.random.percent(from_peer) {
-            pkt.src_mac = PEER;
-        }
-        pkt
-    }
-
-    fn of_a_connection(&mut self) -> Pkt {
-        // Twice as many of those that came last: they are in more states.
-        let conns = &self.naive.conns;
-        let recent = conns.len().min(40);
-        let at = if self.random.percent(50) {
-            conns.len() - 1 - self.random.below(recent)
-        } else {
-            self.random.below(conns.len())
-        };
-        let conn = self.naive.conns[at].clone();
-        let flags = self.flags();
-        if conn.mode == Mode::Nat && self.random.percent(34) {
-            let ports = (conn.port, conn.cport);
-            let mut pkt = self.pkt(conn.proto, (conn.addr, conn.client), ports, flags);
-            (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 99]);
-            return pkt;
-        }
-        self.pkt(conn.proto, (conn.client, conn.vip), (conn.cport, conn.vport), flags)
-    }
-
-    fn unserved(&mut self) -> Pkt {
-        let ipv6 = self.random.percent(50);
-        let ports = (1 + self.random.below(9) as u16, 9);
-        let proto = self.random.of(&[Proto::Tcp, Proto::Udp]);
-        self.pkt(proto, (addr(ipv6, 0, 210), addr(ipv6, 0, 100)), ports, SYN)
-    }
-
-    fn opening(&mut self) -> Pkt {
-        let mut at = self.random.below(self.naive.services.len());
-        // Two services on the same servers: a client port in both leads to the same tuple.
-        let of_shared = |service: &Service| service.id % 200 / 2 == 50;
-        if self.random.percent(34) {
-            let shared: Vec<usize> = (0..self.naive.services.len())
-                .filter(|at| of_shared(&self.naive.services[*at]))
-                .collect();
-            at = self.random.of(&shared);
-        } else if self.random.percent(17) {
-            at = self.persistent();
-        }
-        let service = &self.naive.services[at];
-        let (proto, vip, port) = (service.proto, service.vip, service.port);
-        let (clients, cports) = if of_shared(service) { (6, 12) } else { (24, 60) };
-        let client = addr(vip.is_ipv6(), 0, 200 + self.random.below(clients) as u8);
-        let cport = 30_000 + self.random.below(cports) as u16;
-        let flags = if self.random.percent(85) { SYN } else { self.flags() };
-        let mut pkt = self.pkt(proto, (client, vip), (cport, port), flags);
-        if self.random.percent(15) {
-            pkt.ttl = 1;
-        }
-        pkt
-    }
-
-    /// A service whose clients keep their servers.
-    fn persistent(&mut self) -> usize {
-        let services = self.naive.services.iter().enumerate();
-        let found: Vec<usize> =
-            services.filter(|(_, service)| service.persist.is_some()).map(|(at, _)| at).collect();
-        self.random.of(&found)
-    }
-
-    /// For nobody, from nobody, or not to be balanced.
-    fn odd(&mut self) -> Pkt {
-        let ipv6 = self.random.percent(50);
-        let (vip, client) = (addr(ipv6, 0, 100), addr(ipv6, 0, 210));
-        let flags = self.flags();
-        let proto = self.random.of(&[Proto::Tcp, Proto::Udp]);
-        match self.random.below(8) {
-            0 => self.pkt(proto, (client, vip), (1, 9), flags),
-            1 => self.pkt(proto, (client, addr(ipv6, 0, 101)), (1, 1000), flags),
-            2 => {
-                let mut pkt = self.pkt(proto, (client, vip), (1, 1000), flags);
-                pkt.dst_mac = [2, 9, 9, 9, 9, 9];
-                pkt
-            }
-            3 => {
-                let odd = if ipv6 {
-                    self.random.of(&["ff02::1", "::1", "::", "::ffff:198.18.0.1"])
-                } else {
-                    self.random.of(&["224.0.0.1", "127.0.0.1", "0.0.0.1", "255.255.255.255"])
-                };
-                self.pkt(Proto::Tcp, (ip(odd), vip), (1, 1000), SYN)
-            }
-            4 => {
-                // From a server of a NAT pool that never was asked.
-                let number = self.random.below(15) as u16;
-                let service = 20 + number + if ipv6 { 200 } else { 0 };
-                let server = addr(ipv6, 1, 20 + self.random.below(4) as u8);
-                let proto = if number % 3 == 2 { Proto::Udp } else { Proto::Tcp };
-                let ports = (8000 + service, 5);
-                let mut pkt = self.pkt(proto, (server, client), ports, flags);
-                (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 20]);
-                pkt
-            }
-            5 => {
-                let mut pkt = self.pkt(proto, (addr(ipv6, 1, 30), client), (80, 5), flags);
-                (pkt.port, pkt.dst_mac) = (1, BACK);
-                pkt
-            }
-            _ => {
-                let request = if ipv6 { 128 } else { 8 };
-                let kind = if self.random.percent(80) { request } else { request + 5 };
-                let mut pkt = self.pkt(proto, (client, vip), (0, 0), 0);
-                let rest = (0..4 + self.random.below(60)).map(|_| self.random.next() as u8);
-                pkt.body = Body::Icmp { kind, code: 0, rest: rest.collect() };
-                pkt
-            }
-        }
-    }
-
-    fn flags(&mut self) -> u8 {
-        match self.random.below(100) {
-            0..47 => ACK,
-            47..57 => SYN,
-            57..62 => SYN | ACK,
-            62..76 => FIN | ACK,
-            76..84 => RST,
-            84..88 => RST | ACK,
-            _ => 0,
-        }
-    }
-
-    fn pkt(
-        &mut self,
-        proto: Proto,
-        (src, dst): (IpAddr, IpAddr),
-        (sport, dport): (u16, u16),
-        flags: u8,
-    ) -> Pkt {
-        let data: Vec<u8> = (0..self.random.below(48)).map(|_| self.random.next() as u8).collect();
-        let body = match proto {
-            Proto::Tcp => Body::Tcp {
-                sport,
-                dport,
-                seq: self.random.next() as u32,
-                ack: self.random.next() as u32,
-                flags,
-                window: self.random.next() as u16,
-                data,
-            },
-            Proto::Udp => Body::Udp { sport, dport, data },
-        };
-        Pkt {
-            port: 0,
-            src_mac: [2, 0, 0, 0, 3, 99],
-            dst_mac: FRONT,
-            src,
-            dst,
-            ttl: 2 + self.random.below(200) as u8,
-            tos: self.random.next() as u8,
-            body,
         }
     }
 }

@@ -1,0 +1,171 @@
+//! How often what was met.
+
+use std::collections::BTreeMap;
+
+use crate::{
+    naive::{Cell, Fate, Kept, Mode, Naive, reopens, step},
+    packet::{Pkt, Proto},
+    world::steer::steps,
+};
+
+/// Fewer packets in a cell that can be reached, or of a reason that can occur, and the run shows
+/// too little.
+pub(crate) const HITS_MIN: u64 = 100;
+
+/// Cells met less often are steered to, and packets of such a fate made more likely.
+pub(crate) const HITS_AIMED_AT: u64 = 4 * HITS_MIN;
+
+/// Packets from one look at what was met least to the next.
+const LOOK_EVERY: u64 = 256;
+
+/// Packets of live connections among all, in percent.
+const LIVE_MIN: u64 = 60;
+
+/// How often what was met.
+#[derive(Default)]
+pub(crate) struct Coverage {
+    cells: BTreeMap<Cell, u64>,
+    verdicts: BTreeMap<(bool, &'static str), u64>,
+    reachable: Vec<Cell>,
+    /// Cells that were met too seldom so far, the rarest first.
+    pub(crate) wanted: Vec<Cell>,
+    packets: u64,
+    live: u64,
+    pub(crate) rehearsed: u64,
+}
+
+impl Coverage {
+    pub(crate) fn new() -> Self {
+        Self { reachable: reachable(), ..Self::default() }
+    }
+
+    /// Too few packets had this fate so far, in one family or the other.
+    pub(crate) fn lacks(&self, verdict: &'static str) -> bool {
+        [false, true].into_iter().any(|ipv6| self.hits(ipv6, verdict) < HITS_AIMED_AT)
+    }
+
+    fn hits(&self, ipv6: bool, verdict: &'static str) -> u64 {
+        self.verdicts.get(&(ipv6, verdict)).copied().unwrap_or(0)
+    }
+
+    fn met(&self, cell: &Cell) -> u64 {
+        self.cells.get(cell).copied().unwrap_or(0)
+    }
+
+    pub(crate) fn note(&mut self, naive: &Naive, pkt: &Pkt, fate: &Fate) {
+        if self.packets.is_multiple_of(LOOK_EVERY) {
+            let mut met: Vec<(u64, Cell)> =
+                self.reachable.iter().map(|cell| (self.met(cell), *cell)).collect();
+            met.retain(|(hits, _)| *hits < HITS_AIMED_AT);
+            met.sort();
+            self.wanted = met.into_iter().map(|(_, cell)| cell).collect();
+        }
+        self.packets += 1;
+        if let Some(cell) = naive.met {
+            *self.cells.entry(cell).or_default() += 1;
+            self.live += 1;
+        }
+        let verdict = match fate {
+            Fate::Dropped(reason) => *reason,
+            Fate::Sent(_) if naive.met.is_some() => "forwarded",
+            Fate::Sent(sent) if sent.ttl == pkt.ttl && sent.dst == pkt.dst => "relayed",
+            Fate::Sent(sent) if sent.ttl + 1 == pkt.ttl => "by_hash",
+            Fate::Sent(_) => "answered",
+        };
+        *self.verdicts.entry((pkt.src.is_ipv6(), verdict)).or_default() += 1;
+    }
+
+    pub(crate) fn print(&self, packets: u64) {
+        println!("{} of {packets} packets of live connections", self.live);
+        println!("{} packets rehearsed first: what was told is what happened", self.rehearsed);
+        for ((ipv6, verdict), hits) in &self.verdicts {
+            println!("{hits:>8}  {} {verdict}", family(*ipv6));
+        }
+        for (cell, hits) in &self.cells {
+            let Cell { ipv6, mode, proto, inbound, state, row } = cell;
+            let (family, way) = (family(*ipv6), if *inbound { "in" } else { "out" });
+            println!("{hits:>8}  {family} {mode:?} {proto:?} {way:<3} {state} {row:?}");
+        }
+    }
+
+    pub(crate) fn check(&self, naive: &Naive, packets: u64) {
+        assert!(self.live * 100 >= packets * LIVE_MIN, "too few packets of live connections");
+        for kept in KEPT {
+            let hits = naive.kept.get(&kept).copied().unwrap_or(0);
+            assert!(hits >= HITS_MIN, "{hits} templates {kept:?}: too few");
+        }
+        for cell in &self.reachable {
+            let hits = self.met(cell);
+            assert!(hits >= HITS_MIN, "{hits} packets in {cell:?}: too few to say anything");
+        }
+        for (ipv6, verdict) in [false, true].iter().flat_map(|v6| VERDICTS.map(|v| (*v6, v))) {
+            let hits = self.hits(ipv6, verdict);
+            assert!(hits >= HITS_MIN, "{hits} packets {} {verdict}: too few", family(ipv6));
+        }
+    }
+}
+
+fn family(ipv6: bool) -> &'static str {
+    if ipv6 { "IPv6" } else { "IPv4" }
+}
+
+/// What connections there are.
+const KINDS: [(Mode, Proto); 4] = [
+    (Mode::Dr, Proto::Tcp),
+    (Mode::Nat, Proto::Tcp),
+    (Mode::Dr, Proto::Udp),
+    (Mode::Nat, Proto::Udp),
+];
+
+/// What can become of a template.
+const KEPT: [Kept; 6] =
+    [Kept::New, Kept::Stayed, Kept::StayedQuiescent, Kept::Moved, Kept::Outlived, Kept::Ended];
+
+/// What can become of a packet in this world.
+const VERDICTS: [&str; 20] = [
+    "answered",
+    "forwarded",
+    "by_hash",
+    "relayed",
+    "held_back",
+    "malformed",
+    "next_hop_unresolved",
+    "no_holder",
+    "no_route",
+    "not_ours",
+    "over_limit",
+    "other_mac",
+    "protocol",
+    "rate_limited",
+    "relay_loop",
+    "reply_taken",
+    "server_removed",
+    "ttl_exceeded",
+    "unknown_reset",
+    "unknown_return",
+];
+
+/// All cells that packets can lead to from a new connection.
+fn reachable() -> Vec<Cell> {
+    let mut cells = Vec::new();
+    for ipv6 in [false, true] {
+        for (mode, proto) in KINDS {
+            let mut states = vec![if proto == Proto::Udp { "UDP" } else { "NONE" }];
+            let mut at = 0;
+            while let Some(state) = states.get(at).copied() {
+                for (inbound, row) in steps(proto, mode) {
+                    // What opens a new connection instead does not meet this one.
+                    if !reopens(state, inbound, row) {
+                        cells.push(Cell { ipv6, mode, proto, inbound, state, row });
+                    }
+                    let next = step(state, mode, inbound, row);
+                    if !states.contains(&next) {
+                        states.push(next);
+                    }
+                }
+                at += 1;
+            }
+        }
+    }
+    cells
+}

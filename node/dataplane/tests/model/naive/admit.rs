@@ -1,0 +1,195 @@
+//! Packets of no known connection.
+
+use std::net::IpAddr;
+
+use super::{Conn, Fate, Mode, Naive, Role, SECOND, Way};
+use crate::packet::{ACK, Body, FIN, Pkt, Proto, RST, Row, SYN};
+
+impl Naive {
+    pub(super) fn unknown(&mut self, pkt: &Pkt, proto: Proto, old: Option<usize>) -> Fate {
+        match self.role {
+            Role::Nobody => return Fate::Dropped("no_holder"),
+            Role::Other => {
+                if let Some(at) = old
+                    && (proto == Proto::Udp || pkt.row() == Row::Syn)
+                {
+                    self.conns[at].superseded = true;
+                }
+                return self.relay(pkt);
+            }
+            Role::Holder { .. } => {}
+        }
+        let is_client = match pkt.src {
+            IpAddr::V4(addr) => !matches!(addr.octets()[0], 0 | 127 | 224..),
+            IpAddr::V6(addr) => {
+                let text = addr.to_string();
+                !(text == "::" || text == "::1" || text.starts_with("ff") || text.contains('.'))
+            }
+        };
+        if !is_client {
+            return Fate::Dropped("malformed");
+        }
+        let opens = proto == Proto::Udp || pkt.row() == Row::Syn;
+        if !opens && !self.is_settled() {
+            return Fate::Dropped("held_back");
+        }
+        let (_, vport) = pkt.ports();
+        let service =
+            self.services.iter().position(|s| (s.proto, s.vip, s.port) == (proto, pkt.dst, vport));
+        let Some(service) = service else { return self.reject(pkt) };
+        if !opens {
+            // Its client is told, or would have been: nobody needs it any more.
+            if let Some(at) = old
+                && !self.is_known(self.conns[at].server)
+            {
+                let gone = self.conns.remove(at);
+                self.leave(&gone);
+            }
+            if old.is_none() && self.services[service].hashing > self.now {
+                return self.adopt(pkt, proto, service);
+            }
+            return self.reject(pkt);
+        }
+        match self.choose(service, pkt) {
+            Some((server, controlled)) => {
+                let fate = self.open(pkt, proto, (service, server), old, (false, controlled));
+                if controlled && !self.opened {
+                    let of = &self.services[service];
+                    self.release(of.id, pkt.src, of.servers[server].id);
+                }
+                fate
+            }
+            None => {
+                if let Some(at) = old {
+                    let gone = self.conns.remove(at);
+                    self.leave(&gone);
+                }
+                self.reject(pkt)
+            }
+        }
+    }
+
+    pub(super) fn open(
+        &mut self,
+        pkt: &Pkt,
+        proto: Proto,
+        (of, server): (usize, usize),
+        old: Option<usize>,
+        (adopted, controlled): (bool, bool),
+    ) -> Fate {
+        self.opened = false;
+        let service = of;
+        let (cport, vport) = pkt.ports();
+        let service = &self.services[service];
+        let server = service.servers[server];
+        let conn = Conn {
+            proto,
+            client: pkt.src,
+            cport,
+            vip: pkt.dst,
+            vport,
+            gone: service.gone,
+            server: server.id,
+            addr: server.addr,
+            port: server.port,
+            mode: service.mode,
+            state: if proto == Proto::Udp { "UDP" } else { "NONE" },
+            seen: self.now,
+            superseded: false,
+            packets: 0,
+            assured: false,
+            adopted,
+            service: service.id,
+            controlled,
+            entered: self.entries,
+        };
+        self.entries += 1;
+        // Two connections of one client port with one server's port could not be told apart.
+        let twin = self.conns.iter().enumerate().position(|(at, held)| {
+            Some(at) != old
+                && held.mode == Mode::Nat
+                && conn.mode == Mode::Nat
+                && held.proto == conn.proto
+                && (held.addr, held.port) == (conn.addr, conn.port)
+                && (held.client, held.cport) == (conn.client, conn.cport)
+        });
+        if let Some(twin) = twin
+            && !self.conns[twin].is_over()
+        {
+            return Fate::Dropped("reply_taken");
+        }
+        let gone: Vec<usize> = [old, twin].into_iter().flatten().collect();
+        let (mut stay, mut left) = (Vec::new(), Vec::new());
+        for (at, conn) in self.conns.drain(..).enumerate() {
+            if gone.contains(&at) { left.push(conn) } else { stay.push(conn) }
+        }
+        self.conns = stay;
+        left.iter().for_each(|conn| self.leave(conn));
+        if old.is_none() && !self.make_room(of) {
+            return self.by_hash(pkt, of);
+        }
+        self.conns.push(conn);
+        self.opened = true;
+        self.forward(pkt, self.conns.len() - 1, true)
+    }
+
+    pub(super) fn relay(&self, pkt: &Pkt) -> Fate {
+        if pkt.src_mac == self.peer && pkt.port == 0 {
+            return Fate::Dropped("relay_loop");
+        }
+        if pkt.port != 0 {
+            // The holder's address is known on the first interface alone.
+            return Fate::Dropped("no_holder");
+        }
+        let mut sent = pkt.clone();
+        (sent.src_mac, sent.dst_mac) = (self.own[0], self.peer);
+        Fate::Sent(sent)
+    }
+
+    pub(super) fn reject(&mut self, pkt: &Pkt) -> Fate {
+        if pkt.row() == Row::Rst {
+            return Fate::Dropped("unknown_reset");
+        }
+        // A thousand answers a second, a hundred at once.
+        let from = self.paid.max(self.now.saturating_sub(SECOND / 10));
+        if from + SECOND / 1000 > self.now {
+            return Fate::Dropped("rate_limited");
+        }
+        self.paid = from + SECOND / 1000;
+        let body = match &pkt.body {
+            Body::Tcp { sport, dport, seq, ack, flags, data, .. } => {
+                let has_ack = flags & ACK != 0;
+                let ends = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
+                let len = data.len() as u32 + ends;
+                Body::Tcp {
+                    sport: *dport,
+                    dport: *sport,
+                    seq: if has_ack { *ack } else { 0 },
+                    ack: if has_ack { 0 } else { seq.wrapping_add(len) },
+                    flags: if has_ack { RST } else { RST | ACK },
+                    window: 0,
+                    data: Vec::new(),
+                }
+            }
+            _ => {
+                let mut rest = vec![0; 4];
+                rest.extend(pkt.packet());
+                let (kind, code) = if pkt.src.is_ipv6() { (1, 4) } else { (3, 3) };
+                Body::Icmp { kind, code, rest }
+            }
+        };
+        self.answer(pkt, body, 0)
+    }
+
+    pub(super) fn answer(&self, pkt: &Pkt, body: Body, tos: u8) -> Fate {
+        let (port, mac) = match self.way(pkt.src) {
+            Way::Known(port, mac) => (port, mac),
+            // Nobody to answer to but who sent it, unless that is another node.
+            _ if pkt.src_mac == self.peer => return Fate::Dropped("next_hop_unresolved"),
+            _ => (pkt.port, pkt.src_mac),
+        };
+        let src_mac = self.own[usize::from(port)];
+        let (src, dst, dst_mac) = (pkt.dst, pkt.src, mac);
+        Fate::Sent(Pkt { port, src_mac, dst_mac, src, dst, ttl: 64, tos, body })
+    }
+}

@@ -1,0 +1,122 @@
+//! Services and their servers.
+
+use std::net::IpAddr;
+
+use super::Persist;
+use crate::packet::Proto;
+
+#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Mode {
+    Dr,
+    Nat,
+}
+
+impl Mode {
+    /// What servers answer comes back this way.
+    pub(crate) fn returns(self) -> bool {
+        self == Self::Nat
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Sched {
+    Rr,
+    Wrr,
+    Lc,
+    Wlc,
+    Sed,
+    Nq,
+    Fo,
+    Ovf,
+    Sh { port: bool, fallback: bool },
+    Dh,
+    Mh { port: bool, fallback: bool },
+}
+
+/// What becomes of a connection whose server left.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Gone {
+    Drop,
+    Reset,
+    Reschedule,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Server {
+    pub(crate) id: u32,
+    pub(crate) addr: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) weight: u16,
+    pub(crate) up: bool,
+}
+
+impl Server {
+    pub(super) fn takes(&self) -> bool {
+        self.up && self.weight > 0
+    }
+}
+
+#[derive(Clone, Debug)]
+pub(crate) struct Service {
+    pub(crate) id: u32,
+    pub(crate) proto: Proto,
+    pub(crate) vip: IpAddr,
+    pub(crate) port: u16,
+    pub(crate) mode: Mode,
+    pub(crate) sched: Sched,
+    pub(crate) gone: Gone,
+    pub(crate) persist: Option<Persist>,
+    /// Sorted by address and port.
+    pub(crate) servers: Vec<Server>,
+    /// rr: the server that was served last, by address and port.
+    pub(super) last: Option<(IpAddr, u16)>,
+    /// wrr: where the walk stands, and the weight it asks for.
+    pub(super) walk: (isize, i64),
+    /// Until then packets of unknown connections go by the hash.
+    pub(super) hashing: u64,
+}
+
+impl Service {
+    pub(crate) fn new(
+        id: u32,
+        (proto, vip, port): (Proto, IpAddr, u16),
+        mode: Mode,
+        sched: Sched,
+        servers: Vec<Server>,
+    ) -> Self {
+        let gone = [Gone::Reset, Gone::Drop, Gone::Reschedule][id as usize % 3];
+        let (last, walk) = (None, (-1, 0));
+        let (hashing, persist) = (0, None);
+        let mut service =
+            Self { id, proto, vip, port, mode, sched, gone, persist, servers, last, walk, hashing };
+        service.sort();
+        service
+    }
+
+    /// Two services of each family have the same servers: a client port in both leads to the same
+    /// tuple.
+    pub(crate) fn is_on_shared(&self) -> bool {
+        self.id % 200 / 2 == 50
+    }
+
+    fn sort(&mut self) {
+        self.servers.sort_by_key(|server| (server.addr, server.port));
+    }
+
+    pub(crate) fn add(&mut self, server: Server) {
+        self.servers.push(server);
+        self.sort();
+    }
+
+    /// The place in the round of a server that goes falls to the one before it.
+    pub(crate) fn remove(&mut self, index: usize) {
+        let gone = self.servers[index];
+        if self.last == Some((gone.addr, gone.port)) {
+            self.last = index.checked_sub(1).map(|before| {
+                let before = self.servers[before];
+                (before.addr, before.port)
+            });
+        }
+        self.servers.remove(index);
+    }
+}

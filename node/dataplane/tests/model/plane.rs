@@ -1,0 +1,239 @@
+//! The crate under test, and what it is told.
+
+use std::{net::IpAddr, sync::Arc};
+
+use steadfast_dataplane as dp;
+
+use crate::{
+    lab,
+    naive::{Gone, Mode, Naive, Role, Sched, Service, Way},
+    packet::Proto,
+    world::{BACK, FRONT, PEER},
+};
+
+const CONNECTIONS_MAX: usize = 1 << 16;
+
+/// Few, so that they are often too many.
+pub(crate) const HALF_OPEN_MAX: usize = 16;
+
+/// The crate under test.
+pub(crate) struct Plane {
+    pub(crate) shared: Arc<dp::Shared>,
+    worker: dp::Worker<dp::NoHook>,
+    actions: dp::Actions,
+    generation: u64,
+}
+
+impl Plane {
+    pub(crate) fn new() -> Self {
+        let options = dp::TableOptions {
+            connections_max: CONNECTIONS_MAX,
+            half_open_max: HALF_OPEN_MAX,
+            seed: [1, 2],
+        };
+        let shared = Arc::new(dp::Shared::new(options));
+        let worker = dp::Worker::new(0, Arc::clone(&shared), dp::NoHook);
+        Self { shared, worker, actions: dp::Actions::new(), generation: 0 }
+    }
+
+    pub(crate) fn configure(&mut self, naive: &Naive) {
+        self.generation += 1;
+        let spec = dp::ConfigSpec {
+            now_ns: naive.now,
+            groups: vec![dp::GroupSpec {
+                id: dp::GroupId(1),
+                vips: naive.vips.clone(),
+                gateways: Vec::new(),
+                locals: vec![],
+                unserved: dp::Unserved::Reject,
+            }],
+            services: naive.services.iter().map(service_spec).collect(),
+            workers: 1,
+            ..lab::config_spec(self.generation)
+        };
+        let previous = self.shared.config.load_full();
+        self.shared.set_config(dp::Config::compile(spec, Some(&previous)).unwrap());
+    }
+
+    pub(crate) fn set_hops(&self, naive: &Naive) {
+        let link = |prefix: &str, prefix_len, port| dp::Route {
+            prefix: prefix.parse().unwrap(),
+            prefix_len,
+            port: Some(port),
+            gateway: None,
+            src: None,
+            mtu: None,
+        };
+        let known = naive.neighbours.iter().filter_map(|(addr, way)| match way {
+            Way::Known(port, mac) => Some((*port, *addr, *mac)),
+            Way::Silent | Way::NoRoute => None,
+        });
+        // A route for each neighbour alone: who is not listed has none.
+        let routes = naive.neighbours.iter().filter_map(|(addr, way)| {
+            let in_front =
+                !addr.to_string().contains(".1.") && !addr.to_string().contains("db8:1:");
+            let len = if addr.is_ipv6() { 128 } else { 32 };
+            let port = u16::from(!in_front);
+            (!matches!(way, Way::NoRoute)).then(|| link(&addr.to_string(), len, port))
+        });
+        self.shared.set_next_hops(dp::NextHops::new(dp::NextHopsSpec {
+            generation: 1,
+            ports: vec![
+                dp::PortSpec { mac: FRONT, cluster_macs: vec![PEER], ..Default::default() },
+                dp::PortSpec { mac: BACK, ..Default::default() },
+            ],
+            routes: routes.collect(),
+            neighbours: known.collect(),
+        }));
+    }
+
+    pub(crate) fn set_role(&self, role: Role) {
+        let epoch = dp::Origin { generation: 1, grant_index: 7, claim: 0, node: 1 };
+        self.shared.groups.group(dp::GroupId(1)).set_role(match role {
+            Role::Holder { since, complete } => {
+                dp::Role::Holder { epoch, since_ns: since, copy_complete: complete }
+            }
+            Role::Other => dp::Role::Other { relay: vec![Some(PEER), None] },
+            Role::Nobody => dp::Role::NoHolder { since_ns: 0 },
+        });
+    }
+
+    pub(crate) fn expire(&self, now_ns: u64) {
+        while self.shared.advance(now_ns, 10_000, &dp::NoHook).more {}
+    }
+
+    pub(crate) fn packet(
+        &mut self,
+        now_ns: u64,
+        port: u16,
+        frame: &[u8],
+    ) -> Result<(u16, Vec<u8>), &str> {
+        const HEADROOM: usize = 64;
+        let mut buffer = vec![0xee; HEADROOM];
+        buffer.extend_from_slice(frame);
+        buffer.resize(HEADROOM + frame.len() + 200, 0xee);
+        let span = (HEADROOM, frame.len());
+        match self.worker.handle_frame(now_ns, port, &mut buffer, span, &mut self.actions) {
+            dp::Verdict::Transmit { port, start, len } => {
+                Ok((port, buffer[start..start + len].to_vec()))
+            }
+            dp::Verdict::Drop(reason) => Err(reason.name()),
+        }
+    }
+
+    /// What the packet path says would become of a frame.
+    pub(crate) fn rehearse(
+        &self,
+        now_ns: u64,
+        port: u16,
+        frame: &[u8],
+    ) -> Result<(u16, Vec<u8>), &'static str> {
+        let rehearsal = self.shared.rehearse(now_ns, port, frame);
+        match rehearsal.verdict {
+            dp::Verdict::Transmit { port, .. } => Ok((port, rehearsal.frame)),
+            dp::Verdict::Drop(reason) => Err(reason.name()),
+        }
+    }
+
+    /// The templates, in an order of their own.
+    pub(crate) fn templates(&self) -> Vec<String> {
+        let (mut lines, mut from) = (Vec::new(), Some(0));
+        while let Some(at) = from {
+            let (found, next) = self.shared.table.templates.walk(at, 256);
+            lines.extend(found.iter().map(|template| {
+                let dp::TemplateRecord { key, server, .. } = template.record;
+                template_line(key.service.0, key.client, server.0)
+            }));
+            from = next;
+        }
+        lines.sort();
+        lines
+    }
+
+    /// What is in the table, in an order of its own.
+    pub(crate) fn connections(&self) -> Vec<String> {
+        let (mut lines, mut cursor) = (Vec::new(), Some(dp::Cursor::default()));
+        while let Some(at) = cursor {
+            let (found, next) = self.shared.table.walk(at, 256);
+            lines.extend(found.iter().map(|c| {
+                let key = c.key();
+                let (client, vip) = ((key.client, key.client_port), (key.vip, key.vip_port));
+                line(&key.protocol.to_string(), client, vip, c.server().0, c.state().name())
+            }));
+            cursor = next;
+        }
+        lines.sort();
+        lines
+    }
+}
+
+pub(crate) fn line(
+    proto: &str,
+    client: (IpAddr, u16),
+    vip: (IpAddr, u16),
+    server: u32,
+    state: &str,
+) -> String {
+    format!("{proto} {client:?} {vip:?} server {server} {state}")
+}
+
+pub(crate) fn template_line(service: u32, network: IpAddr, server: u32) -> String {
+    format!("service {service} {network} server {server}")
+}
+
+fn service_spec(service: &Service) -> dp::ServiceSpec {
+    let hash = |port, fallback| dp::HashOptions { port, fallback };
+    let protocol = match service.proto {
+        Proto::Tcp => dp::Protocol::Tcp,
+        Proto::Udp => dp::Protocol::Udp,
+    };
+    dp::ServiceSpec {
+        group: dp::GroupId(1),
+        listen: vec![dp::Listen::new(protocol, service.vip, service.port)],
+        scheduler: match service.sched {
+            Sched::Rr => dp::SchedulerKind::Rr,
+            Sched::Wrr => dp::SchedulerKind::Wrr,
+            Sched::Lc => dp::SchedulerKind::Lc,
+            Sched::Wlc => dp::SchedulerKind::Wlc,
+            Sched::Sed => dp::SchedulerKind::Sed,
+            Sched::Nq => dp::SchedulerKind::Nq,
+            Sched::Fo => dp::SchedulerKind::Fo,
+            Sched::Ovf => dp::SchedulerKind::Ovf,
+            Sched::Dh => dp::SchedulerKind::Dh,
+            Sched::Sh { port, fallback } => dp::SchedulerKind::Sh(hash(port, fallback)),
+            Sched::Mh { port, fallback } => dp::SchedulerKind::Mh(hash(port, fallback)),
+        },
+        forwarding: match service.mode {
+            Mode::Dr => dp::Forwarding::Dr,
+            Mode::Nat => dp::Forwarding::Nat,
+        },
+        policies: dp::Policies {
+            on_server_gone: match service.gone {
+                Gone::Drop => dp::OnServerGone::Drop,
+                Gone::Reset => dp::OnServerGone::Reset,
+                Gone::Reschedule => dp::OnServerGone::Reschedule,
+            },
+            ..dp::Policies::default()
+        },
+        client_address: dp::ClientAddress::None,
+        persistence: service.persist.map(|persist| dp::Persistence {
+            timeout_ns: persist.timeout,
+            prefix_v4: 30,
+            prefix_v6: 126,
+            expire_quiescent_template: persist.quiescent_goes,
+        }),
+        mss_clamp: dp::MssClamp::Off,
+        // The order in which servers come must not matter.
+        servers: service
+            .servers
+            .iter()
+            .rev()
+            .map(|server| dp::ServerSpec {
+                weight: server.weight,
+                up: server.up,
+                ..lab::server(server.id, &server.addr.to_string(), server.port)
+            })
+            .collect(),
+        ..lab::service(service.id, protocol, service.port, Vec::new())
+    }
+}

@@ -1,0 +1,240 @@
+//! The packets that come, at random.
+
+use std::net::IpAddr;
+
+use super::{BACK, FRONT, PEER, World, addr, ip};
+use crate::{
+    coverage::Coverage,
+    naive::{Conn, Role},
+    packet::{ACK, Body, FIN, Pkt, Proto, RST, Row, SYN},
+};
+
+impl World {
+    /// The next packet.
+    pub(crate) fn packet(&mut self, coverage: &Coverage) -> Pkt {
+        let often = if coverage.lacks("rate_limited") { 2500 } else { 5000 };
+        if self.random.below(often) == 0 {
+            self.burst = 250;
+        }
+        self.burst = self.burst.saturating_sub(1);
+        let kind = self.random.below(100);
+        let mut pkt = match kind {
+            _ if self.burst > 0 => self.unserved(),
+            0..24 if !coverage.wanted.is_empty() => match self.steered(coverage) {
+                Some(pkt) => pkt,
+                None => self.opening(coverage),
+            },
+            0..80 if !self.naive.conns.is_empty() => self.of_a_connection(),
+            0..94 => self.opening(coverage),
+            _ => self.odd(),
+        };
+        if self.random.percent(2) {
+            pkt.ttl = 1;
+        }
+        let from_peer = if self.naive.role == Role::Other { 20 } else { 1 };
+        if self.random.percent(from_peer) {
+            pkt.src_mac = PEER;
+        }
+        pkt
+    }
+
+    fn of_a_connection(&mut self) -> Pkt {
+        // Twice as many of those that came last: they are in more states.
+        let conns = &self.naive.conns;
+        let recent = conns.len().min(40);
+        let at = if self.random.percent(50) {
+            conns.len() - 1 - self.random.below(recent)
+        } else {
+            self.random.below(conns.len())
+        };
+        let conn = self.naive.conns[at].clone();
+        let row = self.row(conn.proto);
+        let inbound = !(conn.mode.returns() && self.random.percent(34));
+        self.of(&conn, inbound, row)
+    }
+
+    /// A packet of a connection.
+    pub(super) fn of(&mut self, conn: &Conn, inbound: bool, row: Row) -> Pkt {
+        if inbound {
+            let ports = (conn.cport, conn.vport);
+            return self.pkt(conn.proto, (conn.client, conn.vip), ports, row);
+        }
+        let ports = (conn.port, conn.cport);
+        let mut pkt = self.pkt(conn.proto, (conn.addr, conn.client), ports, row);
+        (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 99]);
+        pkt
+    }
+
+    fn unserved(&mut self) -> Pkt {
+        let ipv6 = self.random.percent(50);
+        let ports = (1 + self.random.below(9) as u16, 9);
+        let proto = self.random.of(&[Proto::Tcp, Proto::Udp]);
+        let hosts = (addr(ipv6, 0, 210), addr(ipv6, 0, 100));
+        self.pkt(proto, hosts, ports, proto.opening())
+    }
+
+    fn opening(&mut self, coverage: &Coverage) -> Pkt {
+        let mut at = self.random.below(self.naive.services.len());
+        if coverage.lacks("reply_taken")
+            && self.random.percent(20)
+            && let Some(rival) = self.rival()
+        {
+            return rival;
+        }
+        if self.random.percent(34) {
+            let shared: Vec<usize> = (0..self.naive.services.len())
+                .filter(|at| self.naive.services[*at].is_on_shared())
+                .collect();
+            at = self.random.of(&shared);
+        } else if self.random.percent(17) {
+            at = self.persistent();
+        }
+        self.opening_at(at)
+    }
+
+    /// A client's port, used again for another service on the same servers.
+    fn rival(&mut self) -> Option<Pkt> {
+        let services = &self.naive.services;
+        let others = |conn: &Conn| {
+            services.iter().find(|other| {
+                other.is_on_shared()
+                    && conn.service != other.id
+                    && conn.service / 2 == other.id / 2
+                    && !conn.is_over()
+            })
+        };
+        let conns = self.naive.conns.iter();
+        let found: Vec<_> = conns.filter_map(|conn| Some((conn, others(conn)?.port))).collect();
+        let (conn, port) = if found.is_empty() { None } else { Some(self.random.of(&found)) }?;
+        let (proto, hosts, cport) = (conn.proto, (conn.client, conn.vip), conn.cport);
+        Some(self.pkt(proto, hosts, (cport, port), proto.opening()))
+    }
+
+    /// A packet that asks for a new connection of a service.
+    pub(super) fn opening_at(&mut self, at: usize) -> Pkt {
+        let service = &self.naive.services[at];
+        let (proto, vip, port) = (service.proto, service.vip, service.port);
+        let (clients, cports) = if service.is_on_shared() { (6, 12) } else { (24, 60) };
+        let client = addr(vip.is_ipv6(), 0, 200 + self.random.below(clients) as u8);
+        let cport = 30_000 + self.random.below(cports) as u16;
+        let row = if self.random.percent(85) { proto.opening() } else { self.row(proto) };
+        let mut pkt = self.pkt(proto, (client, vip), (cport, port), row);
+        if self.random.percent(15) {
+            pkt.ttl = 1;
+        }
+        pkt
+    }
+
+    /// A service whose clients keep their servers.
+    pub(super) fn persistent(&mut self) -> usize {
+        let services = self.naive.services.iter().enumerate();
+        let found: Vec<usize> =
+            services.filter(|(_, service)| service.persist.is_some()).map(|(at, _)| at).collect();
+        self.random.of(&found)
+    }
+
+    /// For nobody, from nobody, or not to be balanced.
+    fn odd(&mut self) -> Pkt {
+        let ipv6 = self.random.percent(50);
+        let (vip, client) = (addr(ipv6, 0, 100), addr(ipv6, 0, 210));
+        let proto = self.random.of(&[Proto::Tcp, Proto::Udp]);
+        let row = self.row(proto);
+        match self.random.below(8) {
+            0 => self.pkt(proto, (client, vip), (1, 9), row),
+            1 => self.pkt(proto, (client, addr(ipv6, 0, 101)), (1, 1000), row),
+            2 => {
+                let mut pkt = self.pkt(proto, (client, vip), (1, 1000), row);
+                pkt.dst_mac = [2, 9, 9, 9, 9, 9];
+                pkt
+            }
+            3 => {
+                let odd = if ipv6 {
+                    self.random.of(&["ff02::1", "::1", "::", "::ffff:198.18.0.1"])
+                } else {
+                    self.random.of(&["224.0.0.1", "127.0.0.1", "0.0.0.1", "255.255.255.255"])
+                };
+                self.pkt(Proto::Tcp, (ip(odd), vip), (1, 1000), Row::Syn)
+            }
+            4 => {
+                // From a server of a NAT pool that never was asked.
+                let number = self.random.below(15) as u16;
+                let service = 20 + number + if ipv6 { 200 } else { 0 };
+                let server = addr(ipv6, 1, 20 + self.random.below(4) as u8);
+                let proto = if number % 3 == 2 { Proto::Udp } else { Proto::Tcp };
+                let ports = (8000 + service, 5);
+                let row = self.row(proto);
+                let mut pkt = self.pkt(proto, (server, client), ports, row);
+                (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 20]);
+                pkt
+            }
+            5 => {
+                let mut pkt = self.pkt(proto, (addr(ipv6, 1, 30), client), (80, 5), row);
+                (pkt.port, pkt.dst_mac) = (1, BACK);
+                pkt
+            }
+            _ => {
+                let request = if ipv6 { 128 } else { 8 };
+                let kind = if self.random.percent(80) { request } else { request + 5 };
+                let mut pkt = self.pkt(proto, (client, vip), (0, 0), row);
+                let rest = (0..4 + self.random.below(60)).map(|_| self.random.next() as u8);
+                pkt.body = Body::Icmp { kind, code: 0, rest: rest.collect() };
+                pkt
+            }
+        }
+    }
+
+    fn row(&mut self, proto: Proto) -> Row {
+        match (proto, self.random.below(100)) {
+            (Proto::Udp, _) => Row::Nothing,
+            (_, 0..47) => Row::Ack,
+            (_, 47..62) => Row::Syn,
+            (_, 62..76) => Row::Fin,
+            (_, 76..88) => Row::Rst,
+            _ => Row::Nothing,
+        }
+    }
+
+    fn flags(&mut self, row: Row) -> u8 {
+        let with_ack = self.random.percent(34);
+        match row {
+            Row::Syn => SYN | if with_ack { ACK } else { 0 },
+            Row::Fin => FIN | if with_ack { 0 } else { ACK },
+            Row::Ack => ACK,
+            Row::Rst => RST | if with_ack { ACK } else { 0 },
+            Row::Nothing => 0,
+        }
+    }
+
+    pub(super) fn pkt(
+        &mut self,
+        proto: Proto,
+        (src, dst): (IpAddr, IpAddr),
+        (sport, dport): (u16, u16),
+        row: Row,
+    ) -> Pkt {
+        let flags = self.flags(row);
+        let data: Vec<u8> = (0..self.random.below(48)).map(|_| self.random.next() as u8).collect();
+        let body = match proto {
+            Proto::Tcp => Body::Tcp {
+                sport,
+                dport,
+                seq: self.random.next() as u32,
+                ack: self.random.next() as u32,
+                flags,
+                window: self.random.next() as u16,
+                data,
+            },
+            Proto::Udp => Body::Udp { sport, dport, data },
+        };
+        Pkt {
+            port: 0,
+            src_mac: [2, 0, 0, 0, 3, 99],
+            dst_mac: FRONT,
+            src,
+            dst,
+            ttl: 2 + self.random.below(200) as u8,
+            tos: self.random.next() as u8,
+            body,
+        }
+    }
+}
