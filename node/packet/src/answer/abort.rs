@@ -65,10 +65,14 @@ fn answer(payload: &[u8], received: &Sctp) -> Option<(Chunk, u8, U32)> {
         }
         Chunk::SHUTDOWN_ACK => Some((Chunk::SHUTDOWN_COMPLETE, TAG_REFLECTED, received.tag)),
         Chunk::SHUTDOWN_COMPLETE | Chunk::COOKIE_ACK => None,
-        Chunk::ERROR => {
-            let cause = view::<U16>(payload, at + size_of::<ChunkHeader>())?;
-            (*cause != STALE_COOKIE).then_some((Chunk::ABORT, TAG_REFLECTED, received.tag))
-        }
+        Chunk::ERROR if is_stale_cookie(payload, at, first) => None,
         _ => Some((Chunk::ABORT, TAG_REFLECTED, received.tag)),
     }
+}
+
+/// An ERROR says that the cookie came too late; what follows the chunk is not its cause.
+fn is_stale_cookie(payload: &[u8], at: usize, error: &ChunkHeader) -> bool {
+    const CAUSE: usize = size_of::<ChunkHeader>();
+    let has_cause = usize::from(error.len.get()) >= CAUSE + size_of::<U16>();
+    has_cause && view::<U16>(payload, at + CAUSE).is_some_and(|cause| *cause == STALE_COOKIE)
 }

@@ -223,6 +223,16 @@ fn packets_of_no_association_get_what_rfc_9260_says() {
         ("SHUTDOWN COMPLETE", one(7, Chunk::SHUTDOWN_COMPLETE, b""), None),
         ("COOKIE ACK", one(7, Chunk::COOKIE_ACK, b""), None),
         ("ERROR, stale cookie", one(7, Chunk::ERROR, &[0, 3, 0, 8, 0, 0, 0, 1]), None),
+        (
+            "an ERROR without a cause, before what reads like one",
+            sctp((4000, 80), 7, &[chunk(Chunk::ERROR, b""), chunk(Chunk(0), b"")].concat()),
+            Some((abort, 1, 7)),
+        ),
+        (
+            "an ERROR without a cause, before octets that read like a stale cookie",
+            sctp((4000, 80), 7, &[chunk(Chunk::ERROR, b""), vec![0, 3, 0, 4]].concat()),
+            Some((abort, 1, 7)),
+        ),
         ("another ERROR", one(7, Chunk::ERROR, &[0, 6, 0, 4]), Some((abort, 1, 7))),
         ("ABORT", one(7, Chunk::ABORT, b""), None),
         ("an ABORT that is not the first", sctp((4000, 80), 7, &with_abort), None),
