@@ -110,11 +110,13 @@ fn family(ipv6: bool) -> &'static str {
 }
 
 /// What connections there are.
-const KINDS: [(Mode, Proto); 4] = [
+const KINDS: [(Mode, Proto); 6] = [
     (Mode::Dr, Proto::Tcp),
     (Mode::Nat, Proto::Tcp),
     (Mode::Dr, Proto::Udp),
     (Mode::Nat, Proto::Udp),
+    (Mode::Dr, Proto::Sctp),
+    (Mode::Nat, Proto::Sctp),
 ];
 
 /// What can become of a template.
@@ -158,7 +160,7 @@ fn reachable() -> Vec<Cell> {
                     if !reopens(state, inbound, row) {
                         cells.push(Cell { ipv6, mode, proto, inbound, state, row });
                     }
-                    let next = step(state, mode, inbound, row);
+                    let next = step(proto, state, mode, inbound, row);
                     if !states.contains(&next) {
                         states.push(next);
                     }

@@ -14,7 +14,6 @@ mod world;
 
 use coverage::{Coverage, HITS_MIN};
 use naive::{Fate, Naive};
-use packet::Proto;
 use plane::{HALF_OPEN_MAX, Plane, line, template_line};
 use world::World;
 
@@ -95,10 +94,7 @@ fn compare_tables(plane: &Plane, naive: &Naive, count: u64, seed: u64) {
     let mut expected: Vec<String> = naive
         .conns
         .iter()
-        .map(|c| {
-            let proto = if c.proto == Proto::Tcp { "tcp" } else { "udp" };
-            line(proto, (c.client, c.cport), (c.vip, c.vport), c.server, c.state)
-        })
+        .map(|c| line(c.proto.name(), (c.client, c.cport), (c.vip, c.vport), c.server, c.state))
         .collect();
     expected.sort();
     let found = plane.connections();

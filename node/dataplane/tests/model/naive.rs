@@ -6,7 +6,9 @@ mod excess;
 mod forward;
 mod persist;
 mod schedulers;
+mod sctp;
 mod service;
+mod state;
 mod tcp;
 
 use std::{collections::BTreeMap, net::IpAddr};
@@ -14,7 +16,8 @@ use std::{collections::BTreeMap, net::IpAddr};
 pub(crate) use persist::{Kept, Persist, Template};
 
 pub(crate) use service::{Gone, Mode, Sched, Server, Service};
-pub(crate) use tcp::{reopens, step};
+use state::{is_over, timeout};
+pub(crate) use state::{reopens, step};
 
 use crate::packet::{Body, Mac, Pkt, Proto, Row};
 
@@ -61,7 +64,7 @@ pub(crate) struct Conn {
 impl Conn {
     /// It gives way to a new one.
     pub(crate) fn is_over(&self) -> bool {
-        tcp::is_over(self.state)
+        is_over(self.state)
     }
 }
 
@@ -112,24 +115,6 @@ pub(crate) struct Naive {
     pub(crate) kept: BTreeMap<Kept, u64>,
     /// The cell that the packet at hand met.
     pub(crate) met: Option<Cell>,
-}
-
-pub(crate) fn timeout(state: State) -> u64 {
-    let seconds = match state {
-        // Not the 2 of the table: a new connection starts with 3 (ipvs.md 1.3).
-        "NONE" => 3,
-        "ESTABLISHED" => 900,
-        "SYN_SENT" => 120,
-        "SYN_RECV" => 60,
-        "FIN_WAIT" | "TIME_WAIT" => 120,
-        "CLOSE" => 10,
-        "CLOSE_WAIT" => 60,
-        "LAST_ACK" => 30,
-        "LISTEN" | "SYNACK" => 120,
-        "UDP" => 300,
-        other => panic!("{other}"),
-    };
-    seconds * SECOND
 }
 
 impl Naive {
@@ -233,7 +218,7 @@ impl Naive {
         let known = self.is_known(conn.server);
         let drains = self.services.iter().flat_map(|service| &service.servers);
         let drains = drains.into_iter().any(|s| s.id == conn.server && s.weight == 0);
-        let opens = proto == Proto::Tcp && pkt.row() == Row::Syn;
+        let opens = proto != Proto::Udp && pkt.opens();
         let moves = reopens(conn.state, true, pkt.row())
             || opens && drains && conn.gone == Gone::Reschedule;
         if moves || conn.superseded || (!known && conn.gone != Gone::Drop) {
@@ -242,7 +227,7 @@ impl Naive {
         if known { self.forward(pkt, at, true) } else { Fate::Dropped("server_removed") }
     }
 
-    fn way(&self, addr: IpAddr) -> Way {
+    pub(crate) fn way(&self, addr: IpAddr) -> Way {
         let found = self.neighbours.iter().find(|(known, _)| *known == addr);
         found.map_or(Way::NoRoute, |(_, way)| *way)
     }

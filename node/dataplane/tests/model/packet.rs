@@ -1,6 +1,12 @@
 //! Packets as plain values, and their frames written from scratch: every checksum in full.
 
+mod checksum;
+mod sctp;
+
 use std::net::IpAddr;
+
+use checksum::ones_complement;
+pub(crate) use sctp::{Chunk, Sctp};
 
 pub(crate) type Mac = [u8; 6];
 
@@ -8,6 +14,7 @@ pub(crate) type Mac = [u8; 6];
 pub(crate) enum Proto {
     Tcp,
     Udp,
+    Sctp,
 }
 
 impl Proto {
@@ -16,6 +23,7 @@ impl Proto {
         match self {
             Self::Tcp => &[Row::Syn, Row::Fin, Row::Ack, Row::Rst, Row::Nothing],
             Self::Udp => &[Row::Nothing],
+            Self::Sctp => &sctp::ROWS,
         }
     }
 
@@ -24,11 +32,20 @@ impl Proto {
         match self {
             Self::Tcp => Row::Syn,
             Self::Udp => Row::Nothing,
+            Self::Sctp => Row::Init,
+        }
+    }
+
+    pub(crate) fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+            Self::Sctp => "sctp",
         }
     }
 }
 
-/// Which row of the state tables a segment is.
+/// Which row of the state tables a packet is.
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Row {
     Syn,
@@ -36,6 +53,16 @@ pub(crate) enum Row {
     Ack,
     Rst,
     Nothing,
+    Data,
+    Init,
+    InitAck,
+    CookieEcho,
+    CookieAck,
+    Shutdown,
+    ShutdownAck,
+    ShutdownComplete,
+    Error,
+    Abort,
 }
 
 /// A packet, in fields.
@@ -68,6 +95,7 @@ pub(crate) enum Body {
         dport: u16,
         data: Vec<u8>,
     },
+    Sctp(Sctp),
     /// Type, code, and all that follows the checksum.
     Icmp {
         kind: u8,
@@ -86,6 +114,7 @@ impl Pkt {
         match self.body {
             Body::Tcp { .. } => Some(Proto::Tcp),
             Body::Udp { .. } => Some(Proto::Udp),
+            Body::Sctp(_) => Some(Proto::Sctp),
             Body::Icmp { .. } => None,
         }
     }
@@ -93,12 +122,14 @@ impl Pkt {
     pub(crate) fn ports(&self) -> (u16, u16) {
         match self.body {
             Body::Tcp { sport, dport, .. } | Body::Udp { sport, dport, .. } => (sport, dport),
+            Body::Sctp(Sctp { sport, dport, .. }) => (sport, dport),
             Body::Icmp { .. } => (0, 0),
         }
     }
 
     pub(crate) fn row(&self) -> Row {
-        match self.body {
+        match &self.body {
+            Body::Sctp(sctp) => sctp.row(),
             Body::Tcp { flags, .. } if flags & RST != 0 => Row::Rst,
             Body::Tcp { flags, .. } if flags & SYN != 0 => Row::Syn,
             Body::Tcp { flags, .. } if flags & FIN != 0 => Row::Fin,
@@ -107,8 +138,21 @@ impl Pkt {
         }
     }
 
+    /// It asks for a new connection.
+    pub(crate) fn opens(&self) -> bool {
+        self.proto().is_some_and(|proto| self.row() == proto.opening())
+    }
+
+    /// It ends a connection at once, and is never answered.
+    pub(crate) fn resets(&self) -> bool {
+        matches!(self.row(), Row::Rst | Row::Abort)
+    }
+
     pub(crate) fn set_ports(&mut self, source: u16, destination: u16) {
-        if let Body::Tcp { sport, dport, .. } | Body::Udp { sport, dport, .. } = &mut self.body {
+        if let Body::Tcp { sport, dport, .. }
+        | Body::Udp { sport, dport, .. }
+        | Body::Sctp(Sctp { sport, dport, .. }) = &mut self.body
+        {
             (*sport, *dport) = (source, destination);
         }
     }
@@ -141,6 +185,7 @@ impl Pkt {
                 bytes.extend(data);
                 (17, bytes, 6)
             }
+            Body::Sctp(sctp) => (132, sctp.bytes(), 0),
             Body::Icmp { kind, code, rest } => {
                 let mut bytes = vec![*kind, *code, 0, 0];
                 bytes.extend(rest);
@@ -158,11 +203,14 @@ impl Pkt {
             pseudo.extend([0, protocol]);
             pseudo.extend((l4.len() as u16).to_be_bytes());
         }
-        let sum = match ones_complement(&[&pseudo[..], &l4[..]]) {
-            0 if protocol == 17 => 0xffff,
-            sum => sum,
-        };
-        l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        // The checksum of SCTP is another one.
+        if protocol != 132 {
+            let sum = match ones_complement(&[&pseudo[..], &l4[..]]) {
+                0 if protocol == 17 => 0xffff,
+                sum => sum,
+            };
+            l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
+        }
         let mut packet = match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let mut ip = vec![0x45, self.tos];
@@ -187,17 +235,4 @@ impl Pkt {
         packet.extend(l4);
         packet
     }
-}
-
-/// RFC 1071 the slow way: 32-bit sum of big-endian words, carries folded at the end.
-fn ones_complement(parts: &[&[u8]]) -> u16 {
-    let bytes: Vec<u8> = parts.concat();
-    let mut sum = 0u32;
-    for (at, byte) in bytes.iter().enumerate() {
-        sum += if at % 2 == 0 { u32::from(*byte) << 8 } else { u32::from(*byte) };
-    }
-    while sum >> 16 != 0 {
-        sum = (sum & 0xffff) + (sum >> 16);
-    }
-    !(sum as u16)
 }

@@ -14,7 +14,7 @@ use crate::{
 const CONNECTIONS_MAX: usize = 1 << 16;
 
 /// Few, so that they are often too many.
-pub(crate) const HALF_OPEN_MAX: usize = 16;
+pub(crate) const HALF_OPEN_MAX: usize = 48;
 
 /// The crate under test.
 pub(crate) struct Plane {
@@ -186,6 +186,7 @@ fn service_spec(service: &Service) -> dp::ServiceSpec {
     let protocol = match service.proto {
         Proto::Tcp => dp::Protocol::Tcp,
         Proto::Udp => dp::Protocol::Udp,
+        Proto::Sctp => dp::Protocol::Sctp,
     };
     dp::ServiceSpec {
         group: dp::GroupId(1),

@@ -1,6 +1,7 @@
 //! A small network and what happens in it, at random from a seed.
 
 mod packets;
+mod sctp;
 pub(crate) mod steer;
 
 use std::net::IpAddr;
@@ -98,6 +99,14 @@ const SCHEDULERS: [Sched; 15] = [
     Sched::Rr,
 ];
 
+/// Services of SCTP.
+const ASSOCIATIONS: [(Mode, Sched); 4] = [
+    (Mode::Dr, Sched::Wlc),
+    (Mode::Nat, Sched::Rr),
+    (Mode::Dr, Sched::Mh { port: true, fallback: true }),
+    (Mode::Nat, Sched::Sh { port: true, fallback: true }),
+];
+
 pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) naive: Naive,
@@ -151,6 +160,9 @@ impl World {
             // One of them lets the clients of a server of weight 0 go.
             let timeout = 20 * SECOND;
             last.persist = Some(Persist { timeout, quiescent_goes: number == 2 });
+        }
+        for ((mode, sched), number) in ASSOCIATIONS.into_iter().zip(120..) {
+            self.add_service(family + number, Proto::Sctp, vip, mode, sched);
         }
         for client in 0..24 {
             let mac = [2, 0, 0, 0, 3, client];

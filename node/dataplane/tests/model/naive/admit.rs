@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Conn, Fate, Mode, Naive, Role, SECOND, Way};
-use crate::packet::{ACK, Body, FIN, Pkt, Proto, RST, Row, SYN};
+use crate::packet::{ACK, Body, FIN, Pkt, Proto, RST, SYN};
 
 impl Naive {
     pub(super) fn unknown(&mut self, pkt: &Pkt, proto: Proto, old: Option<usize>) -> Fate {
@@ -11,7 +11,7 @@ impl Naive {
             Role::Nobody => return Fate::Dropped("no_holder"),
             Role::Other => {
                 if let Some(at) = old
-                    && (proto == Proto::Udp || pkt.row() == Row::Syn)
+                    && pkt.opens()
                 {
                     self.conns[at].superseded = true;
                 }
@@ -29,7 +29,7 @@ impl Naive {
         if !is_client {
             return Fate::Dropped("malformed");
         }
-        let opens = proto == Proto::Udp || pkt.row() == Row::Syn;
+        let opens = pkt.opens();
         if !opens && !self.is_settled() {
             return Fate::Dropped("held_back");
         }
@@ -147,7 +147,7 @@ impl Naive {
     }
 
     pub(super) fn reject(&mut self, pkt: &Pkt) -> Fate {
-        if pkt.row() == Row::Rst {
+        if pkt.resets() {
             return Fate::Dropped("unknown_reset");
         }
         // A thousand answers a second, a hundred at once.
@@ -171,6 +171,10 @@ impl Naive {
                     data: Vec::new(),
                 }
             }
+            Body::Sctp(sctp) => match sctp.refusal() {
+                Some(refusal) => Body::Sctp(refusal),
+                None => return Fate::Dropped("unknown_reset"),
+            },
             _ => {
                 let mut rest = vec![0; 4];
                 rest.extend(pkt.packet());

@@ -1,7 +1,7 @@
 //! The bound of half-open connections, and what goes by the hash above it.
 
-use super::{Conn, Fate, Mode, Naive, SECOND, Sched, Way, schedulers::maglev};
-use crate::packet::{Pkt, Proto, Row};
+use super::{Conn, Fate, Mode, Naive, SECOND, Sched, Way, schedulers::maglev, state::is_half_open};
+use crate::packet::{Pkt, Proto};
 
 /// What a connection is worth.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -17,7 +17,7 @@ impl Conn {
             return Worth::Little;
         }
         match self.state {
-            "NONE" | "SYN_SENT" | "SYN_RECV" | "LISTEN" | "SYNACK" => Worth::Little,
+            state if is_half_open(state) => Worth::Little,
             "ESTABLISHED" | "UDP" => Worth::All,
             _ => Worth::Less,
         }
@@ -64,7 +64,7 @@ impl Naive {
             _ => None,
         };
         let same = first.is_some_and(|at| of.servers[at].id == gone.server);
-        if is_of && same && gone.proto == Proto::Tcp && gone.state != "ESTABLISHED" {
+        if is_of && same && is_half_open(gone.state) {
             of.hashing = of.hashing.max(self.now + 60 * SECOND);
         }
     }
@@ -73,7 +73,7 @@ impl Naive {
     pub(super) fn adopt(&mut self, pkt: &Pkt, proto: Proto, service: usize) -> Fate {
         let (cport, _) = pkt.ports();
         match self.hashed(service, pkt, (pkt.src, cport, pkt.dst)) {
-            Some(server) if pkt.row() != Row::Rst => {
+            Some(server) if !pkt.resets() => {
                 self.open(pkt, proto, (service, server), None, (true, false))
             }
             _ => self.by_hash(pkt, service),

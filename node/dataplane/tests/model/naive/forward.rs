@@ -1,7 +1,7 @@
 //! Packets of known connections, on their way.
 
 use super::{Cell, Fate, Mode, Naive, Way, step};
-use crate::packet::{Pkt, Proto, Row};
+use crate::packet::Pkt;
 
 impl Naive {
     pub(super) fn forward(&mut self, pkt: &Pkt, at: usize, inbound: bool) -> Fate {
@@ -26,7 +26,7 @@ impl Naive {
             sent.src = conn.vip;
             sent.set_ports(conn.vport, dport);
         }
-        let row = if conn.proto == Proto::Udp { Row::Nothing } else { pkt.row() };
+        let row = pkt.row();
         self.met = Some(Cell {
             ipv6: pkt.src.is_ipv6(),
             mode: conn.mode,
@@ -39,7 +39,7 @@ impl Naive {
         let conn = &mut self.conns[at];
         let was = conn.worth();
         conn.seen = now;
-        conn.state = step(conn.state, conn.mode, inbound, row);
+        conn.state = step(conn.proto, conn.state, conn.mode, inbound, row);
         conn.packets += u64::from(inbound);
         conn.assured |= conn.packets > 1 || !inbound;
         if conn.worth() != was {

@@ -1,6 +1,6 @@
 //! The schedulers, after their rules (ipvs.md 1.11): each pick walks the list from its start.
 
-use std::{hash::Hasher, net::IpAddr};
+use std::{cell::RefCell, collections::BTreeMap, hash::Hasher, net::IpAddr, rc::Rc};
 
 use super::{Naive, Sched, Server, Service};
 use crate::packet::Pkt;
@@ -151,23 +151,47 @@ fn golden(value: u32) -> u32 {
     value.wrapping_mul(0x61C8_8647) >> 24
 }
 
-pub(super) fn maglev(
-    servers: &[Server],
-    client: IpAddr,
-    cport: u16,
-    with_port: bool,
-    fallback: bool,
-    takes: &dyn Fn(usize) -> bool,
-) -> Option<usize> {
-    const SLOTS: u64 = 4093;
-    let sip = |value: u32, key: u64| {
-        let mut hasher = siphasher::sip::SipHasher13::new_with_keys(key, key);
-        hasher.write(&value.to_le_bytes());
-        hasher.finish() & 0xffff_ffff
-    };
-    let of = |addr: IpAddr, port: u16, offset: u32, key: u64| {
-        sip(offset.wrapping_add(u32::from(port)).wrapping_add(words(addr)), key)
-    };
+const SLOTS: u64 = 4093;
+
+type Slots = Rc<Vec<Option<usize>>>;
+/// Address, port and weight of each server.
+type Whose = Vec<(IpAddr, u16, u16)>;
+
+thread_local! {
+    /// Tables that were filled before, by their servers: it takes long.
+    static FILLED: RefCell<BTreeMap<Whose, Slots>> = RefCell::default();
+}
+
+/// Tables that are kept.
+const FILLED_MAX: usize = 256;
+
+/// The table of these servers.
+fn filled(servers: &[Server]) -> Option<Slots> {
+    let whose: Whose = servers.iter().map(|s| (s.addr, s.port, s.weight)).collect();
+    FILLED.with_borrow_mut(|filled| {
+        if let Some(known) = filled.get(&whose) {
+            return Some(Rc::clone(known));
+        }
+        if filled.len() >= FILLED_MAX {
+            filled.clear();
+        }
+        let slots = Rc::new(fill(servers)?);
+        filled.insert(whose, Rc::clone(&slots));
+        Some(slots)
+    })
+}
+
+fn sip(value: u32, key: u64) -> u64 {
+    let mut hasher = siphasher::sip::SipHasher13::new_with_keys(key, key);
+    hasher.write(&value.to_le_bytes());
+    hasher.finish() & 0xffff_ffff
+}
+
+fn of(addr: IpAddr, port: u16, offset: u32, key: u64) -> u64 {
+    sip(offset.wrapping_add(u32::from(port)).wrapping_add(words(addr)), key)
+}
+
+fn fill(servers: &[Server]) -> Option<Vec<Option<usize>>> {
     let unit = servers.iter().fold(0, |unit, s| gcd(unit, i64::from(s.weight))).max(1);
     let top = servers.iter().map(|s| i64::from(s.weight)).max()? / unit;
     let bits = 64 - top.leading_zeros();
@@ -191,6 +215,18 @@ pub(super) fn maglev(
             }
         }
     }
+    Some(slots)
+}
+
+pub(super) fn maglev(
+    servers: &[Server],
+    client: IpAddr,
+    cport: u16,
+    with_port: bool,
+    fallback: bool,
+    takes: &dyn Fn(usize) -> bool,
+) -> Option<usize> {
+    let slots = filled(servers)?;
     let cport = if with_port { cport } else { 0 };
     let first = of(client, cport, 0, 2_654_435_761) % SLOTS;
     let choice = slots[first as usize]?;

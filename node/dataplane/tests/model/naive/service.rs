@@ -51,7 +51,7 @@ pub(crate) struct Server {
 }
 
 impl Server {
-    pub(super) fn takes(&self) -> bool {
+    pub(crate) fn takes(&self) -> bool {
         self.up && self.weight > 0
     }
 }

@@ -36,20 +36,19 @@ const IN_ONLY: [&str; 4] = [
     "CL CL CL SR CL CL CL CL LA LI CL",
 ];
 
-pub(crate) fn step(state: State, mode: Mode, inbound: bool, row: Row) -> State {
-    let table = match (inbound, mode) {
+pub(super) fn step(state: State, mode: Mode, inbound: bool, row: Row) -> State {
+    let table = match (inbound, mode.returns()) {
         (false, _) => OUT,
-        (true, Mode::Nat) => IN,
-        (true, Mode::Dr) => IN_ONLY,
+        (true, true) => IN,
+        (true, false) => IN_ONLY,
     };
     let line = match row {
         Row::Syn => table[0],
         Row::Fin => table[1],
         Row::Ack => table[2],
         Row::Rst => table[3],
-        // UDP has one state.
-        Row::Nothing if state == "UDP" => return state,
-        Row::Nothing => return "CLOSE",
+        // What has none of the flags.
+        _ => return "CLOSE",
     };
     let column = COLUMNS.iter().position(|name| *name == state).unwrap();
     match line.split(' ').nth(column).unwrap() {
@@ -66,14 +65,4 @@ pub(crate) fn step(state: State, mode: Mode, inbound: bool, row: Row) -> State {
         "SA" => "SYNACK",
         other => panic!("{other}"),
     }
-}
-
-/// A connection in this state gives way to a new one.
-pub(super) fn is_over(state: State) -> bool {
-    matches!(state, "TIME_WAIT" | "CLOSE")
-}
-
-/// A packet that opens a new connection in the place of one in this state.
-pub(crate) fn reopens(state: State, inbound: bool, row: Row) -> bool {
-    inbound && row == Row::Syn && is_over(state)
 }

@@ -20,7 +20,7 @@ impl World {
         let kind = self.random.below(100);
         let mut pkt = match kind {
             _ if self.burst > 0 => self.unserved(),
-            0..24 if !coverage.wanted.is_empty() => match self.steered(coverage) {
+            0..45 if !coverage.wanted.is_empty() => match self.steered(coverage) {
                 Some(pkt) => pkt,
                 None => self.opening(coverage),
             },
@@ -68,7 +68,7 @@ impl World {
     fn unserved(&mut self) -> Pkt {
         let ipv6 = self.random.percent(50);
         let ports = (1 + self.random.below(9) as u16, 9);
-        let proto = self.random.of(&[Proto::Tcp, Proto::Udp]);
+        let proto = self.random.of(&[Proto::Tcp, Proto::Udp, Proto::Sctp]);
         let hosts = (addr(ipv6, 0, 210), addr(ipv6, 0, 100));
         self.pkt(proto, hosts, ports, proto.opening())
     }
@@ -137,7 +137,7 @@ impl World {
     fn odd(&mut self) -> Pkt {
         let ipv6 = self.random.percent(50);
         let (vip, client) = (addr(ipv6, 0, 100), addr(ipv6, 0, 210));
-        let proto = self.random.of(&[Proto::Tcp, Proto::Udp]);
+        let proto = self.random.of(&[Proto::Tcp, Proto::Udp, Proto::Sctp]);
         let row = self.row(proto);
         match self.random.below(8) {
             0 => self.pkt(proto, (client, vip), (1, 9), row),
@@ -186,6 +186,8 @@ impl World {
     fn row(&mut self, proto: Proto) -> Row {
         match (proto, self.random.below(100)) {
             (Proto::Udp, _) => Row::Nothing,
+            (Proto::Sctp, 0..30) => Row::Data,
+            (Proto::Sctp, _) => self.random.of(proto.rows()),
             (_, 0..47) => Row::Ack,
             (_, 47..62) => Row::Syn,
             (_, 62..76) => Row::Fin,
@@ -201,7 +203,7 @@ impl World {
             Row::Fin => FIN | if with_ack { 0 } else { ACK },
             Row::Ack => ACK,
             Row::Rst => RST | if with_ack { ACK } else { 0 },
-            Row::Nothing => 0,
+            _ => 0,
         }
     }
 
@@ -225,6 +227,7 @@ impl World {
                 data,
             },
             Proto::Udp => Body::Udp { sport, dport, data },
+            Proto::Sctp => Body::Sctp(self.sctp((sport, dport), row, data)),
         };
         Pkt {
             port: 0,

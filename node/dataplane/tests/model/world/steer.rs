@@ -5,12 +5,15 @@ use std::collections::VecDeque;
 use super::World;
 use crate::{
     coverage::Coverage,
-    naive::{Cell, Conn, Mode, State, reopens, step},
+    naive::{Cell, Conn, Mode, Server, State, Way, reopens, step},
     packet::{Pkt, Proto, Row},
 };
 
 /// Cells of those met least that one is taken from.
 const AIMS: usize = 48;
+
+/// How many are tried.
+const TRIES: usize = 6;
 
 impl World {
     /// A packet for one of the cells met least, or one that brings a connection nearer to it.
@@ -19,36 +22,46 @@ impl World {
         if aims.is_empty() {
             return None;
         }
-        let aim = self.random.of(aims);
-        let is_fit = |conn: &Conn| {
-            (conn.client.is_ipv6(), conn.mode, conn.proto) == (aim.ipv6, aim.mode, aim.proto)
-        };
-        let conns = &self.naive.conns;
-        let fit: Vec<usize> = (0..conns.len()).filter(|at| is_fit(&conns[*at])).collect();
-        let there: Vec<usize> =
-            fit.iter().copied().filter(|at| conns[*at].state == aim.state).collect();
-        if !there.is_empty() {
-            let conn = conns[self.random.of(&there)].clone();
-            return Some(self.of(&conn, aim.inbound, aim.row));
+        // Best one that a connection is right before.
+        for _ in 0..TRIES {
+            let aim = self.random.of(aims);
+            let is_there = |conn: &&Conn| {
+                aim.is_of(conn) && conn.state == aim.state && self.goes_on(conn, aim)
+            };
+            let there: Vec<&Conn> = self.naive.conns.iter().filter(is_there).collect();
+            if !there.is_empty() {
+                let conn = self.random.of(&there).clone();
+                return Some(self.of(&conn, aim.inbound, aim.row));
+            }
         }
+        let aim = self.random.of(aims);
         // Only what was never forwarded is in the first state.
         if aim.state == "NONE" {
             let mut pkt = self.opening_of(aim)?;
             pkt.ttl = 1;
             return Some(pkt);
         }
-        if fit.is_empty() || self.random.percent(30) {
+        let is_fit = |conn: &&Conn| aim.is_of(conn) && self.goes_on(conn, aim);
+        let fit: Vec<&Conn> = self.naive.conns.iter().filter(is_fit).collect();
+        if fit.is_empty() || self.random.percent(10) {
             return self.opening_of(aim);
         }
-        let conn = conns[self.random.of(&fit)].clone();
+        let conn = self.random.of(&fit).clone();
         let (inbound, row) = towards(&conn, aim.state)?;
         Some(self.of(&conn, inbound, row))
+    }
+
+    /// Packets find the next hop.
+    fn goes_on(&self, conn: &Conn, aim: Cell) -> bool {
+        let towards = if aim.inbound { conn.addr } else { conn.client };
+        matches!(self.naive.way(towards), Way::Known(..))
     }
 
     fn opening_of(&mut self, aim: Cell) -> Option<Pkt> {
         let services = self.naive.services.iter().enumerate();
         let fit = services.filter(|(_, service)| {
             (service.vip.is_ipv6(), service.mode, service.proto) == (aim.ipv6, aim.mode, aim.proto)
+                && service.servers.iter().any(Server::takes)
         });
         let fit: Vec<usize> = fit.map(|(at, _)| at).collect();
         if fit.is_empty() {
@@ -56,6 +69,12 @@ impl World {
         }
         let at = self.random.of(&fit);
         Some(self.opening_at(at))
+    }
+}
+
+impl Cell {
+    fn is_of(&self, conn: &Conn) -> bool {
+        (conn.client.is_ipv6(), conn.mode, conn.proto) == (self.ipv6, self.mode, self.proto)
     }
 }
 
@@ -68,7 +87,7 @@ fn towards(conn: &Conn, aim: State) -> Option<(bool, Row)> {
             if reopens(state, inbound, row) {
                 continue;
             }
-            let next = step(state, conn.mode, inbound, row);
+            let next = step(conn.proto, state, conn.mode, inbound, row);
             let first = first.or(Some((inbound, row)));
             if next == aim {
                 return first;
