@@ -1,10 +1,10 @@
 //! How often what was met.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::{
     naive::{Cell, Fate, Kept, Mode, Naive, reopens, step},
-    packet::{Pkt, Proto},
+    packet::{Body, Pkt, Proto},
     world::steer::steps,
 };
 
@@ -68,6 +68,8 @@ impl Coverage {
         let verdict = match fate {
             Fate::Dropped(reason) => *reason,
             Fate::Sent(_) if naive.met.is_some() => "forwarded",
+            Fate::Sent(Pkt { body: Body::Icmp { kind: 3, code: 4, .. }, .. }) => "told_too_big",
+            Fate::Sent(Pkt { body: Body::Icmp { kind: 2, .. }, .. }) => "told_too_big",
             Fate::Sent(sent) if sent.ttl == pkt.ttl && sent.dst == pkt.dst => "relayed",
             Fate::Sent(sent) if sent.ttl + 1 == pkt.ttl => "by_hash",
             Fate::Sent(_) => "answered",
@@ -75,11 +77,16 @@ impl Coverage {
         *self.verdicts.entry((pkt.src.is_ipv6(), verdict)).or_default() += 1;
     }
 
-    pub(crate) fn print(&self, packets: u64) {
+    pub(crate) fn print(&self, naive: &Naive, packets: u64) {
         println!("{} of {packets} packets of live connections", self.live);
         println!("{} packets rehearsed first: what was told is what happened", self.rehearsed);
         for ((ipv6, verdict), hits) in &self.verdicts {
             println!("{hits:>8}  {} {verdict}", family(*ipv6));
+        }
+        println!("{} handshakes with another segment size", naive.clamped);
+        println!("{} flows through tunnels", naive.spread.len());
+        for ((tunnel, v6, outer), hits) in &naive.tunnels {
+            println!("{hits:>8}  {} in {} {tunnel:?}", family(*v6), family(*outer));
         }
         for (cell, hits) in &self.cells {
             let Cell { ipv6, mode, proto, inbound, state, row } = cell;
@@ -90,6 +97,16 @@ impl Coverage {
 
     pub(crate) fn check(&self, naive: &Naive, packets: u64) {
         assert!(self.live * 100 >= packets * LIVE_MIN, "too few packets of live connections");
+        let hits = self.hits(true, "too_big");
+        assert!(hits >= HITS_MIN, "{hits} packets too big for where nobody has to send less");
+        assert_eq!(naive.tunnels.len(), TUNNELS_MET, "tunnels by family");
+        for (tunnel, hits) in &naive.tunnels {
+            assert!(*hits >= HITS_MIN, "{hits} packets through {tunnel:?}: too few");
+        }
+        let clamped = naive.clamped;
+        assert!(clamped >= HITS_MIN, "{clamped} handshakes with another segment size: too few");
+        let spread: BTreeSet<u32> = naive.spread.values().copied().collect();
+        assert!(spread.len() * 2 >= naive.spread.len(), "flows are not spread");
         for kept in KEPT {
             let hits = naive.kept.get(&kept).copied().unwrap_or(0);
             assert!(hits >= HITS_MIN, "{hits} templates {kept:?}: too few");
@@ -109,14 +126,20 @@ fn family(ipv6: bool) -> &'static str {
     if ipv6 { "IPv6" } else { "IPv4" }
 }
 
+/// Tunnels of the world, each over one outer family for each inner one.
+const TUNNELS_MET: usize = 18;
+
 /// What connections there are.
-const KINDS: [(Mode, Proto); 6] = [
+const KINDS: [(Mode, Proto); 9] = [
     (Mode::Dr, Proto::Tcp),
     (Mode::Nat, Proto::Tcp),
     (Mode::Dr, Proto::Udp),
     (Mode::Nat, Proto::Udp),
     (Mode::Dr, Proto::Sctp),
     (Mode::Nat, Proto::Sctp),
+    (Mode::Tunnel, Proto::Tcp),
+    (Mode::Tunnel, Proto::Udp),
+    (Mode::Tunnel, Proto::Sctp),
 ];
 
 /// What can become of a template.
@@ -124,11 +147,12 @@ const KEPT: [Kept; 6] =
     [Kept::New, Kept::Stayed, Kept::StayedQuiescent, Kept::Moved, Kept::Outlived, Kept::Ended];
 
 /// What can become of a packet in this world.
-const VERDICTS: [&str; 20] = [
+const VERDICTS: [&str; 21] = [
     "answered",
     "forwarded",
     "by_hash",
     "relayed",
+    "told_too_big",
     "held_back",
     "malformed",
     "next_hop_unresolved",

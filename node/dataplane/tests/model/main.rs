@@ -14,8 +14,12 @@ mod world;
 
 use coverage::{Coverage, HITS_MIN};
 use naive::{Fate, Naive};
+use packet::Body;
 use plane::{HALF_OPEN_MAX, Plane, line, template_line};
 use world::World;
+
+/// What the crate makes of a packet.
+type Sent = Result<(u16, Vec<u8>), &'static str>;
 
 const PACKETS: u64 = 1_000_000;
 
@@ -47,13 +51,17 @@ fn agrees_with_a_naive_model() {
             plane.set_role(world.naive.role);
         }
         let pkt = world.packet(&coverage);
-        let expected = world.naive.packet(&pkt);
         let now = world.naive.now;
         let rehearsed =
             (count % REHEARSED_EVERY == 0).then(|| plane.rehearse(now, pkt.port, &pkt.frame()));
         let found = plane.packet(now, pkt.port, &pkt.frame());
+        // What is the crate's own choice the model takes from there.
+        world.naive.seen = found.as_ref().map_or(Vec::new(), |(_, frame)| frame.clone());
+        let expected = world.naive.packet(&pkt);
         if let Some(rehearsed) = rehearsed.filter(|_| found != Err("rate_limited")) {
-            assert_eq!(rehearsed, found, "rehearsal of packet {count}, seed {seed}: {pkt:?}");
+            let (told, done) =
+                (numberless(rehearsed, &expected), numberless(found.clone(), &expected));
+            assert_eq!(told, done, "rehearsal of packet {count}, seed {seed}: {pkt:?}");
             coverage.rehearsed += 1;
         }
         let fate = match &expected {
@@ -71,7 +79,7 @@ fn agrees_with_a_naive_model() {
         }
     }
     compare_tables(&plane, &world.naive, packets, seed);
-    coverage.print(packets);
+    coverage.print(&world.naive, packets);
     let config = plane.shared.config.load_full();
     let adopted: u64 = config.services().map(|service| service.excess().adopted).sum();
     println!("templates: {:?}", world.naive.kept);
@@ -80,6 +88,18 @@ fn agrees_with_a_naive_model() {
         coverage.check(&world.naive, packets);
         assert!(adopted >= HITS_MIN, "{adopted} connections adopted: too few");
     }
+}
+
+/// Without the identification of an outer packet: each has another one, rehearsed ones too.
+fn numberless(mut sent: Sent, expected: &Fate) -> Sent {
+    if let (Ok((_, frame)), Fate::Sent(pkt)) = (&mut sent, expected)
+        && matches!(pkt.body, Body::Inside { .. })
+        && !pkt.src.is_ipv6()
+    {
+        frame[18..20].fill(0);
+        frame[24..26].fill(0);
+    }
+    sent
 }
 
 /// Answers shorter than the shortest frame are padded with zeroes.

@@ -4,20 +4,24 @@
 mod admit;
 mod excess;
 mod forward;
+mod mss;
 mod persist;
 mod schedulers;
 mod sctp;
 mod service;
 mod state;
 mod tcp;
+mod tunnel;
 
 use std::{collections::BTreeMap, net::IpAddr};
 
 pub(crate) use persist::{Kept, Persist, Template};
 
+pub(crate) use mss::Clamp;
 pub(crate) use service::{Gone, Mode, Sched, Server, Service};
 use state::{is_over, timeout};
 pub(crate) use state::{reopens, step};
+pub(crate) use tunnel::{Flow, Tunnel};
 
 use crate::packet::{Body, Mac, Pkt, Proto, Row};
 
@@ -44,6 +48,7 @@ pub(crate) struct Conn {
     pub(crate) addr: IpAddr,
     pub(crate) port: u16,
     pub(crate) mode: Mode,
+    tunnel: Tunnel,
     pub(crate) state: State,
     seen: u64,
     /// The holder was given its successor.
@@ -103,7 +108,21 @@ pub(crate) struct Naive {
     pub(crate) own: Vec<Mac>,
     pub(crate) peer: Mac,
     pub(crate) neighbours: Vec<(IpAddr, Way)>,
+    /// The largest packet, by neighbour and by interface.
+    pub(crate) mtus: Vec<(IpAddr, u16)>,
+    pub(crate) port_mtus: Vec<u16>,
+    /// Where tunnels start, IPv4 and IPv6.
+    pub(crate) tunnel_ends: [IpAddr; 2],
+    /// What the crate made of the packet at hand: what is its own choice is taken from there.
+    pub(crate) seen: Vec<u8>,
+    pub(crate) spread: BTreeMap<(bool, Flow), u32>,
+    /// Handshakes with another segment size, and packets inside others: tunnel, whether the inner
+    /// and the outer one are IPv6.
+    pub(crate) clamped: u64,
+    pub(crate) tunnels: BTreeMap<(Tunnel, bool, bool), u64>,
+    outer_id: u16,
     paid: u64,
+    told_paid: u64,
     /// Room for half-open connections.
     pub(crate) half_open_max: usize,
     half_open_paid: u64,
@@ -128,7 +147,16 @@ impl Naive {
             own,
             peer,
             neighbours: Vec::new(),
+            mtus: Vec::new(),
+            port_mtus: Vec::new(),
+            tunnel_ends: [IpAddr::from([0; 4]); 2],
+            seen: Vec::new(),
+            spread: BTreeMap::new(),
+            clamped: 0,
+            tunnels: BTreeMap::new(),
+            outer_id: 0,
             paid: 0,
+            told_paid: 0,
             half_open_max: usize::MAX,
             half_open_paid: 0,
             entries: 0,
@@ -143,10 +171,9 @@ impl Naive {
         let now = self.now;
         // Templates first: one whose last connection ends now has been looked at before.
         self.expire_templates();
-        let (stay, gone) =
-            self.conns.drain(..).partition(|conn| conn.seen + timeout(conn.state) > now);
-        self.conns = stay;
-        let gone: Vec<Conn> = gone;
+        let is_over = |conn: &Conn| conn.seen + timeout(conn.state) <= now;
+        let gone: Vec<Conn> = self.conns.iter().filter(|conn| is_over(conn)).cloned().collect();
+        self.conns.retain(|conn| !is_over(conn));
         gone.iter().for_each(|conn| self.leave(conn));
     }
 
@@ -201,7 +228,7 @@ impl Naive {
             Role::Other => self.relay(pkt),
             Role::Holder { .. } => {
                 let body = Body::Icmp { kind: reply, code: 0, rest: rest.clone() };
-                self.answer(pkt, body, pkt.tos)
+                self.answer(pkt, body, Some(pkt))
             }
         }
     }
@@ -245,10 +272,12 @@ impl Naive {
 
     /// Active and inactive connections of a server.
     fn load(&self, server: u32) -> (u64, u64) {
-        let of = self.conns.iter().filter(|conn| conn.server == server);
         let is_active =
-            |conn: &&Conn| matches!(conn.state, "ESTABLISHED" | "SYN_SENT" | "SYN_RECV" | "SYNACK");
-        let (active, rest): (Vec<_>, Vec<_>) = of.partition(is_active);
-        (active.len() as u64, rest.len() as u64)
+            |conn: &Conn| matches!(conn.state, "ESTABLISHED" | "SYN_SENT" | "SYN_RECV" | "SYNACK");
+        let of = self.conns.iter().filter(|conn| conn.server == server);
+        of.fold((0, 0), |(active, rest), conn| match is_active(conn) {
+            true => (active + 1, rest),
+            false => (active, rest + 1),
+        })
     }
 }

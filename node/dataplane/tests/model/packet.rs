@@ -1,6 +1,6 @@
 //! Packets as plain values, and their frames written from scratch: every checksum in full.
 
-mod checksum;
+pub(crate) mod checksum;
 mod sctp;
 
 use std::net::IpAddr;
@@ -76,6 +76,11 @@ pub(crate) struct Pkt {
     pub(crate) dst: IpAddr,
     pub(crate) ttl: u8,
     pub(crate) tos: u8,
+    /// IPv4: not to be fragmented, and the identification.
+    pub(crate) df: bool,
+    pub(crate) id: u16,
+    /// Flow label of IPv6.
+    pub(crate) label: u32,
     pub(crate) body: Body,
 }
 
@@ -88,6 +93,8 @@ pub(crate) enum Body {
         ack: u32,
         flags: u8,
         window: u16,
+        /// A multiple of four octets.
+        options: Vec<u8>,
         data: Vec<u8>,
     },
     Udp {
@@ -102,6 +109,11 @@ pub(crate) enum Body {
         code: u8,
         rest: Vec<u8>,
     },
+    /// Another packet, and what is before it.
+    Inside {
+        protocol: u8,
+        bytes: Vec<u8>,
+    },
 }
 
 pub(crate) const FIN: u8 = 1;
@@ -115,7 +127,7 @@ impl Pkt {
             Body::Tcp { .. } => Some(Proto::Tcp),
             Body::Udp { .. } => Some(Proto::Udp),
             Body::Sctp(_) => Some(Proto::Sctp),
-            Body::Icmp { .. } => None,
+            Body::Icmp { .. } | Body::Inside { .. } => None,
         }
     }
 
@@ -123,7 +135,7 @@ impl Pkt {
         match self.body {
             Body::Tcp { sport, dport, .. } | Body::Udp { sport, dport, .. } => (sport, dport),
             Body::Sctp(Sctp { sport, dport, .. }) => (sport, dport),
-            Body::Icmp { .. } => (0, 0),
+            Body::Icmp { .. } | Body::Inside { .. } => (0, 0),
         }
     }
 
@@ -168,13 +180,14 @@ impl Pkt {
     /// The IP packet.
     pub(crate) fn packet(&self) -> Vec<u8> {
         let (protocol, mut l4, at) = match &self.body {
-            Body::Tcp { sport, dport, seq, ack, flags, window, data } => {
+            Body::Tcp { sport, dport, seq, ack, flags, window, options, data } => {
                 let mut bytes = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
                 bytes.extend(seq.to_be_bytes());
                 bytes.extend(ack.to_be_bytes());
-                bytes.extend([0x50, *flags]);
+                bytes.extend([0x50 + ((options.len() as u8 / 4) << 4), *flags]);
                 bytes.extend(window.to_be_bytes());
                 bytes.extend([0, 0, 0, 0]);
+                bytes.extend(options);
                 bytes.extend(data);
                 (6, bytes, 16)
             }
@@ -186,25 +199,19 @@ impl Pkt {
                 (17, bytes, 6)
             }
             Body::Sctp(sctp) => (132, sctp.bytes(), 0),
+            Body::Inside { protocol, bytes } => (*protocol, bytes.clone(), 0),
             Body::Icmp { kind, code, rest } => {
                 let mut bytes = vec![*kind, *code, 0, 0];
                 bytes.extend(rest);
                 (if self.src.is_ipv6() { 58 } else { 1 }, bytes, 2)
             }
         };
-        let mut pseudo = Vec::new();
-        if protocol != 1 {
-            for addr in [self.src, self.dst] {
-                match addr {
-                    IpAddr::V4(addr) => pseudo.extend(addr.octets()),
-                    IpAddr::V6(addr) => pseudo.extend(addr.octets()),
-                }
-            }
-            pseudo.extend([0, protocol]);
-            pseudo.extend((l4.len() as u16).to_be_bytes());
-        }
+        let pseudo = match protocol {
+            1 => Vec::new(),
+            _ => pseudo_header(self.src, self.dst, protocol, l4.len()),
+        };
         // The checksum of SCTP is another one.
-        if protocol != 132 {
+        if !matches!(self.body, Body::Sctp(_) | Body::Inside { .. }) {
             let sum = match ones_complement(&[&pseudo[..], &l4[..]]) {
                 0 if protocol == 17 => 0xffff,
                 sum => sum,
@@ -215,7 +222,8 @@ impl Pkt {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let mut ip = vec![0x45, self.tos];
                 ip.extend((l4.len() as u16 + 20).to_be_bytes());
-                ip.extend([0, 0, 0x40, 0, self.ttl, protocol, 0, 0]);
+                ip.extend(self.id.to_be_bytes());
+                ip.extend([if self.df { 0x40 } else { 0 }, 0, self.ttl, protocol, 0, 0]);
                 ip.extend(src.octets());
                 ip.extend(dst.octets());
                 let sum = ones_complement(&[&ip]);
@@ -223,7 +231,9 @@ impl Pkt {
                 ip
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
-                let mut ip = vec![0x60 | self.tos >> 4, self.tos << 4, 0, 0];
+                let label = self.label.to_be_bytes();
+                let mut ip =
+                    vec![0x60 | self.tos >> 4, self.tos << 4 | label[1], label[2], label[3]];
                 ip.extend((l4.len() as u16).to_be_bytes());
                 ip.extend([protocol, self.ttl]);
                 ip.extend(src.octets());
@@ -235,4 +245,19 @@ impl Pkt {
         packet.extend(l4);
         packet
     }
+}
+
+/// What is under the checksum beside the transport header (RFC 9293 section 3.1, RFC 8200 section
+/// 8.1).
+pub(crate) fn pseudo_header(src: IpAddr, dst: IpAddr, protocol: u8, len: usize) -> Vec<u8> {
+    let mut pseudo = Vec::new();
+    for addr in [src, dst] {
+        match addr {
+            IpAddr::V4(addr) => pseudo.extend(addr.octets()),
+            IpAddr::V6(addr) => pseudo.extend(addr.octets()),
+        }
+    }
+    pseudo.extend([0, protocol]);
+    pseudo.extend((len as u16).to_be_bytes());
+    pseudo
 }

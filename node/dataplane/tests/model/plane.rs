@@ -6,7 +6,7 @@ use steadfast_dataplane as dp;
 
 use crate::{
     lab,
-    naive::{Gone, Mode, Naive, Role, Sched, Service, Way},
+    naive::{Clamp, Gone, Mode, Naive, Role, Sched, Service, Tunnel, Way},
     packet::Proto,
     world::{BACK, FRONT, PEER},
 };
@@ -62,7 +62,7 @@ impl Plane {
             port: Some(port),
             gateway: None,
             src: None,
-            mtu: None,
+            mtu: naive.mtus.iter().find(|(of, _)| of.to_string() == prefix).map(|of| of.1.into()),
         };
         let known = naive.neighbours.iter().filter_map(|(addr, way)| match way {
             Way::Known(port, mac) => Some((*port, *addr, *mac)),
@@ -70,8 +70,9 @@ impl Plane {
         });
         // A route for each neighbour alone: who is not listed has none.
         let routes = naive.neighbours.iter().filter_map(|(addr, way)| {
-            let in_front =
-                !addr.to_string().contains(".1.") && !addr.to_string().contains("db8:1:");
+            let in_front = ["18.1.", "18.2.", "db8:1:", "db8:2:"]
+                .iter()
+                .all(|of| !addr.to_string().contains(of));
             let len = if addr.is_ipv6() { 128 } else { 32 };
             let port = u16::from(!in_front);
             (!matches!(way, Way::NoRoute)).then(|| link(&addr.to_string(), len, port))
@@ -79,8 +80,18 @@ impl Plane {
         self.shared.set_next_hops(dp::NextHops::new(dp::NextHopsSpec {
             generation: 1,
             ports: vec![
-                dp::PortSpec { mac: FRONT, cluster_macs: vec![PEER], ..Default::default() },
-                dp::PortSpec { mac: BACK, ..Default::default() },
+                dp::PortSpec {
+                    mac: FRONT,
+                    cluster_macs: vec![PEER],
+                    mtu: naive.port_mtus[0].into(),
+                    ..Default::default()
+                },
+                dp::PortSpec {
+                    mac: BACK,
+                    addrs: naive.tunnel_ends.to_vec(),
+                    mtu: naive.port_mtus[1].into(),
+                    ..Default::default()
+                },
             ],
             routes: routes.collect(),
             neighbours: known.collect(),
@@ -107,8 +118,8 @@ impl Plane {
         now_ns: u64,
         port: u16,
         frame: &[u8],
-    ) -> Result<(u16, Vec<u8>), &str> {
-        const HEADROOM: usize = 64;
+    ) -> Result<(u16, Vec<u8>), &'static str> {
+        const HEADROOM: usize = 96;
         let mut buffer = vec![0xee; HEADROOM];
         buffer.extend_from_slice(frame);
         buffer.resize(HEADROOM + frame.len() + 200, 0xee);
@@ -207,6 +218,18 @@ fn service_spec(service: &Service) -> dp::ServiceSpec {
         forwarding: match service.mode {
             Mode::Dr => dp::Forwarding::Dr,
             Mode::Nat => dp::Forwarding::Nat,
+            Mode::Tunnel => dp::Forwarding::Tunnel(match service.tunnel {
+                Tunnel::IpIp => dp::Tunnel::IpIp,
+                Tunnel::Gre(checksum) => dp::Tunnel::Gre { checksum },
+                Tunnel::Gue(port, checksum) => dp::Tunnel::Gue {
+                    port,
+                    checksum: match checksum {
+                        None => dp::UdpChecksum::ByFamily,
+                        Some(true) => dp::UdpChecksum::On,
+                        Some(false) => dp::UdpChecksum::Off,
+                    },
+                },
+            }),
         },
         policies: dp::Policies {
             on_server_gone: match service.gone {
@@ -223,7 +246,11 @@ fn service_spec(service: &Service) -> dp::ServiceSpec {
             prefix_v6: 126,
             expire_quiescent_template: persist.quiescent_goes,
         }),
-        mss_clamp: dp::MssClamp::Off,
+        mss_clamp: match service.clamp {
+            Clamp::Off => dp::MssClamp::Off,
+            Clamp::Auto => dp::MssClamp::Auto,
+            Clamp::At(most) => dp::MssClamp::At(most),
+        },
         // The order in which servers come must not matter.
         servers: service
             .servers

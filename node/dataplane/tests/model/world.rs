@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use crate::{
     coverage::{Coverage, HITS_AIMED_AT},
-    naive::{Kept, Mode, Naive, Persist, Role, SECOND, Sched, Server, Service, Way},
+    naive::{Clamp, Kept, Mode, Naive, Persist, Role, SECOND, Sched, Server, Service, Tunnel, Way},
     packet::{Mac, Proto},
 };
 
@@ -69,11 +69,12 @@ fn server(
     port: u16,
 ) -> Server {
     let (net, host) = match mode {
+        Mode::Tunnel => (2, 20 + slot),
         Mode::Dr => (0, 20 + slot),
         Mode::Nat => (1, 20 + slot),
     };
     let port = match mode {
-        Mode::Dr => port,
+        Mode::Dr | Mode::Tunnel => port,
         // Services 100 and 101 of each family share their servers.
         Mode::Nat if service % 200 / 2 == 50 => 7000,
         Mode::Nat => 8000 + service as u16,
@@ -99,6 +100,22 @@ const SCHEDULERS: [Sched; 15] = [
     Sched::Rr,
 ];
 
+/// Services over tunnels: whether the outer family is the other one, and what handshakes announce.
+const TUNNELS: [(Tunnel, bool, Proto, Sched, Clamp); 10] = [
+    (Tunnel::IpIp, false, Proto::Tcp, Sched::Rr, Clamp::Auto),
+    (Tunnel::IpIp, true, Proto::Tcp, Sched::Wlc, Clamp::Off),
+    (Tunnel::Gue(6080, None), false, Proto::Udp, Sched::Rr, Clamp::Off),
+    (Tunnel::Gue(6081, Some(true)), true, Proto::Tcp, Sched::Sed, Clamp::At(1200)),
+    (Tunnel::Gue(6082, Some(false)), false, Proto::Tcp, MAGLEV, Clamp::Auto),
+    (Tunnel::Gre(false), true, Proto::Udp, MAGLEV, Clamp::Off),
+    (Tunnel::Gre(true), false, Proto::Tcp, Sched::Lc, Clamp::Auto),
+    (Tunnel::Gre(true), true, Proto::Sctp, Sched::Rr, Clamp::Off),
+    (Tunnel::IpIp, false, Proto::Sctp, MAGLEV, Clamp::Off),
+    (Tunnel::Gue(6083, None), true, Proto::Tcp, Sched::Nq, Clamp::Auto),
+];
+
+const MAGLEV: Sched = Sched::Mh { port: true, fallback: true };
+
 /// Services of SCTP.
 const ASSOCIATIONS: [(Mode, Sched); 4] = [
     (Mode::Dr, Sched::Wlc),
@@ -122,6 +139,8 @@ impl World {
     pub(crate) fn new(seed: u64) -> Self {
         let mut naive = Naive::new(vec![FRONT, BACK], PEER);
         naive.now = 20_000 * STEP;
+        naive.port_mtus = vec![1500, 9000];
+        naive.tunnel_ends = [addr(false, 2, 1), addr(true, 2, 1)];
         naive.role = Role::Holder { since: 0, complete: true };
         let mut world = Self {
             random: Random(seed),
@@ -164,6 +183,10 @@ impl World {
         for ((mode, sched), number) in ASSOCIATIONS.into_iter().zip(120..) {
             self.add_service(family + number, Proto::Sctp, vip, mode, sched);
         }
+        for (number, (tunnel, crosses, proto, sched, clamp)) in (130..).zip(TUNNELS) {
+            self.add_tunnel(family + number, (proto, vip, sched), tunnel, ipv6 != crosses);
+            self.naive.services.last_mut().unwrap().clamp = clamp;
+        }
         for client in 0..24 {
             let mac = [2, 0, 0, 0, 3, client];
             let way = match client {
@@ -180,7 +203,29 @@ impl World {
             };
             self.naive.neighbours.push((addr(ipv6, 0, 20 + slot), way(0, 1)));
             self.naive.neighbours.push((addr(ipv6, 1, 20 + slot), way(1, 2)));
+            self.naive.neighbours.push((addr(ipv6, 2, 20 + slot), way(1, 4)));
+            // 1310 is too little for IPv6 inside IPv6.
+            let mtu = [1500, 1480, 1310, 1300, 1400, 1300][usize::from(slot)];
+            self.naive.mtus.push((addr(ipv6, 2, 20 + slot), mtu));
         }
+    }
+
+    fn add_tunnel(
+        &mut self,
+        id: u32,
+        (proto, vip, sched): (Proto, IpAddr, Sched),
+        tunnel: Tunnel,
+        outer_v6: bool,
+    ) {
+        self.add_service(id, proto, vip, Mode::Tunnel, sched);
+        let last = self.naive.services.last_mut().unwrap();
+        last.tunnel = tunnel;
+        let moved = last
+            .servers
+            .iter()
+            .zip(0..)
+            .map(|(server, slot)| Server { addr: addr(outer_v6, 2, 20 + slot), ..*server });
+        last.servers = moved.collect();
     }
 
     fn add_service(&mut self, id: u32, proto: Proto, vip: IpAddr, mode: Mode, sched: Sched) {
@@ -218,10 +263,11 @@ impl World {
             self.is_new_role = true;
             self.naive.role = Role::Holder { since: self.naive.now, complete: true };
         }
-        if self.random.below(20) != 0 {
+        // Those of a burst come at once.
+        if self.burst > 0 || self.random.below(20) != 0 {
             return false;
         }
-        let steps = match self.random.below(400) {
+        let steps = match self.random.below(200) {
             0 => 40 + self.random.below(4000),
             _ => self.random.below(4),
         };
@@ -239,7 +285,7 @@ impl World {
             at = self.persistent();
         }
         let service = &mut self.naive.services[at];
-        let (ipv6, count) = (service.vip.is_ipv6(), service.servers.len());
+        let (ipv6, count) = (service.servers_are_ipv6(), service.servers.len());
         let place = self.random.below(count.max(1));
         // What a weighted round does when weights change is not told by its rule alone.
         let rounds = service.sched == Sched::Wrr;
@@ -253,7 +299,8 @@ impl World {
             4 if count > 0 && !rounds => service.servers[place].weight = 0,
             2 if count > 1 && !rounds && !shared => service.remove(place),
             3 if !rounds => {
-                let slot = self.random.below(6) as u8;
+                // Who sends packets nowhere has few connections, and gets the next: such are rare.
+                let slot = if self.random.percent(4) { 5 } else { self.random.below(5) as u8 };
                 self.next_server += 1;
                 let weight = self.random.of(&[1, 2, 7]);
                 let (id, mode, port) = (service.id, service.mode, service.port);

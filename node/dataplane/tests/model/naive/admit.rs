@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{Conn, Fate, Mode, Naive, Role, SECOND, Way};
+use super::{
+    Conn, Fate, Mode, Naive, Role, Way,
+    forward::{quotation, take_token},
+};
 use crate::packet::{ACK, Body, FIN, Pkt, Proto, RST, SYN};
 
 impl Naive {
@@ -93,6 +96,7 @@ impl Naive {
             addr: server.addr,
             port: server.port,
             mode: service.mode,
+            tunnel: service.tunnel,
             state: if proto == Proto::Udp { "UDP" } else { "NONE" },
             seen: self.now,
             superseded: false,
@@ -119,11 +123,13 @@ impl Naive {
             return Fate::Dropped("reply_taken");
         }
         let gone: Vec<usize> = [old, twin].into_iter().flatten().collect();
-        let (mut stay, mut left) = (Vec::new(), Vec::new());
-        for (at, conn) in self.conns.drain(..).enumerate() {
-            if gone.contains(&at) { left.push(conn) } else { stay.push(conn) }
+        let mut left = Vec::new();
+        if !gone.is_empty() {
+            let all = std::mem::take(&mut self.conns);
+            for (at, conn) in all.into_iter().enumerate() {
+                if gone.contains(&at) { left.push(conn) } else { self.conns.push(conn) }
+            }
         }
-        self.conns = stay;
         left.iter().for_each(|conn| self.leave(conn));
         if old.is_none() && !self.make_room(of) {
             return self.by_hash(pkt, of);
@@ -150,12 +156,9 @@ impl Naive {
         if pkt.resets() {
             return Fate::Dropped("unknown_reset");
         }
-        // A thousand answers a second, a hundred at once.
-        let from = self.paid.max(self.now.saturating_sub(SECOND / 10));
-        if from + SECOND / 1000 > self.now {
+        if !take_token(&mut self.paid, self.now) {
             return Fate::Dropped("rate_limited");
         }
-        self.paid = from + SECOND / 1000;
         let body = match &pkt.body {
             Body::Tcp { sport, dport, seq, ack, flags, data, .. } => {
                 let has_ack = flags & ACK != 0;
@@ -168,6 +171,7 @@ impl Naive {
                     ack: if has_ack { 0 } else { seq.wrapping_add(len) },
                     flags: if has_ack { RST } else { RST | ACK },
                     window: 0,
+                    options: Vec::new(),
                     data: Vec::new(),
                 }
             }
@@ -177,23 +181,28 @@ impl Naive {
             },
             _ => {
                 let mut rest = vec![0; 4];
-                rest.extend(pkt.packet());
+                rest.extend(quotation(pkt));
                 let (kind, code) = if pkt.src.is_ipv6() { (1, 4) } else { (3, 3) };
                 Body::Icmp { kind, code, rest }
             }
         };
-        self.answer(pkt, body, 0)
+        self.answer(pkt, body, None)
     }
 
-    pub(super) fn answer(&self, pkt: &Pkt, body: Body, tos: u8) -> Fate {
+    /// `like`: what the answer has of its question beside the addresses.
+    pub(super) fn answer(&self, pkt: &Pkt, body: Body, like: Option<&Pkt>) -> Fate {
         let (port, mac) = match self.way(pkt.src) {
             Way::Known(port, mac) => (port, mac),
             // Nobody to answer to but who sent it, unless that is another node.
-            _ if pkt.src_mac == self.peer => return Fate::Dropped("next_hop_unresolved"),
+            _ if pkt.src_mac == self.peer && pkt.port == 0 => {
+                return Fate::Dropped("next_hop_unresolved");
+            }
             _ => (pkt.port, pkt.src_mac),
         };
+        let plain = Pkt { tos: 0, df: true, id: 0, label: 0, ..pkt.clone() };
         let src_mac = self.own[usize::from(port)];
         let (src, dst, dst_mac) = (pkt.dst, pkt.src, mac);
-        Fate::Sent(Pkt { port, src_mac, dst_mac, src, dst, ttl: 64, tos, body })
+        let like = like.cloned().unwrap_or(plain);
+        Fate::Sent(Pkt { port, src_mac, dst_mac, src, dst, ttl: 64, body, ..like })
     }
 }

@@ -1,6 +1,11 @@
 //! The bound of half-open connections, and what goes by the hash above it.
 
-use super::{Conn, Fate, Mode, Naive, SECOND, Sched, Way, schedulers::maglev, state::is_half_open};
+use std::net::IpAddr;
+
+use super::{
+    Conn, Fate, Mode, Naive, SECOND, Sched, Service, forward::Path, schedulers::maglev,
+    state::is_half_open,
+};
 use crate::packet::{Pkt, Proto};
 
 /// What a connection is worth.
@@ -21,6 +26,15 @@ impl Conn {
             "ESTABLISHED" | "UDP" => Worth::All,
             _ => Worth::Less,
         }
+    }
+}
+
+impl Service {
+    /// The way of a packet without a connection.
+    fn path(&self, inbound: bool, client: (IpAddr, u16), server: (IpAddr, u16)) -> Path {
+        let Self { mode, tunnel, clamp, .. } = *self;
+        let flow = (client, (self.vip, self.port));
+        Path { inbound, mode, tunnel, clamp, flow, server }
     }
 }
 
@@ -98,15 +112,8 @@ impl Naive {
         }
         let of = &mut self.services[service];
         of.hashing = of.hashing.max(self.now + 60 * SECOND);
-        let mut sent = match self.alone(pkt, server.addr) {
-            Ok(sent) => sent,
-            Err(reason) => return Fate::Dropped(reason),
-        };
-        if mode == Mode::Nat {
-            sent.dst = server.addr;
-            sent.set_ports(cport, server.port);
-        }
-        Fate::Sent(sent)
+        let path = of.path(true, (pkt.src, cport), (server.addr, server.port));
+        self.on_way(pkt, &path).map_or_else(|fate| *fate, Fate::Sent)
     }
 
     /// A server's packet for a connection that may have gone by the hash.
@@ -114,7 +121,7 @@ impl Naive {
         let (sport, dport) = pkt.ports();
         let service = self.answering(proto, pkt.src, sport)?;
         let of = &self.services[service];
-        let (vip, port) = (of.vip, of.port);
+        let vip = of.vip;
         if of.hashing <= self.now {
             return None;
         }
@@ -123,34 +130,13 @@ impl Naive {
         if (server.addr, server.port) != (pkt.src, sport) {
             return None;
         }
-        Some(match self.alone(pkt, pkt.dst) {
-            Ok(mut sent) => {
-                sent.src = vip;
-                sent.set_ports(port, dport);
-                Fate::Sent(sent)
-            }
-            Err(reason) => Fate::Dropped(reason),
-        })
-    }
-
-    /// The packet on its way, but for addresses and ports.
-    fn alone(&self, pkt: &Pkt, towards: std::net::IpAddr) -> Result<Pkt, &'static str> {
-        let (port, mac) = match self.way(towards) {
-            Way::Known(port, mac) => (port, mac),
-            Way::Silent => return Err("next_hop_unresolved"),
-            Way::NoRoute => return Err("no_route"),
-        };
-        if pkt.ttl <= 1 {
-            return Err("ttl_exceeded");
-        }
-        let mut sent = pkt.clone();
-        (sent.port, sent.src_mac, sent.dst_mac) = (port, self.own[usize::from(port)], mac);
-        sent.ttl -= 1;
-        Ok(sent)
+        let of = &self.services[service];
+        let path = of.path(false, (pkt.dst, dport), (server.addr, server.port));
+        Some(self.on_way(pkt, &path).map_or_else(|fate| *fate, Fate::Sent))
     }
 
     /// The only NAT service with this server.
-    fn answering(&self, proto: Proto, addr: std::net::IpAddr, port: u16) -> Option<usize> {
+    fn answering(&self, proto: Proto, addr: IpAddr, port: u16) -> Option<usize> {
         let of = (0..self.services.len()).filter(|at| {
             let service = &self.services[*at];
             let servers = &mut service.servers.iter();
@@ -167,7 +153,7 @@ impl Naive {
         &mut self,
         service: usize,
         pkt: &Pkt,
-        (client, cport, vip): (std::net::IpAddr, u16, std::net::IpAddr),
+        (client, cport, vip): (IpAddr, u16, IpAddr),
     ) -> Option<usize> {
         match self.services[service].sched {
             Sched::Dh | Sched::Sh { .. } | Sched::Mh { .. } => {

@@ -1,31 +1,39 @@
-//! Packets of known connections, on their way.
+//! Packets on their way.
 
-use super::{Cell, Fate, Mode, Naive, Way, step};
-use crate::packet::Pkt;
+use std::net::IpAddr;
+
+use super::{Cell, Clamp, Fate, Mode, Naive, SECOND, Tunnel, Way, mss::clamp, step, tunnel::Flow};
+use crate::packet::{Body, Pkt};
+
+/// The way of a packet, whoever says so.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Path {
+    pub(super) inbound: bool,
+    pub(super) mode: Mode,
+    pub(super) tunnel: Tunnel,
+    pub(super) clamp: Clamp,
+    /// Client and VIP with their ports.
+    pub(super) flow: Flow,
+    pub(super) server: (IpAddr, u16),
+}
 
 impl Naive {
     pub(super) fn forward(&mut self, pkt: &Pkt, at: usize, inbound: bool) -> Fate {
         let conn = &self.conns[at];
-        let towards = if inbound { conn.addr } else { conn.client };
-        let (port, mac) = match self.way(towards) {
-            Way::Known(port, mac) => (port, mac),
-            Way::Silent => return Fate::Dropped("next_hop_unresolved"),
-            Way::NoRoute => return Fate::Dropped("no_route"),
+        let of = self.services.iter().find(|service| service.id == conn.service);
+        let path = Path {
+            inbound,
+            mode: conn.mode,
+            tunnel: conn.tunnel,
+            clamp: of.map_or(Clamp::Off, |service| service.clamp),
+            flow: ((conn.client, conn.cport), (conn.vip, conn.vport)),
+            server: (conn.addr, conn.port),
         };
-        if pkt.ttl <= 1 {
-            return Fate::Dropped("ttl_exceeded");
-        }
-        let mut sent = pkt.clone();
-        (sent.port, sent.src_mac, sent.dst_mac) = (port, self.own[usize::from(port)], mac);
-        sent.ttl -= 1;
-        let (sport, dport) = pkt.ports();
-        if conn.mode == Mode::Nat && inbound {
-            sent.dst = conn.addr;
-            sent.set_ports(sport, conn.port);
-        } else if conn.mode == Mode::Nat {
-            sent.src = conn.vip;
-            sent.set_ports(conn.vport, dport);
-        }
+        let sent = match self.on_way(pkt, &path) {
+            Ok(sent) => sent,
+            Err(fate) => return *fate,
+        };
+        let conn = &self.conns[at];
         let row = pkt.row();
         self.met = Some(Cell {
             ipv6: pkt.src.is_ipv6(),
@@ -48,4 +56,87 @@ impl Naive {
         }
         Fate::Sent(sent)
     }
+
+    /// What of a packet goes to its next hop.
+    pub(super) fn on_way(&mut self, pkt: &Pkt, path: &Path) -> Result<Pkt, Box<Fate>> {
+        let ((client, vip), server) = ((path.flow.0, path.flow.1), path.server);
+        let towards = if path.inbound { server.0 } else { client.0 };
+        let (port, mac) = match self.way(towards) {
+            Way::Known(port, mac) => (port, mac),
+            Way::Silent => return Err(Box::new(Fate::Dropped("next_hop_unresolved"))),
+            Way::NoRoute => return Err(Box::new(Fate::Dropped("no_route"))),
+        };
+        if pkt.ttl <= 1 {
+            return Err(Box::new(Fate::Dropped("ttl_exceeded")));
+        }
+        let mut sent = pkt.clone();
+        (sent.port, sent.src_mac, sent.dst_mac) = (port, self.own[usize::from(port)], mac);
+        sent.ttl -= 1;
+        let into_tunnel = path.mode == Mode::Tunnel && path.inbound;
+        let overhead = if into_tunnel { path.tunnel.overhead(server.0) } else { 0 };
+        let room = self.mtu(port, towards) - overhead;
+        if pkt.packet().len() > room {
+            let quoted = Pkt { ttl: pkt.ttl - 1, ..pkt.clone() };
+            return Err(Box::new(self.tell_too_big(&quoted, vip.0, room)));
+        }
+        let fits = room.min(usize::from(self.port_mtus[usize::from(pkt.port)]));
+        let clamped = clamp(&mut sent, path.clamp, fits);
+        self.clamped += u64::from(clamped);
+        match (path.mode, path.inbound) {
+            (Mode::Nat, true) => {
+                sent.dst = server.0;
+                sent.set_ports(client.1, server.1);
+            }
+            (Mode::Nat, false) => {
+                sent.src = vip.0;
+                sent.set_ports(vip.1, client.1);
+            }
+            (Mode::Tunnel, true) => {
+                sent = self.encapsulate(&sent, path.tunnel, server.0, path.flow);
+            }
+            (Mode::Dr, _) | (Mode::Tunnel, false) => {}
+        }
+        Ok(sent)
+    }
+
+    /// The largest packet on the way to a neighbour.
+    fn mtu(&self, port: u16, towards: IpAddr) -> usize {
+        let of_route = self.mtus.iter().find(|(addr, _)| *addr == towards);
+        let of_port = self.port_mtus[usize::from(port)];
+        usize::from(of_route.map_or(of_port, |(_, mtu)| of_port.min(*mtu)))
+    }
+
+    /// The sender hears how much goes through, if anybody has to send so little.
+    fn tell_too_big(&mut self, pkt: &Pkt, teller: IpAddr, room: usize) -> Fate {
+        let v6 = pkt.src.is_ipv6();
+        if room < if v6 { 1280 } else { 68 } || !v6 && !pkt.df {
+            return Fate::Dropped("too_big");
+        }
+        if !take_token(&mut self.told_paid, self.now) {
+            return Fate::Dropped("rate_limited");
+        }
+        let (kind, code) = if v6 { (2, 0) } else { (3, 4) };
+        let mut rest = (room as u32).to_be_bytes().to_vec();
+        rest.extend(quotation(pkt));
+        let told = Pkt { dst: teller, ..pkt.clone() };
+        self.answer(&told, Body::Icmp { kind, code, rest }, None)
+    }
+}
+
+/// As much of a packet as an error about it has room for (RFC 1812 section 4.3.2.3, RFC 4443
+/// section 2.4).
+pub(super) fn quotation(pkt: &Pkt) -> Vec<u8> {
+    let mut packet = pkt.packet();
+    packet.truncate(if pkt.src.is_ipv6() { 1280 - 48 } else { 576 - 28 });
+    packet
+}
+
+/// A thousand answers a second, a hundred at once.
+pub(super) fn take_token(paid: &mut u64, now: u64) -> bool {
+    let from = (*paid).max(now.saturating_sub(SECOND / 10));
+    if from + SECOND / 1000 > now {
+        return false;
+    }
+    *paid = from + SECOND / 1000;
+    true
 }

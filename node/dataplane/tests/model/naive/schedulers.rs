@@ -7,8 +7,10 @@ use crate::packet::Pkt;
 
 impl Naive {
     pub(super) fn schedule(&mut self, service: usize, pkt: &Pkt) -> Option<usize> {
-        let loads: Vec<_> =
-            self.services[service].servers.iter().map(|server| self.load(server.id)).collect();
+        use Sched::{Lc, Nq, Ovf, Sed, Wlc};
+        let counts = matches!(self.services[service].sched, Lc | Wlc | Sed | Nq | Ovf);
+        let load = |server: &Server| if counts { self.load(server.id) } else { (0, 0) };
+        let loads: Vec<_> = self.services[service].servers.iter().map(load).collect();
         let service = &mut self.services[service];
         let (servers, (cport, _)) = (service.servers.clone(), pkt.ports());
         let takers: Vec<usize> = (0..servers.len()).filter(|at| servers[*at].takes()).collect();

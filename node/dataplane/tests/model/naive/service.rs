@@ -2,13 +2,14 @@
 
 use std::net::IpAddr;
 
-use super::Persist;
+use super::{Clamp, Persist, Tunnel};
 use crate::packet::Proto;
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Mode {
     Dr,
     Nat,
+    Tunnel,
 }
 
 impl Mode {
@@ -65,6 +66,9 @@ pub(crate) struct Service {
     pub(crate) mode: Mode,
     pub(crate) sched: Sched,
     pub(crate) gone: Gone,
+    /// Of tunnels.
+    pub(crate) tunnel: Tunnel,
+    pub(crate) clamp: Clamp,
     pub(crate) persist: Option<Persist>,
     /// Sorted by address and port.
     pub(crate) servers: Vec<Server>,
@@ -87,8 +91,23 @@ impl Service {
         let gone = [Gone::Reset, Gone::Drop, Gone::Reschedule][id as usize % 3];
         let (last, walk) = (None, (-1, 0));
         let (hashing, persist) = (0, None);
-        let mut service =
-            Self { id, proto, vip, port, mode, sched, gone, persist, servers, last, walk, hashing };
+        let (tunnel, clamp) = (Tunnel::IpIp, Clamp::Off);
+        let mut service = Self {
+            id,
+            proto,
+            vip,
+            port,
+            mode,
+            sched,
+            gone,
+            tunnel,
+            clamp,
+            persist,
+            servers,
+            last,
+            walk,
+            hashing,
+        };
         service.sort();
         service
     }
@@ -97,6 +116,11 @@ impl Service {
     /// tuple.
     pub(crate) fn is_on_shared(&self) -> bool {
         self.id % 200 / 2 == 50
+    }
+
+    /// The family of its servers, which over a tunnel may be another one than its own.
+    pub(crate) fn servers_are_ipv6(&self) -> bool {
+        self.servers.first().map_or(self.vip, |server| server.addr).is_ipv6()
     }
 
     fn sort(&mut self) {

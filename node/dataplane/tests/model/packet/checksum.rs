@@ -1,7 +1,7 @@
 //! Checksums, each computed in full and slowly.
 
 /// RFC 1071 the slow way: 32-bit sum of big-endian words, carries folded at the end.
-pub(super) fn ones_complement(parts: &[&[u8]]) -> u16 {
+pub(crate) fn ones_complement(parts: &[&[u8]]) -> u16 {
     let bytes: Vec<u8> = parts.concat();
     let mut sum = 0u32;
     for (at, byte) in bytes.iter().enumerate() {

@@ -14,7 +14,7 @@ impl World {
     pub(crate) fn packet(&mut self, coverage: &Coverage) -> Pkt {
         let often = if coverage.lacks("rate_limited") { 2500 } else { 5000 };
         if self.random.below(often) == 0 {
-            self.burst = 250;
+            self.burst = 130;
         }
         self.burst = self.burst.saturating_sub(1);
         let kind = self.random.below(100);
@@ -24,8 +24,8 @@ impl World {
                 Some(pkt) => pkt,
                 None => self.opening(coverage),
             },
-            0..80 if !self.naive.conns.is_empty() => self.of_a_connection(),
-            0..94 => self.opening(coverage),
+            0..84 if !self.naive.conns.is_empty() => self.of_a_connection(),
+            0..95 => self.opening(coverage),
             _ => self.odd(),
         };
         if self.random.percent(2) {
@@ -207,6 +207,31 @@ impl World {
         }
     }
 
+    /// TCP options: those of a handshake, in some order, or others.
+    fn options(&mut self, row: Row) -> Vec<u8> {
+        if row != Row::Syn && self.random.percent(90) {
+            return Vec::new();
+        }
+        let mut options = Vec::new();
+        for _ in 0..self.random.below(5) {
+            let size = self.random.of(&[100, 536, 1160, 1220, 1300, 1440, 1460, 8960, 65_535]);
+            let [high, low] = u16::to_be_bytes(size);
+            match self.random.below(12) {
+                0..5 => options.extend([2, 4, high, low]),
+                5 => options.extend([4, 2]),
+                6 => options.extend([3, 3, 7]),
+                7..9 => options.push(1),
+                9 => options.push(0),
+                // Broken ones.
+                10 => options.extend([2, 3, high]),
+                _ => options.extend([5, 1]),
+            }
+        }
+        let padding = self.random.of(&[0, 1]);
+        options.resize(options.len().next_multiple_of(4), padding);
+        options
+    }
+
     pub(super) fn pkt(
         &mut self,
         proto: Proto,
@@ -215,7 +240,10 @@ impl World {
         row: Row,
     ) -> Pkt {
         let flags = self.flags(row);
-        let data: Vec<u8> = (0..self.random.below(48)).map(|_| self.random.next() as u8).collect();
+        // Now and then one that may be too big for its way.
+        let is_big = self.random.below(40) == 0;
+        let len = if is_big { 1150 + self.random.below(420) } else { self.random.below(48) };
+        let data: Vec<u8> = (0..len).map(|_| self.random.next() as u8).collect();
         let body = match proto {
             Proto::Tcp => Body::Tcp {
                 sport,
@@ -224,6 +252,7 @@ impl World {
                 ack: self.random.next() as u32,
                 flags,
                 window: self.random.next() as u16,
+                options: self.options(row),
                 data,
             },
             Proto::Udp => Body::Udp { sport, dport, data },
@@ -237,6 +266,9 @@ impl World {
             dst,
             ttl: 2 + self.random.below(200) as u8,
             tos: self.random.next() as u8,
+            df: is_big || self.random.percent(70),
+            id: if self.random.percent(50) { self.random.next() as u16 } else { 0 },
+            label: self.random.next() as u32 & 0xf_ffff,
             body,
         }
     }

@@ -25,12 +25,13 @@ impl World {
         // Best one that a connection is right before.
         for _ in 0..TRIES {
             let aim = self.random.of(aims);
+            let from = self.random.below(self.naive.conns.len() + 1);
             let is_there = |conn: &&Conn| {
                 aim.is_of(conn) && conn.state == aim.state && self.goes_on(conn, aim)
             };
-            let there: Vec<&Conn> = self.naive.conns.iter().filter(is_there).collect();
-            if !there.is_empty() {
-                let conn = self.random.of(&there).clone();
+            let (left, right) = self.naive.conns.split_at(from);
+            if let Some(conn) = right.iter().chain(left).find(is_there) {
+                let conn = conn.clone();
                 return Some(self.of(&conn, aim.inbound, aim.row));
             }
         }
