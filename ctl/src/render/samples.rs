@@ -108,6 +108,7 @@ fn local() -> LocalStatus {
             unfit_replies: 0,
             client_told: 0,
             client_untold: 0,
+            fragmented: 0,
             loop_gap_max_us: 10_420,
         }],
         connections: 303,

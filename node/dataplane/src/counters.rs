@@ -67,6 +67,7 @@ pub struct WorkerCounters {
     relayed: AtomicU64,
     answered: AtomicU64,
     too_big: AtomicU64,
+    fragmented: AtomicU64,
     unfit_replies: AtomicU64,
     told: AtomicU64,
     untold: AtomicU64,
@@ -148,6 +149,7 @@ impl WorkerCounters {
             relayed: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             too_big: AtomicU64::new(0),
+            fragmented: AtomicU64::new(0),
             unfit_replies: AtomicU64::new(0),
             told: AtomicU64::new(0),
             untold: AtomicU64::new(0),
@@ -165,6 +167,11 @@ impl WorkerCounters {
 
     pub(crate) fn count_too_big(&self) {
         add(&self.too_big, 1);
+    }
+
+    /// A packet that leaves in pieces.
+    pub(crate) fn count_fragmented(&self) {
+        add(&self.fragmented, 1);
     }
 
     pub(crate) fn count_unfit_reply(&self) {
@@ -196,6 +203,12 @@ impl WorkerCounters {
     #[must_use]
     pub fn too_big(&self) -> u64 {
         self.too_big.load(Ordering::Relaxed)
+    }
+
+    /// Packets that left in pieces, being too big for their way.
+    #[must_use]
+    pub fn fragmented(&self) -> u64 {
+        self.fragmented.load(Ordering::Relaxed)
     }
 
     /// 227 replies of FTP servers that went on as they were, with the server's address.

@@ -90,7 +90,15 @@ where
         let verdict = self.send_alone(
             frame,
             packet,
-            &Path { way, target, key, local: None, deltas: None, service: service.spec.id },
+            &Path {
+                way,
+                target,
+                key,
+                local: None,
+                deltas: None,
+                service: service.spec.id,
+                told: None,
+            },
             view,
             actions,
         );
@@ -129,7 +137,15 @@ where
         if (target.addr, target.port) != (src, src_port) {
             return None;
         }
-        let path = Path { way: Way::Out, target, key, local: None, deltas: None, service: spec.id };
+        let path = Path {
+            way: Way::Out,
+            target,
+            key,
+            local: None,
+            deltas: None,
+            service: spec.id,
+            told: None,
+        };
         let verdict = self.send_alone(frame, packet, &path, view, actions);
         if let (Verdict::Transmit { .. }, Some(counters)) = (verdict, service.counters(server)) {
             counters.count_out(self.index, packet.len());
@@ -142,7 +158,7 @@ where
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Packet,
-        path: &Path,
+        path: &Path<'_>,
         view: View<'_>,
         actions: &mut Actions,
     ) -> Verdict {
@@ -156,7 +172,7 @@ where
             Ok(hop) => hop,
             Err(reason) => return Verdict::Drop(reason),
         };
-        if let Err(verdict) = self.put_on_way(frame, packet, path, &hop, view) {
+        if let Err(verdict) = self.put_on_way(frame, packet, path, &hop, view, actions) {
             return verdict;
         }
         let sent = if path.way == Way::In { Sent::Forwarded } else { Sent::Returned };

@@ -13,7 +13,7 @@ use crate::{
     cache::{HotServer, Tuple, Way},
     deltas::Numbers,
     frame::Frame,
-    too_big::way_room,
+    too_big::{may_be_cut, way_room},
     worker::{Core, View},
 };
 
@@ -28,7 +28,7 @@ pub(crate) struct Hot<'a> {
 }
 
 /// The way of a packet, whoever says so: its connection or the hash.
-pub(crate) struct Path {
+pub(crate) struct Path<'a> {
     pub(crate) way: Way,
     pub(crate) target: Target,
     pub(crate) key: FlowKey,
@@ -36,6 +36,8 @@ pub(crate) struct Path {
     pub(crate) local: Option<Local>,
     pub(crate) deltas: Option<Deltas>,
     pub(crate) service: ServiceId,
+    /// Whose server is told its client by a TCP option.
+    pub(crate) told: Option<&'a Connection>,
 }
 
 impl<H> Core<H>
@@ -90,14 +92,12 @@ where
         }
         // The connection says so too, but in memory that packets need not touch.
         let (way, service) = (hot.way, hot.server.service.spec.id);
-        let path = Path { way, target, key, local, deltas, service };
-        if let Err(verdict) = self.put_on_way(frame, packet, &path, &hop, view) {
+        let tells = hot.server.client_address == ClientAddress::Toa
+            && target.forwarding == Forwarding::FullNat;
+        let told = tells.then_some(connection);
+        let path = Path { way, target, key, local, deltas, service, told };
+        if let Err(verdict) = self.put_on_way(frame, packet, &path, &hop, view, actions) {
             return verdict;
-        }
-        if hot.server.client_address == ClientAddress::Toa
-            && target.forwarding == Forwarding::FullNat
-        {
-            self.tell_by_option(frame, packet, (way, connection, &key), &hop, view);
         }
         self.account(frame.now_ns, packet, &hot, target.forwarding.is_nat(), view.config);
         let sent = if hot.way == Way::In { Sent::Forwarded } else { Sent::Returned };
@@ -109,17 +109,18 @@ where
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Packet,
-        path: &Path,
+        path: &Path<'_>,
         hop: &Hop,
         view: View<'_>,
+        actions: &mut Actions,
     ) -> Result<(), Verdict> {
-        let Path { way, target, key, local, deltas, service } = path;
+        let Path { way, target, key, local, deltas, service, told } = path;
         //= Linux ip_vs_xmit.c, decrement_ttl(): in every forwarding method, DR too
         if !decrement_ttl(frame.bytes(), packet) {
             return Err(Verdict::Drop(Reason::TtlExceeded));
         }
         let room = way_room(hop, target, *way);
-        if packet.len() > room {
+        if packet.len() > room && !may_be_cut(frame, packet, room) {
             // Under full-NAT the server knows the local address alone.
             let teller = match (target.forwarding, way) {
                 (Forwarding::FullNat, Way::Out) => packet.dst,
@@ -133,6 +134,8 @@ where
             None => None,
         };
         let packet = passing.as_ref().map_or(packet, |passing| &passing.packet);
+        let is_cut = packet.len() > room;
+        let mut through = None;
         match (target.forwarding, way) {
             (Forwarding::Dr, _) | (Forwarding::Tunnel(_), Way::Out) => {}
             (Forwarding::Nat, Way::In) => {
@@ -148,16 +151,22 @@ where
                 rewrite_destination(frame.bytes(), packet, dst.0, dst.1);
             }
             (Forwarding::Tunnel(tunnel), Way::In) => {
-                let flow_hash = Tuple::of(key).flow_hash();
-                if let Err(reason) =
-                    self.encapsulate(frame, packet, tunnel, target.addr, hop, flow_hash)
-                {
-                    return Err(Verdict::Drop(reason));
+                let by = (tunnel, target.addr, Tuple::of(key).flow_hash());
+                through = Some(by);
+                if !is_cut {
+                    self.encapsulate(frame, packet, by, hop).map_err(Verdict::Drop)?;
                 }
             }
         }
         if passing.as_ref().is_some_and(|passing| passing.starts) {
             self.put_header(frame, packet, key).map_err(Verdict::Drop)?;
+        }
+        if let Some(connection) = told {
+            self.tell_by_option(frame, packet, (*way, connection, key), hop, view);
+        }
+        if is_cut {
+            let cut = self.send_in_pieces(frame, packet, (hop, room), through, view, actions);
+            cut.map_err(Verdict::Drop)?;
         }
         set_macs(frame.bytes(), hop.src_mac, hop.dst_mac);
         Ok(())

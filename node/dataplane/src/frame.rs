@@ -3,8 +3,8 @@
 use std::net::SocketAddr;
 
 use steadfast_packet::{
-    Encapsulated, FRAME_LEN_MIN, Mac, NoSpace, Outer, Packet, add_proxy, add_toa, cut_payload,
-    encapsulate,
+    Encapsulated, FRAME_LEN_MIN, Mac, NoSpace, Outer, Packet, Pieces, add_proxy, add_toa,
+    cut_payload, encapsulate,
 };
 
 /// A frame that is being worked on.
@@ -77,6 +77,13 @@ impl<'a> Frame<'a> {
         let cut = cut_payload(self.bytes(), packet);
         self.len = self.len.min(cut.end);
         cut
+    }
+
+    /// Leaves of `packet`, which this frame carries, the first piece; gives it.
+    pub(crate) fn keep_first(&mut self, pieces: &Pieces) -> Result<Packet, NoSpace> {
+        let first = pieces.keep_first(self.bytes())?;
+        self.len = self.len.min(first.end);
+        Ok(first)
     }
 
     /// Makes the frame as long as Ethernet wants it.

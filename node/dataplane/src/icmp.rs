@@ -133,7 +133,7 @@ where
             (Forwarding::Tunnel(tunnel), Way::In) => {
                 // By the way of the flow that it is about.
                 let (addr, hash) = (target.addr, Tuple::of(&key).flow_hash());
-                if let Err(reason) = self.encapsulate(frame, packet, tunnel, addr, &hop, hash) {
+                if let Err(reason) = self.encapsulate(frame, packet, (tunnel, addr, hash), &hop) {
                     return Verdict::Drop(reason);
                 }
             }

@@ -43,8 +43,10 @@ mod neighbour;
 mod next_hop;
 mod once;
 mod other;
+mod outbox;
 mod pending;
 mod persist;
+mod pieces;
 mod policies;
 mod prepare;
 mod proxy_header;
@@ -90,6 +92,7 @@ pub use local_ports::{
     Exhausted, Holding, Local, LocalPorts, PORT_MIN, PORTS_PER_SLOT, PROBES_MAX, PortSlot, SLOTS,
 };
 pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route, Tagged};
+pub use outbox::{OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX};
 pub use pending::{HANDSHAKES_MAX, WAITS_MS};
 pub use policies::{OnServerGone, Policies};
 pub use question::{Question, Step};

@@ -79,8 +79,10 @@ where
             Ok(hop) => hop,
             Err(reason) => return Verdict::Drop(reason),
         };
-        let path = Path { way, target, key, local: None, deltas: None, service: service.spec.id };
-        if let Err(verdict) = self.put_on_way(frame, packet, &path, &hop, view) {
+        let service_id = service.spec.id;
+        let (local, deltas, told) = (None, None, None);
+        let path = Path { way, target, key, local, deltas, service: service_id, told };
+        if let Err(verdict) = self.put_on_way(frame, packet, &path, &hop, view, actions) {
             return verdict;
         }
         if let Some(counters) = service.counters(server) {

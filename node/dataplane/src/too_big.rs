@@ -1,12 +1,10 @@
 //! Packets that do not fit the way to their next hop.
 //!
-//! The sender is told, as a router tells it. IPv4 packets that may be fragmented are dropped and
-//! counted, not fragmented: senders that look for the path MTU set DF, and a load balancer that
-//! fragments would hand servers what it refuses to forward itself.
+//! The sender is told, as a router tells it; IPv4 packets that may be fragmented are, see `pieces`.
 
 use std::net::IpAddr;
 
-use steadfast_packet::{Packet, packet_too_big};
+use steadfast_packet::{Packet, Transport, packet_too_big};
 
 use crate::{
     Forwarding, Hop, Reason, SyncHook, Target, Verdict,
@@ -29,6 +27,11 @@ pub(crate) fn way_room(hop: &Hop, target: &Target, way: Way) -> usize {
     usize::from(hop.mtu).saturating_sub(overhead)
 }
 
+/// The packet may leave in pieces of `room` octets.
+pub(crate) fn may_be_cut(frame: &Frame<'_>, packet: &Packet, room: usize) -> bool {
+    room >= MTU_MIN_V4 && packet.may_be_fragmented(frame.received())
+}
+
 /// The least MTU that a link of the family has.
 pub(crate) fn mtu_min(is_ipv6: bool) -> usize {
     if is_ipv6 { MTU_MIN_V6 } else { MTU_MIN_V4 }
@@ -49,7 +52,9 @@ where
     ) -> Verdict {
         //= RFC 8200 section 5: nobody has to send less than 1280 octets; Linux ip_vs_xmit.c,
         //= __ip_vs_get_out_rt(): an MTU below 68 is an error
-        if room < mtu_min(packet.is_ipv6()) || packet.may_be_fragmented(frame.received()) {
+        //= RFC 1122 section 3.2.2: nobody is told about a fragment that is not the first, in IPv4
+        let is_later = !packet.is_ipv6() && packet.transport == Transport::Fragment;
+        if room < mtu_min(packet.is_ipv6()) || is_later {
             return Verdict::Drop(Reason::TooBig);
         }
         if !self.too_big.take(frame.now_ns) {

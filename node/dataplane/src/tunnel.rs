@@ -1,28 +1,33 @@
 //! Packets to servers behind a tunnel.
 
-use std::net::IpAddr;
+use steadfast_packet::{Outer, Packet};
 
-use steadfast_packet::{Outer, Packet, Tunnel};
-
-use crate::{Hop, Reason, SyncHook, frame::Frame, worker::Core};
+use crate::{Hop, Reason, SyncHook, frame::Frame, pieces::Through, worker::Core};
 
 impl<H> Core<H>
 where
     H: SyncHook,
 {
-    /// Puts the packet into another one to `server`, from this node's address on the way there.
+    /// Puts the packet into another one to the server.
     pub(crate) fn encapsulate(
         &mut self,
         frame: &mut Frame<'_>,
         packet: &Packet,
-        tunnel: Tunnel,
-        server: IpAddr,
+        through: Through,
         hop: &Hop,
-        flow_hash: u32,
     ) -> Result<(), Reason> {
+        let outer = self.outer(through, hop)?;
+        frame.encapsulate(packet, &outer).map_err(|_| Reason::NoSpace)
+    }
+
+    /// The outer packet, from this node's address on the way to the server.
+    pub(crate) fn outer(
+        &mut self,
+        (tunnel, server, flow_hash): Through,
+        hop: &Hop,
+    ) -> Result<Outer, Reason> {
         let src = hop.src_addr.ok_or(Reason::NoSource)?;
         self.outer_id = self.outer_id.wrapping_add(1);
-        let outer = Outer { tunnel, src, dst: server, flow_hash, id: self.outer_id };
-        frame.encapsulate(packet, &outer).map_err(|_| Reason::NoSpace)
+        Ok(Outer { tunnel, src, dst: server, flow_hash, id: self.outer_id })
     }
 }

@@ -4,7 +4,7 @@ use std::net::IpAddr;
 
 use steadfast_packet::{NoSpace, SEGMENT_LEN_MAX, TAG_LEN, tag};
 
-use crate::{NextHops, Tagged};
+use crate::{NextHops, Tagged, outbox::Outbox};
 
 /// What to do with a frame.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
@@ -85,8 +85,8 @@ reasons! {
     TtlExceeded => "ttl_exceeded",
     /// No neighbour entry for the next hop yet.
     NextHopUnresolved => "next_hop_unresolved",
-    /// Larger than the way to the next hop takes, and its sender cannot be told: IPv4 that routers
-    /// may fragment, which is not done here, or a way below the least MTU of the family.
+    /// Larger than the way to the next hop takes, and its sender cannot be told: a way below the
+    /// least MTU of the family, a later fragment, or one that would take too many pieces.
     TooBig => "too_big",
     /// A tunnel, and no address of this node on the way to the server to send from.
     NoSource => "no_source",
@@ -197,6 +197,7 @@ impl SmallFrame {
 #[derive(Debug)]
 pub struct Actions {
     actions: Vec<Action>,
+    pub(crate) outbox: Outbox,
 }
 
 /// Actions kept between two drains; more are forgotten: a dropped packet's sender tries again.
@@ -209,12 +210,12 @@ impl Actions {
     /// Empty, with its memory reserved.
     #[must_use]
     pub fn new() -> Self {
-        Self { actions: Vec::with_capacity(ACTIONS_MAX) }
+        Self { actions: Vec::with_capacity(ACTIONS_MAX), outbox: Outbox::default() }
     }
 
     /// Nothing is kept: for what is not worth it.
     pub(crate) fn none() -> Self {
-        Self { actions: Vec::new() }
+        Self { actions: Vec::new(), outbox: Outbox::default() }
     }
 
     /// One more is not forgotten.
@@ -227,10 +228,22 @@ impl Actions {
         self.actions.drain(..)
     }
 
+    /// There are frames to be sent beside that of the verdict.
+    #[must_use]
+    pub fn has_frames(&self) -> bool {
+        !self.outbox.is_empty()
+    }
+
+    /// Gives the frames that go out after that of the verdict, in order, each with the index of its
+    /// interface (never that of a VLAN), and forgets them. Do it after each frame that is handled.
+    pub fn send_frames(&mut self, send: impl FnMut(u16, &[u8])) {
+        self.outbox.send(send);
+    }
+
     /// Nothing to do.
     #[must_use]
     pub fn is_empty(&self) -> bool {
-        self.actions.is_empty()
+        self.actions.is_empty() && self.outbox.is_empty()
     }
 
     pub(crate) fn push(&mut self, action: Action) {

@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// More fragments follow.
-const MORE: u16 = 0x2000;
+pub(crate) const MORE: u16 = 0x2000;
 /// The offset, in units of eight octets.
 pub(crate) const OFFSET: u16 = 0x1fff;
 

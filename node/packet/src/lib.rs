@@ -21,6 +21,7 @@ mod ipv6;
 mod mss;
 mod options;
 mod parse;
+mod pieces;
 mod proxy;
 mod quic;
 mod quote;
@@ -47,6 +48,7 @@ pub use options::BadOptions;
 pub use parse::{
     ArpRequest, Content, Fragment, Packet, ParseError, Parsed, Solicitation, Transport, parse,
 };
+pub use pieces::{PIECES_MAX, Pieces};
 pub use proxy::{add_proxy, cut_payload, proxy_len, set_acknowledged};
 pub use quic::{DestinationCid, destination_cid};
 pub use quote::{

@@ -409,6 +409,7 @@ fn worker(status: &crate::plane::WorkerStatus) -> v1::Worker {
         unfit_replies: counters.unfit_replies(),
         client_told: counters.told(),
         client_untold: counters.untold(),
+        fragmented: counters.fragmented(),
         drops,
         loop_gap_max_us: status.gap_max_ns.load(Relaxed) / 1_000,
     }

@@ -216,6 +216,9 @@ impl Running {
             self.core.prepare(frames.iter().map(|frame| umem.bytes(frame)));
             for frame in frames.drain(..) {
                 self.handle(&mut umem, now, number, frame, actions);
+                if actions.has_frames() {
+                    actions.send_frames(|port, bytes| self.send(&mut umem, port, bytes));
+                }
             }
             self.act(&mut umem, actions);
         }
@@ -272,19 +275,21 @@ impl Running {
                         self.prober.probe_neighbour(interface, addr);
                     }
                 }
-                Action::Send { port, frame } => {
-                    let port = self.ports.get_mut(usize::from(port)).and_then(Option::as_mut);
-                    let frame = umem.alloc_with(frame.bytes());
-                    let sent = match (port, frame) {
-                        (Some(port), Some(frame)) => port.socket.send(frame).map_err(Some),
-                        (_, frame) => Err(frame),
-                    };
-                    if let Err(frame) = sent {
-                        self.status.send_failed.fetch_add(1, Ordering::Relaxed);
-                        frame.into_iter().for_each(|frame| umem.free(frame));
-                    }
-                }
+                Action::Send { port, frame } => self.send(umem, port, frame.bytes()),
             }
+        }
+    }
+
+    /// Sends a frame that is not in packet memory yet.
+    fn send(&mut self, umem: &mut Umem, port: u16, bytes: &[u8]) {
+        let port = self.ports.get_mut(usize::from(port)).and_then(Option::as_mut);
+        let sent = match (port, umem.alloc_with(bytes)) {
+            (Some(port), Some(frame)) => port.socket.send(frame).map_err(Some),
+            (_, frame) => Err(frame),
+        };
+        if let Err(frame) = sent {
+            self.status.send_failed.fetch_add(1, Ordering::Relaxed);
+            frame.into_iter().for_each(|frame| umem.free(frame));
         }
     }
 

@@ -47,6 +47,8 @@ pub struct Lab {
     pub log: Arc<Log>,
     pub now: u64,
     pub actions: Vec<Action>,
+    /// What left after the frame of the verdict.
+    pub also: Vec<(u16, Vec<u8>)>,
 }
 
 /// What became of a frame.
@@ -190,7 +192,7 @@ impl Lab {
         shared.set_next_hops(NextHops::new(next_hops(1)));
         let log = Arc::new(Log::default());
         let worker = Worker::new(0, Arc::clone(&shared), Arc::clone(&log));
-        let lab = Self { shared, worker, log, now: START, actions: Vec::new() };
+        let lab = Self { shared, worker, log, now: START, actions: Vec::new(), also: Vec::new() };
         lab.set_role(holder());
         lab.shared.groups.group(GROUP).set_announce_until_ns(START + SECOND);
         lab
@@ -213,6 +215,8 @@ impl Lab {
         let (now, worker) = (self.now, &mut self.worker);
         let verdict =
             worker.handle_frame(now, port, &mut buffer, (HEADROOM, frame.len()), &mut actions);
+        self.also.clear();
+        actions.send_frames(|port, frame| self.also.push((port, frame.to_vec())));
         self.actions = actions.drain().collect();
         match verdict {
             Verdict::Transmit { port, start, len } => {

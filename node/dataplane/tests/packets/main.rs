@@ -21,6 +21,7 @@ mod lab;
 mod life;
 mod once;
 mod persistence;
+mod pieces;
 mod proxy_header;
 mod quic;
 mod rehearse;

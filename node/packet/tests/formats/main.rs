@@ -6,6 +6,7 @@
 mod errors;
 mod frames;
 mod ftp;
+mod pieces;
 mod proxy;
 mod sctp;
 mod shift;

@@ -16,7 +16,7 @@ use super::record::{self, LINE_BYTES_MAX};
 const BACKLOG: u32 = 4096;
 
 /// Largest datagram that is echoed.
-const DATAGRAM_BYTES_MAX: usize = 2048;
+const DATAGRAM_BYTES_MAX: usize = 8192;
 
 /// Serves TCP and UDP on each of `addresses` until the process ends.
 ///

@@ -39,6 +39,7 @@ async fn every_tunnel_reaches_the_servers() {
         assert_eq!(servers.len(), 100);
     }
     datagrams_come_back(&lab);
+    datagrams_leave_in_pieces(&lab);
     for n in [1, 2, 3] {
         let log = lab.log(Host::Server(n));
         assert!(!log.contains("refused"), "s{n} was sent what it does not understand: {log}");
@@ -75,11 +76,43 @@ fn full_segments_learn_the_path_mtu(lab: &Lab) {
 
 /// Answers that a packet is too big, of all nodes.
 fn too_big(lab: &Lab) -> u64 {
+    counted(lab, "too_big")
+}
+
+/// A counter of workers, of all nodes together.
+fn counted(lab: &Lab, name: &str) -> u64 {
     let of = |status: Value| -> u64 {
         let workers = status["local"]["workers"].as_array().unwrap();
-        workers.iter().map(|worker| worker["too_big"].as_u64().unwrap()).sum()
+        workers.iter().map(|worker| worker[name].as_u64().unwrap()).sum()
     };
     NODES.into_iter().map(|n| of(lab.status_json(n))).sum()
+}
+
+/// Datagrams that may be fragmented, whole and in parts, through a tunnel that takes neither.
+fn datagrams_leave_in_pieces(lab: &Lab) {
+    phase("datagrams without DF that do not fit the tunnel");
+    let before = counted(lab, "fragmented");
+    for len in [1460, 4000] {
+        let answer = inside(&lab.namespace(Host::Client), || {
+            let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+            // No DF, and nothing that was learnt of the path counts (ip(7)).
+            let value = rustix::net::sockopt::Ipv4PathMtuDiscovery::OMIT;
+            rustix::net::sockopt::set_ip_mtu_discover(&socket, value).unwrap();
+            socket.set_read_timeout(Some(PATIENCE)).unwrap();
+            socket.connect(vip_target()).unwrap();
+            let mut line = vec![b'y'; len - 1];
+            line.push(b'\n');
+            socket.send(&line).unwrap();
+            let mut buffer = [0; 9000];
+            let len = socket.recv(&mut buffer).unwrap();
+            String::from_utf8_lossy(&buffer[..len]).into_owned()
+        });
+        let answer = answer.unwrap();
+        assert!(answer.contains(&"y".repeat(len - 1)), "{len} octets: {} came back", answer.len());
+    }
+    let cut = counted(lab, "fragmented") - before;
+    // The small one, and two parts of the large one that are as long as the client's way takes.
+    assert!(cut >= 3, "{cut} packets were cut");
 }
 
 fn datagrams_come_back(lab: &Lab) {
