@@ -3,6 +3,7 @@
 use std::{
     fs,
     io::Write as _,
+    net::{Ipv4Addr, SocketAddr},
     process::{Command, Stdio},
     sync::atomic::{AtomicU32, Ordering},
 };
@@ -16,10 +17,10 @@ use rustix::{
 use steadfast_packet::Mac;
 
 use super::{
-    Scenario, Server, Step,
+    Persistence, Protocol, Scenario, Server, Step,
     frames::{
-        BACK_MAC, BYSTANDER, CLIENT_GATEWAY, CLIENT_MAC, FRONT_MAC, VIP, VIP_PORT, server_addr,
-        server_mac, server_port,
+        BACK_MAC, BYSTANDER, CLIENT_GATEWAY, CLIENT_GATEWAY_V6, CLIENT_MAC, FRONT_MAC, VIP_PORT,
+        server_addr, server_mac, server_port, vip,
     },
 };
 
@@ -57,13 +58,24 @@ link set s{number} up
                 mac(BACK_MAC)
             ),
         )?;
-        let neighbours: String = servers(scenario)
-            .chain([BYSTANDER])
-            .map(|n| {
-                let (addr, mac) = (server_addr(n), mac(server_mac(n)));
-                format!("neigh add {addr} lladdr {mac} dev back nud permanent\n")
-            })
-            .collect();
+        let neighbour = |v6, n| {
+            let (addr, mac) = (server_addr(v6, n), mac(server_mac(n)));
+            format!("neigh add {addr} lladdr {mac} dev back nud permanent\n")
+        };
+        let mut more = neighbour(false, BYSTANDER);
+        more.extend(servers(scenario).map(|number| neighbour(scenario.v6, number)));
+        if scenario.v6 {
+            more.push_str(&format!(
+                "addr add 2001:db8:12::1/64 dev front nodad
+addr add {}/128 dev lo nodad
+addr add 2001:db8:13::fe/64 dev back nodad
+neigh add {CLIENT_GATEWAY_V6} lladdr {} dev front nud permanent
+route add 2001:db8:c::/48 via {CLIENT_GATEWAY_V6}
+",
+                vip(true),
+                mac(CLIENT_MAC)
+            ));
+        }
         pipe(
             "ip",
             &["-n", &name, "-batch", "-"],
@@ -72,11 +84,12 @@ link set s{number} up
 link set front up
 link set back up
 addr add 198.18.0.1/24 dev front
-addr add {VIP}/32 dev lo
+addr add {}/32 dev lo
 addr add 198.18.1.254/24 dev back
 neigh add {CLIENT_GATEWAY} lladdr {} dev front nud permanent
 route add 10.0.0.0/8 via {CLIENT_GATEWAY}
-{neighbours}",
+{more}",
+                vip(false),
                 mac(CLIENT_MAC)
             ),
         )?;
@@ -92,12 +105,21 @@ route add 10.0.0.0/8 via {CLIENT_GATEWAY}
         move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
             .with_context(|| format!("cannot enter {path}"))?;
         fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot forward")?;
-        let flags = if scenario.flags.is_empty() {
-            String::new()
-        } else {
-            format!(" -b {}", scenario.flags.join(","))
-        };
-        let mut lines = format!("-A {} -s {}{flags}\n", service(scenario), scenario.scheduler);
+        if scenario.v6 {
+            fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").context("cannot forward")?;
+        }
+        let mut options = String::new();
+        if !scenario.flags.is_empty() {
+            options = format!(" -b {}", scenario.flags.join(","));
+        }
+        if let Some(Persistence { timeout_s, prefix_len, expire_quiescent }) = scenario.persistence
+        {
+            let mask = if scenario.v6 { prefix_len.to_string() } else { netmask(prefix_len) };
+            options.push_str(&format!(" -p {timeout_s} -M {mask}"));
+            let path = "/proc/sys/net/ipv4/vs/expire_quiescent_template";
+            fs::write(path, u8::from(expire_quiescent).to_string()).context(path)?;
+        }
+        let mut lines = format!("-A {} -s {}{options}\n", service(scenario), scenario.scheduler);
         for server in &scenario.servers {
             lines.push_str(&add(scenario, *server));
         }
@@ -145,11 +167,21 @@ fn servers(scenario: &Scenario) -> impl Iterator<Item = u8> {
 }
 
 fn service(scenario: &Scenario) -> String {
-    format!("{} {VIP}:{VIP_PORT}", if scenario.udp { "-u" } else { "-t" })
+    let option = match scenario.protocol {
+        Protocol::Tcp => "-t",
+        Protocol::Udp => "-u",
+        Protocol::Sctp => "--sctp-service",
+    };
+    format!("{option} {}", SocketAddr::new(vip(scenario.v6), VIP_PORT))
+}
+
+fn netmask(prefix_len: u8) -> String {
+    let zeros = 32 - u32::from(prefix_len.min(32));
+    Ipv4Addr::from(u32::MAX.checked_shl(zeros).unwrap_or(0)).to_string()
 }
 
 fn place(scenario: &Scenario, number: u8) -> String {
-    format!("{}:{}", server_addr(number), server_port(scenario.dr))
+    SocketAddr::new(server_addr(scenario.v6, number), server_port(scenario.dr)).to_string()
 }
 
 fn name_of(number: u32) -> String {

@@ -1,14 +1,11 @@
 //! The packets of a scenario, and its addresses.
 
-use std::net::Ipv4Addr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use etherparse::{PacketBuilder, TcpHeader};
-use steadfast_packet::Mac;
+use etherparse::{IpNumber, PacketBuilder, PacketBuilderStep, TcpHeader};
+use steadfast_packet::{Mac, crc32c};
 
-use super::{Flow, Scenario};
-
-/// The virtual address.
-pub const VIP: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 100);
+use super::{Flow, Protocol, Scenario};
 
 /// The service's port.
 pub const VIP_PORT: u16 = 80;
@@ -23,12 +20,31 @@ pub(super) const CLIENT_MAC: Mac = [2, 0, 0, 0, 1, 2];
 
 /// The way to all clients, and a host behind the director that is no server.
 pub(super) const CLIENT_GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+pub(super) const CLIENT_GATEWAY_V6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0x12, 0, 0, 0, 0, 2);
 pub(super) const BYSTANDER: u8 = 250;
+pub(super) const BYSTANDER_ADDR: Ipv4Addr = Ipv4Addr::new(198, 18, 1, BYSTANDER);
+
+/// Under SCTP, in what a packet is: a chunk ABORT comes after the first one.
+pub const THEN_ABORT: u8 = 0x80;
+
+/// The virtual address.
+#[must_use]
+pub fn vip(v6: bool) -> IpAddr {
+    if v6 {
+        Ipv6Addr::new(0x2001, 0xdb8, 0x12, 0, 0, 0, 0, 0x100).into()
+    } else {
+        Ipv4Addr::new(198, 18, 0, 100).into()
+    }
+}
 
 /// Address of a server.
 #[must_use]
-pub fn server_addr(number: u8) -> Ipv4Addr {
-    Ipv4Addr::new(198, 18, 1, number)
+pub fn server_addr(v6: bool, number: u8) -> IpAddr {
+    if v6 {
+        Ipv6Addr::new(0x2001, 0xdb8, 0x13, 0, 0, 0, 0, number.into()).into()
+    } else {
+        Ipv4Addr::new(198, 18, 1, number).into()
+    }
 }
 
 /// Port of the servers.
@@ -44,7 +60,8 @@ pub(super) fn server_mac(number: u8) -> Mac {
 /// A packet from a flow's client to the service.
 #[must_use]
 pub fn to_vip(scenario: &Scenario, flow: Flow, flags: u8, macs: (Mac, Mac)) -> Vec<u8> {
-    packet(scenario.udp, macs, (flow.addr, flow.port), (VIP, VIP_PORT), flags)
+    let dst = (vip(scenario.v6), VIP_PORT);
+    packet(scenario.protocol, macs, (flow.addr, flow.port), dst, flags)
 }
 
 /// A packet from a server to a flow's client.
@@ -56,8 +73,8 @@ pub fn to_client(
     flags: u8,
     macs: (Mac, Mac),
 ) -> Vec<u8> {
-    let src = (server_addr(server), server_port(scenario.dr));
-    packet(scenario.udp, macs, src, (flow.addr, flow.port), flags)
+    let src = (server_addr(scenario.v6, server), server_port(scenario.dr));
+    packet(scenario.protocol, macs, src, (flow.addr, flow.port), flags)
 }
 
 /// A datagram that the director merely routes.
@@ -70,23 +87,60 @@ pub(super) fn marker(macs: (Mac, Mac), src: Ipv4Addr, dst: Ipv4Addr, number: u64
 }
 
 fn packet(
-    udp: bool,
+    protocol: Protocol,
     macs: (Mac, Mac),
-    src: (Ipv4Addr, u16),
-    dst: (Ipv4Addr, u16),
+    src: (IpAddr, u16),
+    dst: (IpAddr, u16),
     flags: u8,
 ) -> Vec<u8> {
-    let builder = PacketBuilder::ethernet2(macs.0, macs.1).ipv4(src.0.octets(), dst.0.octets(), 64);
+    let Some(builder) = ip(macs, src.0, dst.0) else { return Vec::new() };
     let mut frame = Vec::new();
     // As above.
-    if udp {
-        let _ = builder.udp(src.1, dst.1).write(&mut frame, b"datagram");
-        return frame;
-    }
-    let mut header = TcpHeader::new(src.1, dst.1, 1000, 512);
-    (header.fin, header.syn) = (flags & 1 != 0, flags & 2 != 0);
-    (header.rst, header.ack) = (flags & 4 != 0, flags & 0x10 != 0);
-    header.acknowledgment_number = if header.ack { 2000 } else { 0 };
-    let _ = builder.tcp_header(header).write(&mut frame, b"segment");
+    let _ = match protocol {
+        Protocol::Udp => builder.udp(src.1, dst.1).write(&mut frame, b"datagram"),
+        Protocol::Tcp => {
+            let mut header = TcpHeader::new(src.1, dst.1, 1000, 512);
+            (header.fin, header.syn) = (flags & 1 != 0, flags & 2 != 0);
+            (header.rst, header.ack) = (flags & 4 != 0, flags & 0x10 != 0);
+            header.acknowledgment_number = if header.ack { 2000 } else { 0 };
+            builder.tcp_header(header).write(&mut frame, b"segment")
+        }
+        Protocol::Sctp => {
+            let sctp = sctp(src.1, dst.1, flags);
+            builder.write(&mut frame, IpNumber::SCTP, &sctp)
+        }
+    };
     frame
+}
+
+/// None for two families.
+fn ip(
+    macs: (Mac, Mac),
+    src: IpAddr,
+    dst: IpAddr,
+) -> Option<PacketBuilderStep<etherparse::IpHeaders>> {
+    let builder = PacketBuilder::ethernet2(macs.0, macs.1);
+    match (src, dst) {
+        (IpAddr::V4(src), IpAddr::V4(dst)) => Some(builder.ipv4(src.octets(), dst.octets(), 64)),
+        (IpAddr::V6(src), IpAddr::V6(dst)) => Some(builder.ipv6(src.octets(), dst.octets(), 64)),
+        _ => None,
+    }
+}
+
+/// An SCTP packet with a chunk of the type `what` (RFC 9260 section 3), and its checksum.
+fn sctp(src_port: u16, dst_port: u16, what: u8) -> Vec<u8> {
+    let mut packet = Vec::new();
+    packet.extend(src_port.to_be_bytes());
+    packet.extend(dst_port.to_be_bytes());
+    // The verification tag, which that of an INIT is not; and the checksum, later.
+    packet.extend([0, 0, 0, 7, 0, 0, 0, 0]);
+    // What INIT and INIT ACK say at least; nobody looks at more of the others.
+    packet.extend([what & !THEN_ABORT, 0, 0, 20]);
+    packet.extend([0, 0, 0, 9, 0, 1, 0, 0, 0, 1, 0, 1, 0, 0, 0, 1]);
+    if what & THEN_ABORT != 0 {
+        packet.extend([6, 0, 0, 4]);
+    }
+    let checksum = crc32c(&packet).to_le_bytes();
+    packet[8..12].copy_from_slice(&checksum);
+    packet
 }

@@ -9,12 +9,12 @@ mod frames;
 mod listing;
 mod player;
 
-use std::net::Ipv4Addr;
+use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use frames::{VIP, VIP_PORT, server_addr, server_port, to_client, to_vip};
-pub use player::play;
+pub use frames::{THEN_ABORT, VIP_PORT, server_addr, server_port, to_client, to_vip, vip};
+pub use player::{hexadecimal, play};
 
 /// One service, and what happens.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -25,16 +25,40 @@ pub struct Scenario {
     pub scheduler: String,
     /// Scheduler flags, as ipvsadm names them.
     pub flags: Vec<String>,
-    /// UDP, not TCP.
-    pub udp: bool,
+    /// What its packets are.
+    pub protocol: Protocol,
+    /// IPv6, not IPv4.
+    pub v6: bool,
     /// Direct routing, not NAT.
     pub dr: bool,
     /// The servers it begins with, in the order in which they are added.
     pub servers: Vec<Server>,
+    /// Clients keep their server.
+    pub persistence: Option<Persistence>,
     /// The clients' ends of its connections.
     pub flows: Vec<Flow>,
     /// What happens, one after the other.
     pub steps: Vec<Step>,
+}
+
+/// What the packets of a scenario are.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, Ord, PartialEq, PartialOrd, Serialize)]
+#[allow(missing_docs, reason = "names of protocols")]
+pub enum Protocol {
+    Tcp,
+    Udp,
+    Sctp,
+}
+
+/// How a service keeps clients at their servers.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Persistence {
+    /// A template lasts this long after the last new connection.
+    pub timeout_s: u32,
+    /// Leading bits of a client's address that count.
+    pub prefix_len: u8,
+    /// `expire_quiescent_template`.
+    pub expire_quiescent: bool,
 }
 
 /// A real server.
@@ -49,8 +73,8 @@ pub struct Server {
 /// A client's end of a connection.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, Hash, PartialEq, Serialize)]
 pub struct Flow {
-    /// The client's address, out of 10.0.0.0/8.
-    pub addr: Ipv4Addr,
+    /// The client's address, out of 10.0.0.0/8 or 2001:db8:c::/48.
+    pub addr: IpAddr,
     /// The client's port.
     pub port: u16,
 }
@@ -58,18 +82,18 @@ pub struct Flow {
 /// Something that happens.
 #[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
 pub enum Step {
-    /// The client of a flow sends a packet, with these flags under TCP.
+    /// The client of a flow sends a packet.
     Send {
         /// Index of the flow.
         flow: usize,
-        /// TCP flags.
+        /// TCP flags; under SCTP the type of its chunk, and [`THEN_ABORT`].
         flags: u8,
     },
     /// The server of a flow's connection sends one; nothing where there is no connection.
     Reply {
         /// Index of the flow.
         flow: usize,
-        /// TCP flags.
+        /// As above.
         flags: u8,
     },
     /// A server gets another weight.
@@ -81,6 +105,11 @@ pub enum Step {
         /// Its number.
         number: u8,
     },
+    /// Nothing, for a while.
+    Wait {
+        /// Seconds.
+        seconds: u32,
+    },
 }
 
 impl Step {
@@ -89,7 +118,7 @@ impl Step {
     pub fn flow(&self) -> Option<usize> {
         match self {
             Self::Send { flow, .. } | Self::Reply { flow, .. } => Some(*flow),
-            Self::Weigh(_) | Self::Add(_) | Self::Remove { .. } => None,
+            Self::Weigh(_) | Self::Add(_) | Self::Remove { .. } | Self::Wait { .. } => None,
         }
     }
 }
@@ -101,6 +130,12 @@ pub struct Seen {
     pub connection: Option<Entry>,
     /// What became of the step's packet.
     pub sent: Option<Sent>,
+    /// That packet as it left, from the IP header on, in hexadecimal.
+    pub packet: String,
+    /// The template of the step's flow; its state is NONE or ASSURED.
+    pub template: Option<Entry>,
+    /// How many templates lead to each server, by number.
+    pub templates: Vec<(u8, usize)>,
     /// The present servers' connections, by number: active and inactive ones.
     pub loads: Vec<(u8, u32, u32)>,
 }

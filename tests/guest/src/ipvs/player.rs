@@ -5,7 +5,8 @@
 //! marker is out at the other side, the packet before it has been dealt with, too.
 
 use std::{
-    net::IpAddr,
+    fmt::Write as _,
+    net::{IpAddr, Ipv4Addr},
     thread,
     time::{Duration, Instant},
 };
@@ -15,17 +16,19 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use steadfast_packet::{Content, Packet, parse};
 
 use super::{
-    Entry, Flow, Scenario, Seen, Sent, Step,
+    Entry, Flow, Protocol, Scenario, Seen, Sent, Step,
     director::{Director, add, ipvsadm, remove, weigh},
     frames::{
-        BACK_MAC, BYSTANDER, CLIENT_GATEWAY, CLIENT_MAC, FRONT_MAC, VIP, marker, server_addr,
-        server_mac, to_client, to_vip,
+        BACK_MAC, BYSTANDER, BYSTANDER_ADDR, CLIENT_GATEWAY, CLIENT_MAC, FRONT_MAC, marker,
+        server_addr, server_mac, to_client, to_vip, vip,
     },
     listing,
 };
 
-/// A scenario ends before the first of its connections could: those in CLOSE last 10 s.
+/// A scenario ends before the first of its connections could: those in CLOSE last 10 s, those of
+/// SCTP in INIT1 and REJECTED 4 s.
 const SCENARIO_MAX: Duration = Duration::from_secs(8);
+const SCTP_SCENARIO_MAX: Duration = Duration::from_millis(3500);
 
 /// How long a marker is waited for, or the end of a connection that was replaced.
 const WAIT_MAX: Duration = Duration::from_secs(5);
@@ -64,8 +67,13 @@ impl Player<'_> {
         self.director.enter(self.scenario)?;
         let mut seen = vec![Seen { loads: listing::loads()?, ..Seen::default() }];
         let began = Instant::now();
+        let waits = self.scenario.steps.iter().any(|step| matches!(step, Step::Wait { .. }));
+        let max = match self.scenario.protocol {
+            Protocol::Sctp => SCTP_SCENARIO_MAX,
+            Protocol::Tcp | Protocol::Udp => SCENARIO_MAX,
+        };
         for (number, step) in self.scenario.steps.iter().enumerate() {
-            if began.elapsed() > SCENARIO_MAX {
+            if began.elapsed() > max && !waits {
                 break;
             }
             seen.push(self.step(step).with_context(|| format!("step {number}: {step:?}"))?);
@@ -107,19 +115,32 @@ impl Player<'_> {
                 ipvsadm(&remove(scenario, number))?;
                 None
             }
+            Step::Wait { seconds } => {
+                thread::sleep(Duration::from_secs(seconds.into()));
+                None
+            }
         };
-        let connection = match step.flow() {
-            Some(index) => settled(flow(index)?)?,
-            None => None,
-        };
-        Ok(Seen { connection, sent, loads: listing::loads()? })
+        let flow = step.flow().map(flow).transpose()?;
+        let mut seen = Seen::default();
+        if let Some(flow) = flow {
+            seen.connection = settled(flow)?;
+        }
+        seen.loads = listing::loads()?;
+        if let Some(persistence) = scenario.persistence {
+            let listed = listing::templates(persistence, flow)?;
+            (seen.templates, seen.template) = (listed.counts, listed.own);
+        }
+        if let Some((sent, packet)) = sent {
+            (seen.sent, seen.packet) = (Some(sent), packet);
+        }
+        Ok(seen)
     }
 
-    /// Sends a frame through the director; where it came out.
-    fn through(&mut self, way: Way, flow: Flow, frame: &[u8]) -> Result<Option<Sent>> {
+    /// Sends a frame through the director; where it came out, and what.
+    fn through(&mut self, way: Way, flow: Flow, frame: &[u8]) -> Result<Option<(Sent, String)>> {
         let Director { front, back, .. } = self.director;
-        let bystander = server_addr(BYSTANDER);
-        let (into, out, macs, src, dst) = match way {
+        let bystander = BYSTANDER_ADDR;
+        let (into, out, macs, src, dst): (_, _, _, Ipv4Addr, Ipv4Addr) = match way {
             Way::In => (front, back, (CLIENT_MAC, FRONT_MAC), CLIENT_GATEWAY, bystander),
             Way::Out => (back, front, (server_mac(BYSTANDER), BACK_MAC), bystander, CLIENT_GATEWAY),
         };
@@ -146,24 +167,37 @@ impl Player<'_> {
             {
                 return Ok(came);
             }
-            came = came.or_else(|| match way {
+            let sent = match way {
                 Way::In => self.to_server(flow, &packet, parsed.dst_mac),
-                Way::Out => (packet.src == IpAddr::V4(VIP) && packet.dst == IpAddr::V4(flow.addr))
+                Way::Out => (packet.src == vip(self.scenario.v6) && packet.dst == flow.addr)
                     .then_some(Sent::Client),
-            });
+            };
+            if let (None, Some(sent)) = (&came, sent) {
+                came = Some((sent, hexadecimal(&frame[packet.l3..packet.end])));
+            }
         }
     }
 
     fn to_server(&self, flow: Flow, packet: &Packet, dst_mac: [u8; 6]) -> Option<Sent> {
         let (_, src_port, _) = packet.tuple()?;
-        if (packet.src, src_port) != (IpAddr::V4(flow.addr), flow.port) {
+        if (packet.src, src_port) != (flow.addr, flow.port) {
             return None;
         }
         let number = dst_mac[5];
-        let dst = if self.scenario.dr { VIP } else { server_addr(number) };
-        (dst_mac == server_mac(number) && packet.dst == IpAddr::V4(dst))
-            .then_some(Sent::Server(number))
+        let v6 = self.scenario.v6;
+        let dst = if self.scenario.dr { vip(v6) } else { server_addr(v6, number) };
+        (dst_mac == server_mac(number) && packet.dst == dst).then_some(Sent::Server(number))
     }
+}
+
+/// As [`Seen::packet`] has it.
+#[must_use]
+pub fn hexadecimal(bytes: &[u8]) -> String {
+    bytes.iter().fold(String::new(), |mut text, byte| {
+        // Writing to a string cannot fail.
+        let _ = write!(text, "{byte:02x}");
+        text
+    })
 }
 
 /// The connection of a flow, once there are no two and none that is about to go.

@@ -1,12 +1,19 @@
 //! Random scenarios: what the same seed and number give is always the same.
 
-use steadfast_guest::ipvs::{Flow, Scenario, Server, Step};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use crate::table::FLAGS;
+use steadfast_guest::ipvs::{Flow, Persistence, Protocol, Scenario, Server, Step};
+
+use crate::table::{common, events};
 
 /// Connections and steps of a scenario: few enough that it ends before they expire in a slow guest.
 const FLOWS: usize = 60;
 const STEPS: usize = 110;
+/// Of SCTP, whose first states are short.
+const SCTP_STEPS: usize = 60;
+
+/// Networks of clients of a persistent service: few, so that they come again.
+const NETWORKS: u64 = 9;
 
 /// Servers at once, and over a whole scenario.
 const SERVERS_MAX: usize = 6;
@@ -20,16 +27,46 @@ pub(crate) type Kind = (&'static str, Vec<&'static str>);
 
 /// How packets go.
 #[derive(Clone, Copy, Debug)]
-pub(crate) enum Way {
-    NatTcp,
-    DrTcp,
-    NatUdp,
+pub(crate) struct Way {
+    protocol: Protocol,
+    v6: bool,
+    dr: bool,
+    persistence: Option<Persistence>,
 }
 
-pub(crate) const WAYS: [Way; 3] = [Way::NatTcp, Way::DrTcp, Way::NatUdp];
+/// What is played: every scheduler over both families, TCP and UDP, NAT and DR; and beside that,
+/// SCTP and persistence, to which schedulers are alike.
+pub(crate) fn all() -> Vec<(Kind, Way)> {
+    use Protocol::{Sctp, Tcp, Udp};
+    let way = |protocol, v6, dr| Way { protocol, v6, dr, persistence: None };
+    let mut all = Vec::new();
+    for (index, kind) in kinds().into_iter().enumerate() {
+        let even = index % 2 == 0;
+        for way in [way(Tcp, !even, false), way(Tcp, even, true), way(Udp, even, false)] {
+            all.push((kind.clone(), way));
+        }
+    }
+    let sctp = [("sh", vec!["sh-port"]), ("mh", vec!["mh-port"]), ("wlc", vec![]), ("rr", vec![])];
+    for (index, kind) in sctp.into_iter().enumerate() {
+        all.push((kind, way(Sctp, index % 2 == 0, index == 3)));
+    }
+    let persistent = [
+        ("rr", way(Tcp, false, false), 32, false),
+        ("wlc", way(Tcp, true, true), 64, false),
+        ("lc", way(Udp, false, true), 24, true),
+        ("rr", way(Udp, true, false), 128, true),
+        ("wrr", way(Sctp, false, false), 16, false),
+        ("rr", way(Tcp, true, false), 48, true),
+    ];
+    for (scheduler, way, prefix_len, expire_quiescent) in persistent {
+        let persistence = Persistence { timeout_s: 300, prefix_len, expire_quiescent };
+        all.push(((scheduler, vec![]), Way { persistence: Some(persistence), ..way }));
+    }
+    all
+}
 
 /// All schedulers of IPVS but `twos`, whose choices are random.
-pub(crate) fn kinds() -> Vec<Kind> {
+fn kinds() -> Vec<Kind> {
     let plain = ["rr", "wrr", "lc", "wlc", "sed", "nq", "fo", "ovf", "lblc", "lblcr", "dh"];
     let mut kinds: Vec<Kind> = plain.map(|name| (name, Vec::new())).into();
     for (name, port, fallback) in
@@ -51,26 +88,27 @@ pub(crate) fn random((scheduler, flags): &Kind, way: Way, mut dice: Dice) -> Sce
     let servers = present.clone();
     let flows: Vec<_> = (0..FLOWS)
         .map(|index| Flow {
-            addr: (0x0a00_0000 | dice.below(1 << 24) as u32 | 1).into(),
+            addr: dice.client(way),
             port: 1024 + dice.below(50_000) as u16 + index as u16,
         })
         .collect();
     let (mut steps, mut opened, mut next_number) = (Vec::new(), 0, servers.len() as u8 + 1);
-    for _ in 0..STEPS {
+    let count = if way.protocol == Protocol::Sctp { SCTP_STEPS } else { STEPS };
+    let events = events(way.protocol);
+    for _ in 0..count {
         let step = match dice.below(100) {
             0..50 if opened < FLOWS => {
                 opened += 1;
-                Step::Send { flow: opened - 1, flags: 0x02 }
+                Step::Send { flow: opened - 1, flags: events[0] }
             }
             0..84 if opened > 0 => {
                 let flow = dice.below(opened as u64) as usize;
-                let flags = FLAGS[dice.below(FLAGS.len() as u64) as usize];
-                // An ACK is what most packets are.
-                let flags = if dice.below(3) == 0 { 0x10 } else { flags };
-                match way {
-                    Way::DrTcp => Step::Send { flow, flags },
-                    Way::NatTcp | Way::NatUdp if dice.below(2) == 0 => Step::Send { flow, flags },
-                    Way::NatTcp | Way::NatUdp => Step::Reply { flow, flags },
+                let flags = events[dice.below(events.len() as u64) as usize];
+                let flags = if dice.below(3) == 0 { common(way.protocol) } else { flags };
+                if way.dr || dice.below(2) == 0 {
+                    Step::Send { flow, flags }
+                } else {
+                    Step::Reply { flow, flags }
                 }
             }
             84..94 if !present.is_empty() => {
@@ -96,14 +134,25 @@ pub(crate) fn random((scheduler, flags): &Kind, way: Way, mut dice: Dice) -> Sce
     }
     let flags: Vec<_> = flags.iter().map(|flag| (*flag).to_owned()).collect();
     Scenario {
-        name: format!("{scheduler} {} {way:?}", flags.join(",")),
+        name: format!("{scheduler} {} {}", flags.join(","), way.label()),
         scheduler: (*scheduler).to_owned(),
         flags,
-        udp: matches!(way, Way::NatUdp),
-        dr: matches!(way, Way::DrTcp),
+        protocol: way.protocol,
+        v6: way.v6,
+        dr: way.dr,
+        persistence: way.persistence,
         servers,
         flows,
         steps,
+    }
+}
+
+impl Way {
+    fn label(&self) -> String {
+        let Self { protocol, v6, dr, persistence } = self;
+        let (family, forwarding) = (if *v6 { 6 } else { 4 }, if *dr { "dr" } else { "nat" });
+        let persistent = if persistence.is_some() { " persistent" } else { "" };
+        format!("{protocol:?} {family} {forwarding}{persistent}")
     }
 }
 
@@ -121,6 +170,27 @@ impl Dice {
     /// A number below `bound`, which is not 0.
     fn below(&mut self, bound: u64) -> u64 {
         self.next() % bound
+    }
+
+    /// A client's address: anything, or one of few networks where that matters.
+    fn client(&mut self, way: Way) -> IpAddr {
+        let network = way.persistence.map(|_| 1 + self.below(NETWORKS));
+        if way.v6 {
+            let prefix = 0x2001_0db8_000c_u128 << 80;
+            // Some in networks of 48 bits, some of 64; hosts are random, but for few networks.
+            let low = match network {
+                Some(network) => {
+                    u128::from(network % 4) << 64 | u128::from(1 + self.below(3)) << 40 | 1
+                }
+                None => u128::from(self.next() & 0xffff) << 64 | u128::from(self.next()),
+            };
+            return Ipv6Addr::from_bits(prefix | low).into();
+        }
+        let low = match network {
+            Some(network) => (network % 3) << 16 | (network / 3) << 8 | (1 + self.below(3)),
+            None => self.below(1 << 24) | 1,
+        };
+        Ipv4Addr::from_bits(0x0a00_0000 | low as u32).into()
     }
 
     fn weight(&mut self) -> u16 {

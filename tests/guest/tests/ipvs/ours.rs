@@ -1,23 +1,24 @@
 //! The same steps through our data plane.
 
 use std::{
-    collections::HashMap,
-    net::{IpAddr, Ipv4Addr},
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
     sync::Arc,
 };
 
 use steadfast_dataplane::{
-    Actions, ClientAddress, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec,
-    HashOptions, Limits, Listen, MssClamp, NextHops, NextHopsSpec, NoHook, OnServerGone, Origin,
-    Policies, PortSpec, Protocol, Role, Route, SchedulerKind, ServerId, ServerOrder, ServerSpec,
-    ServiceId, ServiceSpec, Shared, SyncSettings, TableOptions, Timeouts, Unserved, Verdict,
-    Worker,
+    Actions, ClientAddress, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, Limits,
+    Listen, MssClamp, NextHops, NoHook, OnServerGone, Origin, Persistence, Policies, Protocol,
+    Role, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared, SyncSettings,
+    TableOptions, TemplateKey, Timeouts, Unserved, Verdict, Worker,
 };
 use steadfast_guest::ipvs::{
-    Entry, Flow, Scenario, Seen, Sent, Server, Step, VIP, VIP_PORT, server_addr, server_port,
-    to_client, to_vip,
+    self as oracle, Entry, Flow, Scenario, Seen, Sent, Server, Step, VIP_PORT, hexadecimal,
+    server_addr, server_port, to_client, to_vip, vip,
 };
-use steadfast_packet::ANSWER_LEN_MAX;
+use steadfast_packet::{ANSWER_LEN_MAX, Content, parse};
+
+use crate::settings::{BACK, CLIENT, FRONT, next_hops, scheduler, server_mac};
 
 const GROUP: GroupId = GroupId(1);
 const SERVICE: ServiceId = ServiceId(1);
@@ -25,11 +26,9 @@ const SECOND: u64 = 1_000_000_000;
 const START: u64 = 5_000 * SECOND;
 /// Between two steps; no connection expires in a scenario.
 const STEP_NS: u64 = SECOND / 1000;
-
-const FRONT: [u8; 6] = [2, 0, 0, 0, 1, 0];
-const BACK: [u8; 6] = [2, 0, 0, 0, 2, 0];
-const CLIENT: [u8; 6] = [2, 0, 0, 0, 1, 2];
-const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 18, 0, 2);
+/// How often timers are looked at, of which there are fewer than these.
+const TICKS_PER_SECOND: u32 = 10;
+const TIMERS_AT_ONCE: usize = 1000;
 
 /// A holder that serves the scenario's service.
 pub(crate) struct Ours<'a> {
@@ -110,11 +109,22 @@ impl<'a> Ours<'a> {
                 self.change(step);
                 None
             }
+            Step::Wait { seconds } => {
+                // In the order in which things end.
+                for _ in 0..seconds * TICKS_PER_SECOND {
+                    self.now += SECOND / u64::from(TICKS_PER_SECOND);
+                    self.shared.advance(self.now, TIMERS_AT_ONCE, &NoHook);
+                }
+                None
+            }
         };
+        let (sent, packet) = sent.map_or((None, String::new()), |(to, packet)| (Some(to), packet));
         let flow = step.flow().map(|flow| self.scenario.flows[flow]);
         let after = flow.and_then(|flow| self.incarnation(flow));
         let connection = flow.and_then(|flow| self.connection(flow));
-        let seen = Seen { connection, sent, loads: self.loads() };
+        let template = flow.and_then(|flow| self.template(flow));
+        let (loads, templates) = (self.loads(), self.templates());
+        let seen = Seen { connection, sent, packet, loads, template, templates };
         Done { seen, created: after.is_some() && after != before }
     }
 
@@ -128,6 +138,59 @@ impl<'a> Ours<'a> {
     pub(crate) fn is_reusable(&self, flow: usize) -> bool {
         let found = self.shared.table.find(&self.key(self.scenario.flows[flow]));
         found.is_some_and(|found| found.state().is_reusable())
+    }
+
+    /// The server has this weight already, and turns depend on weights.
+    pub(crate) fn is_wrr_with(&self, server: Server) -> bool {
+        self.scenario.scheduler == "wrr" && self.servers.iter().any(|s| s.server == server)
+    }
+
+    /// The flow's client may not stay with the server of its connection.
+    pub(crate) fn is_moved(&self, flow: usize) -> bool {
+        let found = self.connection(self.scenario.flows[flow]);
+        let Some(Entry { server, .. }) = found else { return false };
+        let template = self.template(self.scenario.flows[flow]);
+        self.is_led_astray(flow) || template.is_some_and(|template| template.server != server)
+    }
+
+    /// The flow's template names a server that clients may not stay with.
+    pub(crate) fn is_led_astray(&self, flow: usize) -> bool {
+        let Some(persistence) = self.scenario.persistence else { return false };
+        let Some(template) = self.template(self.scenario.flows[flow]) else { return false };
+        let stays = |s: &Present| {
+            let Server { number, weight } = s.server;
+            number == template.server && (weight > 0 || !persistence.expire_quiescent)
+        };
+        !self.servers.iter().any(stays)
+    }
+
+    /// The template of the flow that a step is about.
+    pub(crate) fn template_of(&self, step: &Step) -> Option<Entry> {
+        self.template(self.scenario.flows[step.flow()?])
+    }
+
+    /// The server of this number has the weight 0.
+    pub(crate) fn has_drained(&self, number: u8) -> bool {
+        self.servers.iter().any(|s| s.server == Server { number, weight: 0 })
+    }
+
+    /// Somebody takes new connections.
+    pub(crate) fn has_available(&self) -> bool {
+        self.servers.iter().any(|s| s.server.weight > 0)
+    }
+
+    /// The flow has a connection, and its template was not taken for a real client's yet.
+    pub(crate) fn is_unproven(&self, flow: usize) -> bool {
+        let flow = self.scenario.flows[flow];
+        self.connection(flow).is_some() && self.template(flow).is_some_and(|t| t.state == "NONE")
+    }
+
+    pub(crate) fn is_tcp(&self) -> bool {
+        self.scenario.protocol == oracle::Protocol::Tcp
+    }
+
+    pub(crate) fn is_udp(&self) -> bool {
+        self.scenario.protocol == oracle::Protocol::Udp
     }
 
     fn change(&mut self, step: &Step) {
@@ -149,7 +212,7 @@ impl<'a> Ours<'a> {
                 }
             }
             Step::Remove { number } => self.servers.retain(|s| s.server.number != number),
-            Step::Send { .. } | Step::Reply { .. } => {}
+            Step::Send { .. } | Step::Reply { .. } | Step::Wait { .. } => {}
         }
         self.configure();
     }
@@ -164,15 +227,15 @@ impl<'a> Ours<'a> {
     fn spec(&self) -> ConfigSpec {
         let group = GroupSpec {
             id: GROUP,
-            vips: vec![VIP.into()],
-            gateways: vec![IpAddr::from([198, 18, 1, 254])],
+            vips: vec![self.vip()],
+            gateways: vec![],
             locals: vec![],
             unserved: Unserved::Drop,
         };
         let service = ServiceSpec {
             id: SERVICE,
             group: GROUP,
-            listen: vec![Listen::new(self.protocol(), VIP.into(), VIP_PORT)],
+            listen: vec![Listen::new(self.protocol(), self.vip(), VIP_PORT)],
             scheduler: scheduler(self.scenario),
             order: ServerOrder::NewestFirst,
             forwarding: if self.scenario.dr { Forwarding::Dr } else { Forwarding::Nat },
@@ -189,7 +252,7 @@ impl<'a> Ours<'a> {
                 sloppy_tcp: false,
                 sloppy_sctp: false,
             },
-            persistence: None,
+            persistence: self.persistence(),
             quic: Default::default(),
             one_packet: false,
             ftp: None,
@@ -213,7 +276,7 @@ impl<'a> Ours<'a> {
         let last_weight = if self.scenario.scheduler == "mh" { present.last_weight } else { 0 };
         ServerSpec {
             id: present.id,
-            addr: server_addr(number).into(),
+            addr: server_addr(self.scenario.v6, number),
             port: server_port(self.scenario.dr),
             weight,
             last_weight,
@@ -225,20 +288,57 @@ impl<'a> Ours<'a> {
         }
     }
 
-    fn handle(&mut self, port: u16, frame: &[u8]) -> Option<Sent> {
+    fn handle(&mut self, port: u16, frame: &[u8]) -> Option<(Sent, String)> {
         let mut buffer = frame.to_vec();
         buffer.resize(frame.len().max(ANSWER_LEN_MAX), 0);
         let mut actions = Actions::new();
         let place = (0, frame.len());
         let verdict = self.worker.handle_frame(self.now, port, &mut buffer, place, &mut actions);
         // A port other than the one it came from: an answer to the sender is none of IPVS's.
-        match verdict {
-            Verdict::Transmit { port: 1, start, .. } if port == 0 => {
-                Some(Sent::Server(buffer[start + 5]))
+        let (to, frame) = match verdict {
+            Verdict::Transmit { port: 1, start, len } if port == 0 => {
+                (Sent::Server(buffer[start + 5]), &buffer[start..start + len])
             }
-            Verdict::Transmit { port: 0, .. } if port == 1 => Some(Sent::Client),
-            Verdict::Transmit { .. } | Verdict::Drop(_) => None,
+            Verdict::Transmit { port: 0, start, len } if port == 1 => {
+                (Sent::Client, &buffer[start..start + len])
+            }
+            Verdict::Transmit { .. } | Verdict::Drop(_) => return None,
+        };
+        let Content::Ip(packet) = parse(frame).unwrap().content else { return None };
+        Some((to, hexadecimal(&frame[packet.l3..packet.end])))
+    }
+
+    fn persistence(&self) -> Option<Persistence> {
+        let oracle::Persistence { timeout_s, prefix_len, expire_quiescent } =
+            self.scenario.persistence?;
+        Some(Persistence {
+            timeout_ns: u64::from(timeout_s) * SECOND,
+            prefix_v4: prefix_len,
+            prefix_v6: prefix_len,
+            expire_quiescent_template: expire_quiescent,
+        })
+    }
+
+    fn template(&self, flow: Flow) -> Option<Entry> {
+        let client = self.persistence()?.network(flow.addr);
+        let template =
+            self.shared.table.templates.find(&TemplateKey { service: SERVICE, client })?;
+        let state = if template.record.assured { "ASSURED" } else { "NONE" };
+        Some(Entry {
+            server: self.numbers[&template.record.server],
+            state: state.to_owned(),
+            expires_s: template.until_ns.saturating_sub(self.now) / SECOND,
+        })
+    }
+
+    fn templates(&self) -> Vec<(u8, usize)> {
+        let mut counts = BTreeMap::new();
+        let (found, rest) = self.shared.table.templates.walk(0, 10_000);
+        assert_eq!(rest, None, "more templates than a scenario makes");
+        for template in found {
+            *counts.entry(self.numbers[&template.record.server]).or_default() += 1;
         }
+        counts.into_iter().collect()
     }
 
     fn connection(&self, flow: Flow) -> Option<Entry> {
@@ -270,70 +370,22 @@ impl<'a> Ours<'a> {
     fn key(&self, flow: Flow) -> FlowKey {
         FlowKey {
             protocol: self.protocol(),
-            client: flow.addr.into(),
+            client: flow.addr,
             client_port: flow.port,
-            vip: VIP.into(),
+            vip: self.vip(),
             vip_port: VIP_PORT,
         }
     }
 
+    fn vip(&self) -> IpAddr {
+        vip(self.scenario.v6)
+    }
+
     fn protocol(&self) -> Protocol {
-        if self.scenario.udp { Protocol::Udp } else { Protocol::Tcp }
-    }
-}
-
-fn scheduler(scenario: &Scenario) -> SchedulerKind {
-    let name = scenario.scheduler.as_str();
-    let has = |flag: &str| scenario.flags.iter().any(|f| *f == format!("{name}-{flag}"));
-    let options = HashOptions { port: has("port"), fallback: has("fallback") };
-    match name {
-        "rr" => SchedulerKind::Rr,
-        "wrr" => SchedulerKind::Wrr,
-        "lc" => SchedulerKind::Lc,
-        "wlc" => SchedulerKind::Wlc,
-        "sed" => SchedulerKind::Sed,
-        "nq" => SchedulerKind::Nq,
-        "fo" => SchedulerKind::Fo,
-        "ovf" => SchedulerKind::Ovf,
-        "lblc" => SchedulerKind::Lblc,
-        "lblcr" => SchedulerKind::Lblcr,
-        "dh" => SchedulerKind::Dh,
-        "sh" => SchedulerKind::Sh(options),
-        "mh" => SchedulerKind::Mh(options),
-        other => panic!("no scheduler {other}"),
-    }
-}
-
-fn server_mac(number: u8) -> [u8; 6] {
-    // The first octets tell nothing; `Ours::handle` reads the last.
-    [2, 0, 0, 0, 3, number]
-}
-
-fn next_hops() -> NextHopsSpec {
-    let route = |prefix: [u8; 4], prefix_len, port, gateway: Option<Ipv4Addr>| Route {
-        prefix: prefix.into(),
-        prefix_len,
-        port,
-        gateway: gateway.map(IpAddr::from),
-        src: None,
-        mtu: None,
-    };
-    let servers = (1..=u8::MAX).map(|n| (1, server_addr(n).into(), server_mac(n)));
-    NextHopsSpec {
-        generation: 1,
-        ports: vec![
-            PortSpec {
-                mac: FRONT,
-                addrs: vec![IpAddr::from([198, 18, 0, 1])],
-                ..PortSpec::default()
-            },
-            PortSpec { mac: BACK, ..PortSpec::default() },
-        ],
-        routes: vec![
-            route([198, 18, 0, 0], 24, Some(0), None),
-            route([198, 18, 1, 0], 24, Some(1), None),
-            route([10, 0, 0, 0], 8, Some(0), Some(GATEWAY)),
-        ],
-        neighbours: servers.chain([(0, GATEWAY.into(), CLIENT)]).collect(),
+        match self.scenario.protocol {
+            oracle::Protocol::Tcp => Protocol::Tcp,
+            oracle::Protocol::Udp => Protocol::Udp,
+            oracle::Protocol::Sctp => Protocol::Sctp,
+        }
     }
 }

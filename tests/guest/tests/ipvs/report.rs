@@ -1,10 +1,13 @@
 //! Step by step, what the kernel and we have done.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_guest::ipvs::{Entry, Played, Scenario, Seen, Step};
 
-use crate::{ours::Ours, table};
+use crate::{
+    ours::{Done, Ours},
+    table,
+};
 
 /// Differences that are printed before the rest is only counted.
 const SHOWN_MAX: usize = 12;
@@ -12,8 +15,11 @@ const SHOWN_MAX: usize = 12;
 /// What was compared.
 #[derive(Default)]
 pub(crate) struct Report {
+    /// By scheduler, and by way.
     rows: BTreeMap<String, Row>,
     cells: BTreeMap<table::Cell, usize>,
+    /// What templates did with new connections.
+    led: BTreeMap<&'static str, usize>,
     pub(crate) differences: Vec<String>,
 }
 
@@ -31,16 +37,30 @@ impl Report {
     /// Puts the scenario's steps through our data plane, beside what the kernel did; the step of
     /// the first difference. What comes after one would differ, too.
     pub(crate) fn compare(&mut self, scenario: &Scenario, played: &Played) -> Option<usize> {
-        let row = self.rows.entry(label(scenario)).or_default();
-        row.scenarios += 1;
-        row.took_ms += played.took_ms;
-        row.cut += scenario.steps.len() + 1 - played.seen.len();
+        let mut row = Row { scenarios: 1, took_ms: played.took_ms, ..Row::default() };
+        row.cut = scenario.steps.len() + 1 - played.seen.len();
+        let found = self.steps(scenario, played, &mut row);
+        for label in [scheduler(scenario), way(scenario)] {
+            self.rows.entry(label).or_default().add(&row);
+        }
+        found
+    }
+
+    fn steps(&mut self, scenario: &Scenario, played: &Played, row: &mut Row) -> Option<usize> {
         let mut ours = Ours::new(scenario);
         let mut states: BTreeMap<usize, Entry> = BTreeMap::new();
         for (index, (step, theirs)) in scenario.steps.iter().zip(&played.seen[1..]).enumerate() {
             row.steps += 1;
             let before = step.flow().and_then(|flow| states.get(&flow).cloned());
+            let template = ours.template_of(step);
             let done = ours.step(step);
+            if let (true, Some(before), Some(after)) = (done.created, template, &done.seen.template)
+            {
+                *self
+                    .led
+                    .entry(led(&before, after, ours.has_drained(after.server)))
+                    .or_default() += 1;
+            }
             let sends = matches!(step, Step::Send { .. });
             row.choices += usize::from(sends && done.created);
             row.none += usize::from(sends && done.seen.connection.is_none());
@@ -50,7 +70,7 @@ impl Report {
             if let (Some(flow), Some(entry)) = (step.flow(), &done.seen.connection) {
                 states.insert(flow, entry.clone());
             }
-            if !same(&done.seen, theirs) {
+            if !same(&done, theirs) {
                 self.differences.push(format!(
                     "{} step {index} {step:?}, before {before:?}\n  kernel {theirs:?}\n  ours   {:?}",
                     scenario.name, done.seen
@@ -62,7 +82,11 @@ impl Report {
     }
 
     /// Fails when too little was compared to mean something.
-    pub(crate) fn assert_enough(&self, choices_min: usize) {
+    pub(crate) fn assert_enough(&self, choices_min: usize, led_min: usize) {
+        for what in LED {
+            let times = self.led.get(what).copied().unwrap_or(0);
+            assert!(times >= led_min, "templates led {what} {times} times only");
+        }
         for (label, row) in &self.rows {
             assert!(row.choices >= choices_min, "{label}: {} choices only", row.choices);
         }
@@ -71,29 +95,78 @@ impl Report {
         }
     }
 
+    /// For every state that packets of a side came to, how often each packet did, in the order of
+    /// [`table::events`]; a dash for what cannot be.
+    fn print_cells(&self) {
+        let reachable = table::reachable();
+        let met = reachable.iter().filter(|cell| self.cells.contains_key(cell)).count();
+        println!("cells of the state tables: {met} of {}", reachable.len());
+        let rows: BTreeSet<_> =
+            reachable.iter().map(|(p, side, state, _)| (p, side, state)).collect();
+        for (protocol, side, state) in rows {
+            let hits = |event: &u8| {
+                let cell = (*protocol, *side, state.clone(), *event);
+                let hits = self.cells.get(&cell).copied().unwrap_or(0);
+                if reachable.contains(&cell) { format!("{hits:4}") } else { "   -".to_owned() }
+            };
+            let hits: String = table::events(*protocol).iter().map(hits).collect();
+            println!("{protocol:?} {side:6?} {state:11} {hits}");
+        }
+    }
+
     pub(crate) fn print(&self) {
-        println!("scheduler                 runs  steps choices none  cut   ms");
+        println!("scheduler, or way         runs  steps choices none  cut   ms");
         for (label, row) in &self.rows {
             let Row { scenarios, steps, choices, none, cut, took_ms } = row;
             println!("{label:25} {scenarios:4} {steps:6} {choices:7} {none:4} {cut:4} {took_ms:5}");
         }
-        println!("cells of the state tables: {} of {}", self.cells.len(), table::reachable().len());
+        println!("templates led new connections: {:?}", self.led);
+        self.print_cells();
         for difference in self.differences.iter().take(SHOWN_MAX) {
             println!("{difference}");
         }
     }
 }
 
-fn label(scenario: &Scenario) -> String {
+/// Where a template leads a new connection.
+const LED: [&str; 3] = ["to its server", "to its server, of weight 0", "to another server"];
+
+fn led(before: &Entry, after: &Entry, drained: bool) -> &'static str {
+    match before.server == after.server {
+        true if drained => LED[1],
+        true => LED[0],
+        false => LED[2],
+    }
+}
+
+impl Row {
+    fn add(&mut self, other: &Self) {
+        self.scenarios += other.scenarios;
+        self.steps += other.steps;
+        self.choices += other.choices;
+        self.none += other.none;
+        self.cut += other.cut;
+        self.took_ms += other.took_ms;
+    }
+}
+
+fn scheduler(scenario: &Scenario) -> String {
     let words = std::iter::once(&scenario.scheduler).chain(&scenario.flags);
     words.map(String::as_str).collect::<Vec<_>>().join(" ")
+}
+
+fn way(scenario: &Scenario) -> String {
+    let family = if scenario.v6 { "IPv6" } else { "IPv4" };
+    let persistent = if scenario.persistence.is_some() { "persistent " } else { "" };
+    format!("{persistent}{:?} over {family}", scenario.protocol)
 }
 
 /// Seconds from a packet to the listing: the kernel rounds down, and the guest may be slow.
 const LATE_MAX_S: u64 = 6;
 
 /// Equal but for the time that passed since the packet.
-fn same(ours: &Seen, theirs: &Seen) -> bool {
+fn same(done: &Done, theirs: &Seen) -> bool {
+    let ours = &done.seen;
     // A packet that is not passed on does not set the timer.
     let fresh = theirs.sent.is_some();
     let in_time = |ours: u64, theirs| (ours.saturating_sub(LATE_MAX_S)..=ours).contains(&theirs);
@@ -105,5 +178,19 @@ fn same(ours: &Seen, theirs: &Seen) -> bool {
         (None, None) => true,
         _ => false,
     };
-    entries && ours.sent == theirs.sent && ours.loads == theirs.loads
+    // A template's timer is set with every connection that it leads.
+    let templates = match (&ours.template, &theirs.template) {
+        (Some(ours), Some(theirs)) => {
+            (ours.server, &ours.state) == (theirs.server, &theirs.state)
+                && (!done.created || in_time(ours.expires_s, theirs.expires_s))
+        }
+        (None, None) => true,
+        _ => false,
+    };
+    let packets = (ours.sent, &ours.packet) == (theirs.sent, &theirs.packet);
+    entries
+        && templates
+        && packets
+        && ours.loads == theirs.loads
+        && ours.templates == theirs.templates
 }

@@ -1,95 +1,224 @@
-//! Every cell of the TCP state tables that packets can reach.
+//! Every cell of the state tables of TCP and SCTP that packets can reach.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use steadfast_dataplane::{Direction, State};
-use steadfast_guest::ipvs::{Entry, Flow, Scenario, Server, Step};
-use steadfast_packet::TcpFlags;
+use steadfast_guest::ipvs::{Entry, Flow, Protocol, Scenario, Server, Step, THEN_ABORT};
+use steadfast_packet::{Chunk, TcpFlags};
 
 /// SYN, FIN with ACK, ACK, RST, and combinations that show which flag is looked at first.
-pub(crate) const FLAGS: [u8; 9] = [0x02, 0x11, 0x10, 0x04, 0x12, 0x01, 0x14, 0x06, 0x00];
+const FLAGS: [u8; 9] = [0x02, 0x11, 0x10, 0x04, 0x12, 0x01, 0x14, 0x06, 0x00];
+
+/// INIT, INIT ACK, COOKIE ECHO, COOKIE ACK, DATA, SHUTDOWN, SHUTDOWN ACK, SHUTDOWN COMPLETE, ERROR,
+/// ABORT, HEARTBEAT, and an ABORT after a COOKIE ECHO, a COOKIE ACK and DATA.
+const CHUNKS: [u8; 14] =
+    [1, 2, 10, 11, 0, 7, 8, 14, 9, 6, 4, 10 | THEN_ABORT, 11 | THEN_ABORT, THEN_ABORT];
 
 /// Inbound in a finished connection it is an exception.
 const SYN_RST: u8 = 0x06;
 
-/// Connections of one scenario, so that none of them expires before it ends.
-const PATHS_MAX: usize = 24;
+/// Packets of one scenario, so that none of its connections expires before it ends: those of SCTP
+/// do so first.
+const TCP_STEPS_MAX: usize = 90;
+const SCTP_STEPS_MAX: usize = 45;
 
-/// Direction (0 in, 1 out, 2 in only), the state before, and the flags.
-pub(crate) type Cell = (u8, String, u8);
+/// Protocol, direction, the state before, and what came.
+pub(crate) type Cell = (Protocol, Side, String, u8);
 
-const DIRECTIONS: [Direction; 3] = [Direction::Input, Direction::Output, Direction::InputOnly];
+/// Where a packet goes: of a connection whose server answers this way, or not.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Side {
+    In,
+    Out,
+    InOnly,
+}
 
-/// The cell that a step is in; none for what opens a connection, or is none of TCP.
+/// What packets of a protocol can be; the first opens a connection.
+pub(crate) fn events(protocol: Protocol) -> &'static [u8] {
+    match protocol {
+        Protocol::Tcp | Protocol::Udp => &FLAGS,
+        Protocol::Sctp => &CHUNKS,
+    }
+}
+
+/// What most packets are: an ACK, or data.
+pub(crate) fn common(protocol: Protocol) -> u8 {
+    match protocol {
+        Protocol::Tcp | Protocol::Udp => 0x10,
+        Protocol::Sctp => 0,
+    }
+}
+
+/// The cell that a step is in; none for what opens a connection, or has no table.
 pub(crate) fn cell(scenario: &Scenario, step: &Step, before: Option<&Entry>) -> Option<Cell> {
-    let before = before.filter(|_| !scenario.udp)?;
-    let (direction, flags) = match *step {
-        Step::Send { flags, .. } => (if scenario.dr { 2 } else { 0 }, flags),
-        Step::Reply { flags, .. } => (1, flags),
+    let before = before.filter(|_| scenario.protocol != Protocol::Udp)?;
+    let (side, event) = match *step {
+        Step::Send { flags, .. } => (if scenario.dr { Side::InOnly } else { Side::In }, flags),
+        Step::Reply { flags, .. } => (Side::Out, flags),
         _ => return None,
     };
-    Some((direction, before.state.clone(), flags))
+    Some((scenario.protocol, side, before.state.clone(), event))
 }
 
 /// All cells that packets can reach.
 pub(crate) fn reachable() -> BTreeSet<Cell> {
-    let cells = |dr| paths(dr).into_keys();
-    cells(false).chain(cells(true)).collect()
+    let tables = TABLES.into_iter().map(|(protocol, dr)| Table::new(protocol, dr));
+    tables.flat_map(|table| table.cells()).collect()
 }
 
-/// One connection for every cell: the way to its state, and the cell's packet.
+/// Connections that come through every cell. The families share the code of the tables, here as in
+/// the kernel: each is played by one of them.
 pub(crate) fn scenarios() -> Vec<Scenario> {
-    let of = |dr| {
-        let paths: Vec<_> = paths(dr).into_values().collect();
-        paths.chunks(PATHS_MAX).map(|chunk| scenario(dr, chunk)).collect::<Vec<_>>()
-    };
-    [of(false), of(true)].concat()
+    let of = |(protocol, dr)| Table::new(protocol, dr).scenarios();
+    TABLES.into_iter().flat_map(of).collect()
 }
 
-fn scenario(dr: bool, paths: &[Vec<(u8, u8)>]) -> Scenario {
-    let mut flows = Vec::new();
-    let mut steps = Vec::new();
-    for (flow, path) in paths.iter().enumerate() {
-        flows.push(Flow { addr: [10, 0, 0, 1].into(), port: 20_000 + flow as u16 });
-        steps.extend(path.iter().map(|(direction, flags)| match direction {
-            1 => Step::Reply { flow, flags: *flags },
-            _ => Step::Send { flow, flags: *flags },
-        }));
-    }
-    Scenario {
-        name: format!("state table, {}", if dr { "dr" } else { "nat" }),
-        scheduler: "rr".to_owned(),
-        flags: Vec::new(),
-        udp: false,
-        dr,
-        servers: vec![Server { number: 1, weight: 1 }, Server { number: 2, weight: 1 }],
-        flows,
-        steps,
-    }
+/// The tables: protocol, and whether replies go another way.
+const TABLES: [(Protocol, bool); 4] = [
+    (Protocol::Tcp, false),
+    (Protocol::Tcp, true),
+    (Protocol::Sctp, false),
+    (Protocol::Sctp, true),
+];
+
+/// What packets of one protocol, forwarded one way, make of connections.
+struct Table {
+    protocol: Protocol,
+    dr: bool,
+    /// The state that each packet in each state leads to.
+    cells: BTreeMap<(State, Side, u8), State>,
+    /// The state that opening leads to.
+    first: State,
 }
 
-/// The shortest way through every cell, from the SYN on.
-fn paths(dr: bool) -> BTreeMap<Cell, Vec<(u8, u8)>> {
-    let directions: &[u8] = if dr { &[2] } else { &[0, 1] };
-    let mut paths = BTreeMap::new();
-    let mut found = BTreeSet::new();
-    let mut queue = VecDeque::from([(State::SynRecv, vec![(directions[0], 0x02)])]);
-    while let Some((state, path)) = queue.pop_front() {
-        if !found.insert(state) {
-            continue;
-        }
-        for direction in directions {
-            for flags in FLAGS {
-                if *direction != 1 && flags == SYN_RST && state.is_reusable() {
-                    continue;
+impl Table {
+    fn new(protocol: Protocol, dr: bool) -> Self {
+        let sides: &[Side] = if dr { &[Side::InOnly] } else { &[Side::In, Side::Out] };
+        let opening = events(protocol)[0];
+        let first = next(protocol, State::None, sides[0], opening);
+        let mut cells = BTreeMap::new();
+        let (mut found, mut queue) = (BTreeSet::from([first]), VecDeque::from([first]));
+        while let Some(state) = queue.pop_front() {
+            for (side, event) in product(sides, events(protocol)) {
+                let inbound = side != Side::Out;
+                let after = match (protocol, event) {
+                    (Protocol::Tcp, SYN_RST) if inbound && state.is_reusable() => continue,
+                    // Another connection in the place of this one.
+                    (_, event) if inbound && event == opening && state.is_reusable() => first,
+                    _ => next(protocol, state, side, event),
+                };
+                cells.insert((state, side, event), after);
+                if found.insert(after) {
+                    queue.push_back(after);
                 }
-                let mut path = path.clone();
-                path.push((*direction, flags));
-                let next = state.next(DIRECTIONS[usize::from(*direction)], TcpFlags(flags));
-                paths.insert((*direction, state.name().to_owned(), flags), path.clone());
-                queue.push_back((next, path));
             }
         }
+        Self { protocol, dr, cells, first }
     }
-    paths
+
+    fn cells(&self) -> Vec<Cell> {
+        let cell = |(state, side, event): &(State, Side, u8)| {
+            (self.protocol, *side, state.name().to_owned(), *event)
+        };
+        self.cells.keys().map(cell).collect()
+    }
+
+    /// Walks that come through every cell: a packet of a cell that was not met yet where there is
+    /// one, else the shortest way to one, else another connection.
+    fn scenarios(&self) -> Vec<Scenario> {
+        let steps_max = match self.protocol {
+            Protocol::Sctp => SCTP_STEPS_MAX,
+            Protocol::Tcp | Protocol::Udp => TCP_STEPS_MAX,
+        };
+        let mut left: BTreeSet<_> = self.cells.keys().copied().collect();
+        let mut scenarios = Vec::new();
+        while !left.is_empty() {
+            let (mut flows, mut steps) = (0, Vec::new());
+            while !left.is_empty() && steps.len() < steps_max {
+                let opening = events(self.protocol)[0];
+                steps.push(Step::Send { flow: flows, flags: opening });
+                let mut state = self.first;
+                while let Some(way) = self.way(state, &left) {
+                    for (side, flags) in way {
+                        left.remove(&(state, side, flags));
+                        state = self.cells[&(state, side, flags)];
+                        steps.push(match side {
+                            Side::Out => Step::Reply { flow: flows, flags },
+                            Side::In | Side::InOnly => Step::Send { flow: flows, flags },
+                        });
+                    }
+                    if steps.len() >= steps_max {
+                        break;
+                    }
+                }
+                flows += 1;
+            }
+            scenarios.push(self.scenario(flows, steps, scenarios.len()));
+        }
+        scenarios
+    }
+
+    /// The shortest way from a state to a cell that is left, and through it.
+    fn way(&self, from: State, left: &BTreeSet<(State, Side, u8)>) -> Option<Vec<(Side, u8)>> {
+        let (mut found, mut queue) = (BTreeSet::from([from]), VecDeque::from([(from, Vec::new())]));
+        while let Some((state, way)) = queue.pop_front() {
+            let of_state = self.cells.iter().filter(|((of, ..), _)| *of == state);
+            for ((_, side, event), after) in of_state {
+                let with = || [way.as_slice(), &[(*side, *event)]].concat();
+                if left.contains(&(state, *side, *event)) {
+                    return Some(with());
+                }
+                if found.insert(*after) {
+                    queue.push_back((*after, with()));
+                }
+            }
+        }
+        None
+    }
+
+    fn scenario(&self, flows: usize, steps: Vec<Step>, number: usize) -> Scenario {
+        let v6 = number % 2 == 1;
+        let addr =
+            if v6 { [0x2001, 0xdb8, 0xc, 0, 0, 0, 0, 1].into() } else { [10, 0, 0, 1].into() };
+        let way = if self.dr { "dr" } else { "nat" };
+        Scenario {
+            name: format!("state table, {:?} {way} {number}", self.protocol),
+            scheduler: "rr".to_owned(),
+            flags: Vec::new(),
+            protocol: self.protocol,
+            v6,
+            dr: self.dr,
+            servers: vec![Server { number: 1, weight: 1 }, Server { number: 2, weight: 1 }],
+            persistence: None,
+            flows: (0..flows).map(|flow| Flow { addr, port: 20_000 + flow as u16 }).collect(),
+            steps,
+        }
+    }
+}
+
+fn next(protocol: Protocol, state: State, side: Side, event: u8) -> State {
+    let direction = match side {
+        Side::In => Direction::Input,
+        Side::Out => Direction::Output,
+        Side::InOnly => Direction::InputOnly,
+    };
+    match protocol {
+        Protocol::Tcp | Protocol::Udp => state.next(direction, TcpFlags(event)),
+        Protocol::Sctp => state.next_sctp(direction, speaker(event)),
+    }
+}
+
+/// The chunk that speaks for a packet.
+//= Linux net/netfilter/ipvs/ip_vs_proto_sctp.c, set_sctp_state(): the first, but for an ABORT
+//= behind a cookie
+fn speaker(event: u8) -> Chunk {
+    match event {
+        event if event & THEN_ABORT == 0 => Chunk(event),
+        event if matches!(event & !THEN_ABORT, 10 | 11) => Chunk::ABORT,
+        event => Chunk(event & !THEN_ABORT),
+    }
+}
+
+fn product<'a>(sides: &'a [Side], events: &'a [u8]) -> impl Iterator<Item = (Side, u8)> + 'a {
+    sides.iter().flat_map(|side| events.iter().map(|event| (*side, *event)))
 }
