@@ -65,8 +65,11 @@ impl Coverage {
             *self.cells.entry(cell).or_default() += 1;
             self.live += 1;
         }
+        self.live += u64::from(naive.passed);
         let verdict = match fate {
             Fate::Dropped(reason) => *reason,
+            Fate::Sent(_) if naive.passed => "error_passed",
+            Fate::Sent(_) if naive.passed_once => "sent_once",
             Fate::Sent(_) if naive.met.is_some() => "forwarded",
             Fate::Sent(Pkt { body: Body::Icmp { kind: 3, code: 4, .. }, .. }) => "told_too_big",
             Fate::Sent(Pkt { body: Body::Icmp { kind: 2, .. }, .. }) => "told_too_big",
@@ -88,6 +91,14 @@ impl Coverage {
         for ((tunnel, v6, outer), hits) in &naive.tunnels {
             println!("{hits:>8}  {} in {} {tunnel:?}", family(*v6), family(*outer));
         }
+        for ((v6, mode, proto, inbound), hits) in &naive.errors {
+            let way = if *inbound { "in" } else { "out" };
+            println!("{hits:>8}  {} error {mode:?} {proto:?} {way}", family(*v6));
+        }
+        for ((v6, mode, inbound), hits) in &naive.once {
+            let way = if *inbound { "in" } else { "out" };
+            println!("{hits:>8}  {} once {mode:?} {way}", family(*v6));
+        }
         for (cell, hits) in &self.cells {
             let Cell { ipv6, mode, proto, inbound, state, row } = cell;
             let (family, way) = (family(*ipv6), if *inbound { "in" } else { "out" });
@@ -102,6 +113,21 @@ impl Coverage {
         assert_eq!(naive.tunnels.len(), TUNNELS_MET, "tunnels by family");
         for (tunnel, hits) in &naive.tunnels {
             assert!(*hits >= HITS_MIN, "{hits} packets through {tunnel:?}: too few");
+        }
+        for (mode, proto) in KINDS {
+            let ways = if mode.returns() { &[true, false][..] } else { &[true] };
+            for (v6, inbound) in [false, true].iter().flat_map(|v6| ways.iter().map(|w| (*v6, *w)))
+            {
+                let met = naive.errors.get(&(v6, mode, proto, inbound)).copied().unwrap_or(0);
+                assert!(met >= HITS_MIN, "{met} errors of {mode:?} {proto:?}: too few");
+            }
+        }
+        for v6 in [false, true] {
+            let ways = [(Mode::Dr, true), (Mode::Nat, true), (Mode::Nat, false)];
+            for (mode, inbound) in ways.into_iter().chain([(Mode::Tunnel, true)]) {
+                let met = naive.once.get(&(v6, mode, inbound)).copied().unwrap_or(0);
+                assert!(met >= HITS_MIN, "{met} datagrams by {mode:?} alone: too few");
+            }
         }
         let clamped = naive.clamped;
         assert!(clamped >= HITS_MIN, "{clamped} handshakes with another segment size: too few");
@@ -147,11 +173,15 @@ const KEPT: [Kept; 6] =
     [Kept::New, Kept::Stayed, Kept::StayedQuiescent, Kept::Moved, Kept::Outlived, Kept::Ended];
 
 /// What can become of a packet in this world.
-const VERDICTS: [&str; 21] = [
+const VERDICTS: [&str; 25] = [
     "answered",
+    "error_passed",
+    "icmp_quote",
+    "icmp_unknown",
     "forwarded",
     "by_hash",
     "relayed",
+    "sent_once",
     "told_too_big",
     "held_back",
     "malformed",
