@@ -5,7 +5,7 @@
 
 use std::{net::IpAddr, sync::Arc};
 
-use steadfast_packet::Packet;
+use steadfast_packet::{Packet, Quoted, parse_error};
 
 use crate::{
     ClientAddress, Config, FlowCounters, FlowKey, Hop, Protocol, ReplyKey, ServerId, Service,
@@ -47,6 +47,13 @@ impl Tuple {
     pub(crate) fn of_packet(packet: &Packet) -> Option<Self> {
         let (protocol, src_port, dst_port) = packet.tuple()?;
         Some(Self { protocol, src: packet.src, src_port, dst: packet.dst, dst_port })
+    }
+
+    /// That of a packet which goes the way of this ICMP error: against the one that it quotes.
+    pub(crate) fn of_error(frame: &[u8], packet: &Packet) -> Option<Self> {
+        let Quoted { protocol, src, src_port, dst, dst_port, .. } =
+            parse_error(frame, packet).ok()??.quoted;
+        Some(Self { protocol, src: dst, src_port: dst_port, dst: src, dst_port: src_port })
     }
 
     /// That of a packet from the client of this connection.

@@ -39,7 +39,7 @@ pub struct Rehearsal {
     pub sent: Option<Sent>,
     /// The frame as it would be sent, but for the tag of a VLAN; empty when it is dropped.
     pub frame: Vec<u8>,
-    /// The connection that the packet belongs to, if one is known.
+    /// The connection that the packet belongs to, or that an ICMP error is about, if one is known.
     pub met: Option<Met>,
     /// The connection that it would open.
     pub opened: Option<Record>,
@@ -106,7 +106,9 @@ impl Shared {
     #[must_use]
     pub fn rehearse(&self, now_ns: u64, port: u16, frame: &[u8]) -> Rehearsal {
         let tuple = parse(frame).ok().and_then(|parsed| match parsed.content {
-            Content::Ip(packet) => Tuple::of_packet(&packet),
+            Content::Ip(packet) => {
+                Tuple::of_packet(&packet).or_else(|| Tuple::of_error(frame, &packet))
+            }
             _ => None,
         });
         let met = tuple.and_then(|tuple| self.connection_of(tuple));

@@ -104,6 +104,23 @@ fn errors_from_the_servers_side_reach_the_client() {
 
 /// Neither time-outs nor counters of a connection know of errors.
 #[test]
+fn errors_are_rehearsed_as_they_are_handled() {
+    for (net, protocol) in NETS.into_iter().flat_map(|net| PROTOCOLS.map(|of| (net, of))) {
+        let kind = kind(net, ERRORS[0]);
+        let mut lab = lab();
+        open(&mut lab, net, protocol, NAT_PORT);
+        let inwards = to_vip(net, protocol, NAT_PORT, kind, 20).frame((CLIENT, FRONT));
+        let outwards = to_client(net, protocol, net.nat, kind, 20).frame((NAT_1, BACK));
+        for (port, received) in [(0, inwards), (1, outwards)] {
+            let told = lab.shared.rehearse(lab.now, port, &received);
+            let Outcome::Sent(_, sent) = lab.handle(port, &received) else { panic!() };
+            assert_eq!(told.frame, sent, "{} {protocol} from {port}", net.name);
+            assert!(told.met.is_some());
+        }
+    }
+}
+
+#[test]
 fn errors_keep_nothing_alive() {
     for net in NETS {
         let mut lab = lab();
