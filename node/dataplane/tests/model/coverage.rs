@@ -65,8 +65,10 @@ impl Coverage {
             *self.cells.entry(cell).or_default() += 1;
             self.live += 1;
         }
+        self.live += u64::from(naive.passed);
         let verdict = match fate {
             Fate::Dropped(reason) => *reason,
+            Fate::Sent(_) if naive.passed => "error_passed",
             Fate::Sent(_) if naive.met.is_some() => "forwarded",
             Fate::Sent(Pkt { body: Body::Icmp { kind: 3, code: 4, .. }, .. }) => "told_too_big",
             Fate::Sent(Pkt { body: Body::Icmp { kind: 2, .. }, .. }) => "told_too_big",
@@ -88,6 +90,10 @@ impl Coverage {
         for ((tunnel, v6, outer), hits) in &naive.tunnels {
             println!("{hits:>8}  {} in {} {tunnel:?}", family(*v6), family(*outer));
         }
+        for ((v6, mode, proto, inbound), hits) in &naive.errors {
+            let way = if *inbound { "in" } else { "out" };
+            println!("{hits:>8}  {} error {mode:?} {proto:?} {way}", family(*v6));
+        }
         for (cell, hits) in &self.cells {
             let Cell { ipv6, mode, proto, inbound, state, row } = cell;
             let (family, way) = (family(*ipv6), if *inbound { "in" } else { "out" });
@@ -102,6 +108,14 @@ impl Coverage {
         assert_eq!(naive.tunnels.len(), TUNNELS_MET, "tunnels by family");
         for (tunnel, hits) in &naive.tunnels {
             assert!(*hits >= HITS_MIN, "{hits} packets through {tunnel:?}: too few");
+        }
+        for (mode, proto) in KINDS {
+            let ways = if mode.returns() { &[true, false][..] } else { &[true] };
+            for (v6, inbound) in [false, true].iter().flat_map(|v6| ways.iter().map(|w| (*v6, *w)))
+            {
+                let met = naive.errors.get(&(v6, mode, proto, inbound)).copied().unwrap_or(0);
+                assert!(met >= HITS_MIN, "{met} errors of {mode:?} {proto:?}: too few");
+            }
         }
         let clamped = naive.clamped;
         assert!(clamped >= HITS_MIN, "{clamped} handshakes with another segment size: too few");
@@ -147,8 +161,11 @@ const KEPT: [Kept; 6] =
     [Kept::New, Kept::Stayed, Kept::StayedQuiescent, Kept::Moved, Kept::Outlived, Kept::Ended];
 
 /// What can become of a packet in this world.
-const VERDICTS: [&str; 21] = [
+const VERDICTS: [&str; 24] = [
     "answered",
+    "error_passed",
+    "icmp_quote",
+    "icmp_unknown",
     "forwarded",
     "by_hash",
     "relayed",

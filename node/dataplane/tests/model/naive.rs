@@ -4,6 +4,7 @@
 mod admit;
 mod excess;
 mod forward;
+mod icmp;
 mod mss;
 mod persist;
 mod schedulers;
@@ -23,7 +24,7 @@ use state::{is_over, timeout};
 pub(crate) use state::{reopens, step};
 pub(crate) use tunnel::{Flow, Tunnel};
 
-use crate::packet::{Body, Mac, Pkt, Proto, Row};
+use crate::packet::{Mac, Pkt, Proto, Row};
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
@@ -134,6 +135,9 @@ pub(crate) struct Naive {
     pub(crate) kept: BTreeMap<Kept, u64>,
     /// The cell that the packet at hand met.
     pub(crate) met: Option<Cell>,
+    /// It was an error about one of a live connection, and was passed on.
+    pub(crate) passed: bool,
+    pub(crate) errors: BTreeMap<icmp::Passed, u64>,
 }
 
 impl Naive {
@@ -164,6 +168,8 @@ impl Naive {
             opened: false,
             kept: BTreeMap::new(),
             met: None,
+            passed: false,
+            errors: BTreeMap::new(),
         }
     }
 
@@ -179,10 +185,11 @@ impl Naive {
 
     pub(crate) fn packet(&mut self, pkt: &Pkt) -> Fate {
         self.met = None;
+        self.passed = false;
         if pkt.dst_mac != self.own[usize::from(pkt.port)] {
             return Fate::Dropped("other_mac");
         }
-        let Some(proto) = pkt.proto() else { return self.ping(pkt) };
+        let Some(proto) = pkt.proto() else { return self.icmp(pkt) };
         if self.vips.contains(&pkt.dst) {
             return self.inbound(pkt, proto);
         }
@@ -211,25 +218,6 @@ impl Naive {
             }
             (None, Role::Holder { .. }) if !self.is_settled() => Fate::Dropped("held_back"),
             (None, _) => Fate::Dropped("unknown_return"),
-        }
-    }
-
-    fn ping(&mut self, pkt: &Pkt) -> Fate {
-        let Body::Icmp { kind, code, rest } = &pkt.body else { unreachable!() };
-        if !self.vips.contains(&pkt.dst) {
-            return Fate::Dropped("not_ours");
-        }
-        let (request, reply) = if pkt.src.is_ipv6() { (128, 129) } else { (8, 0) };
-        if (*kind, *code) != (request, 0) {
-            return Fate::Dropped("protocol");
-        }
-        match self.role {
-            Role::Nobody => Fate::Dropped("no_holder"),
-            Role::Other => self.relay(pkt),
-            Role::Holder { .. } => {
-                let body = Body::Icmp { kind: reply, code: 0, rest: rest.clone() };
-                self.answer(pkt, body, Some(pkt))
-            }
         }
     }
 

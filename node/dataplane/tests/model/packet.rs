@@ -109,6 +109,16 @@ pub(crate) enum Body {
         code: u8,
         rest: Vec<u8>,
     },
+    /// An ICMP error: type, code, the word behind them, and how much of which packet it quotes.
+    Error {
+        kind: u8,
+        code: u8,
+        word: [u8; 4],
+        quoted: Box<Pkt>,
+        cut: usize,
+        /// The last octet, if it is not what that packet has there.
+        last: Option<u8>,
+    },
     /// Another packet, and what is before it.
     Inside {
         protocol: u8,
@@ -127,7 +137,7 @@ impl Pkt {
             Body::Tcp { .. } => Some(Proto::Tcp),
             Body::Udp { .. } => Some(Proto::Udp),
             Body::Sctp(_) => Some(Proto::Sctp),
-            Body::Icmp { .. } | Body::Inside { .. } => None,
+            Body::Icmp { .. } | Body::Error { .. } | Body::Inside { .. } => None,
         }
     }
 
@@ -135,7 +145,7 @@ impl Pkt {
         match self.body {
             Body::Tcp { sport, dport, .. } | Body::Udp { sport, dport, .. } => (sport, dport),
             Body::Sctp(Sctp { sport, dport, .. }) => (sport, dport),
-            Body::Icmp { .. } | Body::Inside { .. } => (0, 0),
+            Body::Icmp { .. } | Body::Error { .. } | Body::Inside { .. } => (0, 0),
         }
     }
 
@@ -199,6 +209,14 @@ impl Pkt {
                 (17, bytes, 6)
             }
             Body::Sctp(sctp) => (132, sctp.bytes(), 0),
+            Body::Error { kind, code, word, quoted, cut, last } => {
+                let mut bytes = vec![*kind, *code, 0, 0];
+                bytes.extend(word);
+                bytes.extend(quoted.packet().into_iter().take(*cut));
+                let end = bytes.len() - 1;
+                bytes[end] = last.unwrap_or(bytes[end]);
+                (if self.src.is_ipv6() { 58 } else { 1 }, bytes, 2)
+            }
             Body::Inside { protocol, bytes } => (*protocol, bytes.clone(), 0),
             Body::Icmp { kind, code, rest } => {
                 let mut bytes = vec![*kind, *code, 0, 0];

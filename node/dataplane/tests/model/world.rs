@@ -1,5 +1,6 @@
 //! A small network and what happens in it, at random from a seed.
 
+mod errors;
 mod packets;
 mod sctp;
 pub(crate) mod steer;

@@ -100,7 +100,7 @@ impl Naive {
     }
 
     /// The largest packet on the way to a neighbour.
-    fn mtu(&self, port: u16, towards: IpAddr) -> usize {
+    pub(super) fn mtu(&self, port: u16, towards: IpAddr) -> usize {
         let of_route = self.mtus.iter().find(|(addr, _)| *addr == towards);
         let of_port = self.port_mtus[usize::from(port)];
         usize::from(of_route.map_or(of_port, |(_, mtu)| of_port.min(*mtu)))

@@ -85,6 +85,15 @@ impl Sctp {
         bytes
     }
 
+    /// Has the checksum of another packet, right or wrong.
+    pub(crate) fn keep_checksum(&mut self, of: &Self) {
+        let sum = |sctp: &Self| {
+            let bytes = sctp.bytes();
+            u32::from_le_bytes([bytes[8], bytes[9], bytes[10], bytes[11]])
+        };
+        self.wrong ^= sum(self) ^ sum(of);
+    }
+
     /// What a host without the association answers (RFC 9260 section 8.4): nothing to what is broken
     /// or ends one, SHUTDOWN COMPLETE to the last step of a shutdown, ABORT to all else. An INIT gets
     /// it with the tag that it offers.

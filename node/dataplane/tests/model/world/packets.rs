@@ -24,6 +24,11 @@ impl World {
                 Some(pkt) => pkt,
                 None => self.opening(coverage),
             },
+            45..48 if !self.naive.conns.is_empty() => {
+                let at = self.random.below(self.naive.conns.len());
+                let conn = self.naive.conns[at].clone();
+                self.error(&conn)
+            }
             0..84 if !self.naive.conns.is_empty() => self.of_a_connection(),
             0..95 => self.opening(coverage),
             _ => self.odd(),
@@ -183,7 +188,7 @@ impl World {
         }
     }
 
-    fn row(&mut self, proto: Proto) -> Row {
+    pub(super) fn row(&mut self, proto: Proto) -> Row {
         match (proto, self.random.below(100)) {
             (Proto::Udp, _) => Row::Nothing,
             (Proto::Sctp, 0..30) => Row::Data,

@@ -1,0 +1,47 @@
+//! ICMP errors at random.
+
+use super::{BACK, World, addr};
+use crate::{
+    naive::Conn,
+    packet::{Body, Pkt},
+};
+
+impl World {
+    /// An error about a packet of a connection, or one that is nearly so.
+    pub(super) fn error(&mut self, conn: &Conn) -> Pkt {
+        let ipv6 = conn.client.is_ipv6();
+        let inbound = !(conn.mode.returns() && self.random.percent(50));
+        let row = self.row(conn.proto);
+        let router = addr(ipv6, u8::from(!inbound), 250);
+        // What it is about went the other way.
+        let (client, vip) = ((conn.client, conn.cport), (conn.vip, conn.vport));
+        let (from, to) = if inbound { (vip, client) } else { (client, (conn.addr, conn.port)) };
+        let mut quoted = self.pkt(conn.proto, (from.0, to.0), (from.1, to.1), row);
+        let mut pkt = self.pkt(conn.proto, (router, from.0), (0, 0), row);
+        if self.random.percent(30) {
+            pkt.src = to.0;
+        }
+        match self.random.below(30) {
+            0 => quoted.set_ports(from.1, to.1 ^ 1),
+            1 => quoted.src = addr(ipv6, 0, 99),
+            2 => pkt.dst = addr(ipv6, 0, 99),
+            _ => {}
+        }
+        if !inbound {
+            (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 99]);
+        }
+        let kinds = if ipv6 { [1, 2, 3, 4, 1, 130] } else { [3, 3, 4, 11, 12, 5] };
+        let kind = self.random.of(&kinds);
+        let header = if ipv6 { 40 } else { 20 };
+        let behind = match self.random.below(5) {
+            0 => self.random.below(24),
+            1 => 8,
+            2 => 20,
+            _ => 8 + self.random.below(500),
+        };
+        let cut = quoted.packet().len().min(header + behind);
+        let (code, word) = (self.random.below(5) as u8, (self.random.next() as u32).to_be_bytes());
+        pkt.body = Body::Error { kind, code, word, quoted: Box::new(quoted), cut, last: None };
+        pkt
+    }
+}
