@@ -69,6 +69,7 @@ impl Coverage {
         let verdict = match fate {
             Fate::Dropped(reason) => *reason,
             Fate::Sent(_) if naive.passed => "error_passed",
+            Fate::Sent(_) if naive.passed_once => "sent_once",
             Fate::Sent(_) if naive.met.is_some() => "forwarded",
             Fate::Sent(Pkt { body: Body::Icmp { kind: 3, code: 4, .. }, .. }) => "told_too_big",
             Fate::Sent(Pkt { body: Body::Icmp { kind: 2, .. }, .. }) => "told_too_big",
@@ -94,6 +95,10 @@ impl Coverage {
             let way = if *inbound { "in" } else { "out" };
             println!("{hits:>8}  {} error {mode:?} {proto:?} {way}", family(*v6));
         }
+        for ((v6, mode, inbound), hits) in &naive.once {
+            let way = if *inbound { "in" } else { "out" };
+            println!("{hits:>8}  {} once {mode:?} {way}", family(*v6));
+        }
         for (cell, hits) in &self.cells {
             let Cell { ipv6, mode, proto, inbound, state, row } = cell;
             let (family, way) = (family(*ipv6), if *inbound { "in" } else { "out" });
@@ -115,6 +120,13 @@ impl Coverage {
             {
                 let met = naive.errors.get(&(v6, mode, proto, inbound)).copied().unwrap_or(0);
                 assert!(met >= HITS_MIN, "{met} errors of {mode:?} {proto:?}: too few");
+            }
+        }
+        for v6 in [false, true] {
+            let ways = [(Mode::Dr, true), (Mode::Nat, true), (Mode::Nat, false)];
+            for (mode, inbound) in ways.into_iter().chain([(Mode::Tunnel, true)]) {
+                let met = naive.once.get(&(v6, mode, inbound)).copied().unwrap_or(0);
+                assert!(met >= HITS_MIN, "{met} datagrams by {mode:?} alone: too few");
             }
         }
         let clamped = naive.clamped;
@@ -161,7 +173,7 @@ const KEPT: [Kept; 6] =
     [Kept::New, Kept::Stayed, Kept::StayedQuiescent, Kept::Moved, Kept::Outlived, Kept::Ended];
 
 /// What can become of a packet in this world.
-const VERDICTS: [&str; 24] = [
+const VERDICTS: [&str; 25] = [
     "answered",
     "error_passed",
     "icmp_quote",
@@ -169,6 +181,7 @@ const VERDICTS: [&str; 24] = [
     "forwarded",
     "by_hash",
     "relayed",
+    "sent_once",
     "told_too_big",
     "held_back",
     "malformed",

@@ -6,6 +6,7 @@ mod excess;
 mod forward;
 mod icmp;
 mod mss;
+mod once;
 mod persist;
 mod schedulers;
 mod sctp;
@@ -138,6 +139,9 @@ pub(crate) struct Naive {
     /// It was an error about one of a live connection, and was passed on.
     pub(crate) passed: bool,
     pub(crate) errors: BTreeMap<icmp::Passed, u64>,
+    /// It was a datagram without a connection, and went on.
+    pub(crate) passed_once: bool,
+    pub(crate) once: BTreeMap<once::Once, u64>,
 }
 
 impl Naive {
@@ -170,6 +174,8 @@ impl Naive {
             met: None,
             passed: false,
             errors: BTreeMap::new(),
+            passed_once: false,
+            once: BTreeMap::new(),
         }
     }
 
@@ -185,7 +191,7 @@ impl Naive {
 
     pub(crate) fn packet(&mut self, pkt: &Pkt) -> Fate {
         self.met = None;
-        self.passed = false;
+        (self.passed, self.passed_once) = (false, false);
         if pkt.dst_mac != self.own[usize::from(pkt.port)] {
             return Fate::Dropped("other_mac");
         }
@@ -207,6 +213,11 @@ impl Naive {
                 && (conn.addr, conn.port) == (pkt.src, sport)
                 && (conn.client, conn.cport) == (pkt.dst, dport)
         });
+        if found.is_none()
+            && let Some(fate) = self.return_once(pkt)
+        {
+            return fate;
+        }
         match (found, self.role) {
             (Some(at), _) if !self.is_known(self.conns[at].server) => {
                 Fate::Dropped("server_removed")

@@ -239,6 +239,7 @@ fn service_spec(service: &Service) -> dp::ServiceSpec {
             },
             ..dp::Policies::default()
         },
+        one_packet: service.once,
         client_address: dp::ClientAddress::None,
         persistence: service.persist.map(|persist| dp::Persistence {
             timeout_ns: persist.timeout,

@@ -117,6 +117,14 @@ const TUNNELS: [(Tunnel, bool, Proto, Sched, Clamp); 10] = [
 
 const MAGLEV: Sched = Sched::Mh { port: true, fallback: true };
 
+/// Services that schedule each datagram anew.
+const ONCE: [(Mode, Sched); 4] = [
+    (Mode::Dr, Sched::Rr),
+    (Mode::Nat, Sched::Wlc),
+    (Mode::Nat, MAGLEV),
+    (Mode::Tunnel, Sched::Wrr),
+];
+
 /// Services of SCTP.
 const ASSOCIATIONS: [(Mode, Sched); 4] = [
     (Mode::Dr, Sched::Wlc),
@@ -187,6 +195,15 @@ impl World {
         for (number, (tunnel, crosses, proto, sched, clamp)) in (130..).zip(TUNNELS) {
             self.add_tunnel(family + number, (proto, vip, sched), tunnel, ipv6 != crosses);
             self.naive.services.last_mut().unwrap().clamp = clamp;
+        }
+        for ((mode, sched), number) in ONCE.into_iter().zip(140..) {
+            self.add_service(family + number, Proto::Udp, vip, mode, sched);
+            let last = self.naive.services.last_mut().unwrap();
+            last.once = true;
+            if mode == Mode::Tunnel {
+                let servers = last.servers.iter_mut().zip(0..);
+                servers.for_each(|(server, slot)| server.addr = addr(ipv6, 2, 20 + slot));
+            }
         }
         for client in 0..24 {
             let mac = [2, 0, 0, 0, 3, client];

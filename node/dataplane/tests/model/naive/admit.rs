@@ -54,6 +54,9 @@ impl Naive {
             return self.reject(pkt);
         }
         match self.choose(service, pkt) {
+            Some((server, _)) if self.services[service].once => {
+                self.send_once(pkt, service, server)
+            }
             Some((server, controlled)) => {
                 let fate = self.open(pkt, proto, (service, server), old, (false, controlled));
                 if controlled && !self.opened {

@@ -31,7 +31,7 @@ impl Conn {
 
 impl Service {
     /// The way of a packet without a connection.
-    fn path(&self, inbound: bool, client: (IpAddr, u16), server: (IpAddr, u16)) -> Path {
+    pub(super) fn path(&self, inbound: bool, client: (IpAddr, u16), server: (IpAddr, u16)) -> Path {
         let Self { mode, tunnel, clamp, .. } = *self;
         let flow = (client, (self.vip, self.port));
         Path { inbound, mode, tunnel, clamp, flow, server }

@@ -69,6 +69,8 @@ pub(crate) struct Service {
     /// Of tunnels.
     pub(crate) tunnel: Tunnel,
     pub(crate) clamp: Clamp,
+    /// One-packet scheduling.
+    pub(crate) once: bool,
     pub(crate) persist: Option<Persist>,
     /// Sorted by address and port.
     pub(crate) servers: Vec<Server>,
@@ -91,7 +93,7 @@ impl Service {
         let gone = [Gone::Reset, Gone::Drop, Gone::Reschedule][id as usize % 3];
         let (last, walk) = (None, (-1, 0));
         let (hashing, persist) = (0, None);
-        let (tunnel, clamp) = (Tunnel::IpIp, Clamp::Off);
+        let (tunnel, clamp, once) = (Tunnel::IpIp, Clamp::Off, false);
         let mut service = Self {
             id,
             proto,
@@ -102,6 +104,7 @@ impl Service {
             gone,
             tunnel,
             clamp,
+            once,
             persist,
             servers,
             last,

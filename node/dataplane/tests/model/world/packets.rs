@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{BACK, FRONT, PEER, World, addr, ip};
 use crate::{
     coverage::Coverage,
-    naive::{Conn, Role},
+    naive::{Conn, Mode, Role},
     packet::{ACK, Body, FIN, Pkt, Proto, RST, Row, SYN},
 };
 
@@ -119,6 +119,18 @@ impl World {
     pub(super) fn opening_at(&mut self, at: usize) -> Pkt {
         let service = &self.naive.services[at];
         let (proto, vip, port) = (service.proto, service.vip, service.port);
+        let answers = service.once && service.mode == Mode::Nat && !service.servers.is_empty();
+        if answers && self.random.percent(40) {
+            // Nobody knows whether it was asked.
+            let servers = &self.naive.services[at].servers;
+            let from = servers[self.random.below(servers.len())];
+            let client = addr(vip.is_ipv6(), 0, 200 + self.random.below(24) as u8);
+            let ports = (from.port, 30_000 + self.random.below(60) as u16);
+            let mut pkt = self.pkt(proto, (from.addr, client), ports, Row::Nothing);
+            (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 99]);
+            return pkt;
+        }
+        let service = &self.naive.services[at];
         let (clients, cports) = if service.is_on_shared() { (6, 12) } else { (24, 60) };
         let client = addr(vip.is_ipv6(), 0, 200 + self.random.below(clients) as u8);
         let cport = 30_000 + self.random.below(cports) as u16;

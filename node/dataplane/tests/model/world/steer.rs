@@ -62,6 +62,7 @@ impl World {
         let services = self.naive.services.iter().enumerate();
         let fit = services.filter(|(_, service)| {
             (service.vip.is_ipv6(), service.mode, service.proto) == (aim.ipv6, aim.mode, aim.proto)
+                && !service.once
                 && service.servers.iter().any(Server::takes)
         });
         let fit: Vec<usize> = fit.map(|(at, _)| at).collect();
