@@ -4,6 +4,7 @@
 mod admit;
 mod excess;
 mod forward;
+mod full_nat;
 mod icmp;
 mod mss;
 mod once;
@@ -51,6 +52,8 @@ pub(crate) struct Conn {
     pub(crate) port: u16,
     pub(crate) mode: Mode,
     tunnel: Tunnel,
+    /// From where a full-NAT connection goes to its server, once a packet of it showed that.
+    pub(crate) local: Option<(IpAddr, u16)>,
     pub(crate) state: State,
     seen: u64,
     /// The holder was given its successor.
@@ -117,6 +120,10 @@ pub(crate) struct Naive {
     pub(crate) tunnel_ends: [IpAddr; 2],
     /// What the crate made of the packet at hand: what is its own choice is taken from there.
     pub(crate) seen: Vec<u8>,
+    /// Local addresses, and the ports of this node there.
+    pub(crate) locals: Vec<IpAddr>,
+    pub(crate) local_ports: std::ops::Range<u16>,
+    pub(crate) chosen: u64,
     pub(crate) spread: BTreeMap<(bool, Flow), u32>,
     /// Handshakes with another segment size, and packets inside others: tunnel, whether the inner
     /// and the outer one are IPv6.
@@ -159,6 +166,9 @@ impl Naive {
             port_mtus: Vec::new(),
             tunnel_ends: [IpAddr::from([0; 4]); 2],
             seen: Vec::new(),
+            locals: Vec::new(),
+            local_ports: 0..0,
+            chosen: 0,
             spread: BTreeMap::new(),
             clamped: 0,
             tunnels: BTreeMap::new(),
@@ -204,14 +214,18 @@ impl Naive {
         let is_pool = pool
             .filter(|service| service.proto == proto)
             .any(|service| service.servers.iter().any(|s| (s.addr, s.port) == (pkt.src, sport)));
-        if !is_pool {
+        let is_local = self.locals.contains(&pkt.dst);
+        if !is_pool && !is_local {
             return Fate::Dropped("not_ours");
         }
         let found = self.conns.iter().position(|conn| {
-            conn.mode == Mode::Nat
-                && conn.proto == proto
+            let towards = match conn.mode {
+                Mode::Nat => Some((conn.client, conn.cport)),
+                _ => conn.local,
+            };
+            conn.proto == proto
                 && (conn.addr, conn.port) == (pkt.src, sport)
-                && (conn.client, conn.cport) == (pkt.dst, dport)
+                && towards == Some((pkt.dst, dport))
         });
         if found.is_none()
             && let Some(fate) = self.return_once(pkt)

@@ -11,6 +11,9 @@ use crate::{
     world::{BACK, FRONT, PEER},
 };
 
+/// Of this node's ports.
+const SLOT: u16 = 3;
+
 const CONNECTIONS_MAX: usize = 1 << 16;
 
 /// Few, so that they are often too many.
@@ -44,11 +47,12 @@ impl Plane {
                 id: dp::GroupId(1),
                 vips: naive.vips.clone(),
                 gateways: Vec::new(),
-                locals: vec![],
+                locals: naive.locals.clone(),
                 unserved: dp::Unserved::Reject,
             }],
             services: naive.services.iter().map(service_spec).collect(),
             workers: 1,
+            port_slot: dp::PortSlot::new(SLOT),
             ..lab::config_spec(self.generation)
         };
         let previous = self.shared.config.load_full();
@@ -218,6 +222,7 @@ fn service_spec(service: &Service) -> dp::ServiceSpec {
         forwarding: match service.mode {
             Mode::Dr => dp::Forwarding::Dr,
             Mode::Nat => dp::Forwarding::Nat,
+            Mode::FullNat => dp::Forwarding::FullNat,
             Mode::Tunnel => dp::Forwarding::Tunnel(match service.tunnel {
                 Tunnel::IpIp => dp::Tunnel::IpIp,
                 Tunnel::Gre(checksum) => dp::Tunnel::Gre { checksum },

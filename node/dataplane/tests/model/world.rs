@@ -72,13 +72,13 @@ fn server(
     let (net, host) = match mode {
         Mode::Tunnel => (2, 20 + slot),
         Mode::Dr => (0, 20 + slot),
-        Mode::Nat => (1, 20 + slot),
+        Mode::Nat | Mode::FullNat => (1, 20 + slot),
     };
     let port = match mode {
         Mode::Dr | Mode::Tunnel => port,
         // Services 100 and 101 of each family share their servers.
         Mode::Nat if service % 200 / 2 == 50 => 7000,
-        Mode::Nat => 8000 + service as u16,
+        Mode::Nat | Mode::FullNat => 8000 + service as u16,
     };
     Server { id, addr: addr(ipv6, net, host), port, weight, up: true }
 }
@@ -125,6 +125,14 @@ const ONCE: [(Mode, Sched); 4] = [
     (Mode::Tunnel, Sched::Wrr),
 ];
 
+/// Services of full-NAT.
+const LOCALS: [(Proto, Sched); 4] = [
+    (Proto::Tcp, Sched::Rr),
+    (Proto::Tcp, MAGLEV),
+    (Proto::Udp, Sched::Wlc),
+    (Proto::Sctp, Sched::Sed),
+];
+
 /// Services of SCTP.
 const ASSOCIATIONS: [(Mode, Sched); 4] = [
     (Mode::Dr, Sched::Wlc),
@@ -150,6 +158,9 @@ impl World {
         naive.now = 20_000 * STEP;
         naive.port_mtus = vec![1500, 9000];
         naive.tunnel_ends = [addr(false, 2, 1), addr(true, 2, 1)];
+        naive.locals = vec![addr(false, 1, 10), addr(false, 1, 11), addr(true, 1, 10)];
+        // Slot 3 of 64, each of 1008 ports from 1024 on.
+        naive.local_ports = 1024 + 3 * 1008..1024 + 4 * 1008;
         naive.role = Role::Holder { since: 0, complete: true };
         let mut world = Self {
             random: Random(seed),
@@ -204,6 +215,9 @@ impl World {
                 let servers = last.servers.iter_mut().zip(0..);
                 servers.for_each(|(server, slot)| server.addr = addr(ipv6, 2, 20 + slot));
             }
+        }
+        for ((proto, sched), number) in LOCALS.into_iter().zip(150..) {
+            self.add_service(family + number, proto, vip, Mode::FullNat, sched);
         }
         for client in 0..24 {
             let mac = [2, 0, 0, 0, 3, client];

@@ -100,6 +100,7 @@ impl Naive {
             port: server.port,
             mode: service.mode,
             tunnel: service.tunnel,
+            local: None,
             state: if proto == Proto::Udp { "UDP" } else { "NONE" },
             seen: self.now,
             superseded: false,

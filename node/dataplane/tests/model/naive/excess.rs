@@ -34,7 +34,7 @@ impl Service {
     pub(super) fn path(&self, inbound: bool, client: (IpAddr, u16), server: (IpAddr, u16)) -> Path {
         let Self { mode, tunnel, clamp, .. } = *self;
         let flow = (client, (self.vip, self.port));
-        Path { inbound, mode, tunnel, clamp, flow, server }
+        Path { inbound, mode, tunnel, clamp, flow, server, local: None }
     }
 }
 
@@ -65,7 +65,7 @@ impl Naive {
     fn expect(&mut self, service: usize, gone: &Conn) {
         let of = &mut self.services[service];
         // A template may have led it elsewhere than the hash does.
-        if of.persist.is_some() {
+        if of.persist.is_some() || of.mode == Mode::FullNat {
             return;
         }
         let is_of = (of.proto, of.vip, of.port) == (gone.proto, gone.vip, gone.vport);
@@ -102,7 +102,7 @@ impl Naive {
         };
         let of = &self.services[service];
         // A template may have led the client elsewhere.
-        if of.persist.is_some() {
+        if of.persist.is_some() || of.mode == Mode::FullNat {
             return Fate::Dropped("over_limit");
         }
         let (server, mode) = (of.servers[server], of.mode);

@@ -15,6 +15,7 @@ pub(super) struct Path {
     /// Client and VIP with their ports.
     pub(super) flow: Flow,
     pub(super) server: (IpAddr, u16),
+    pub(super) local: Option<(IpAddr, u16)>,
 }
 
 impl Naive {
@@ -28,11 +29,16 @@ impl Naive {
             clamp: of.map_or(Clamp::Off, |service| service.clamp),
             flow: ((conn.client, conn.cport), (conn.vip, conn.vport)),
             server: (conn.addr, conn.port),
+            local: conn.local,
         };
         let sent = match self.on_way(pkt, &path) {
             Ok(sent) => sent,
             Err(fate) => return *fate,
         };
+        if self.conns[at].mode == Mode::FullNat && self.conns[at].local.is_none() {
+            let local = (sent.src, sent.ports().0);
+            self.take_local(at, local);
+        }
         let conn = &self.conns[at];
         let row = pkt.row();
         self.met = Some(Cell {
@@ -77,7 +83,10 @@ impl Naive {
         let room = self.mtu(port, towards) - overhead;
         if pkt.packet().len() > room {
             let quoted = Pkt { ttl: pkt.ttl - 1, ..pkt.clone() };
-            return Err(Box::new(self.tell_too_big(&quoted, vip.0, room)));
+            // A full-NAT server knows the local address alone.
+            let is_server = path.mode == Mode::FullNat && !path.inbound;
+            let teller = if is_server { pkt.dst } else { vip.0 };
+            return Err(Box::new(self.tell_too_big(&quoted, teller, room)));
         }
         let fits = room.min(usize::from(self.port_mtus[usize::from(pkt.port)]));
         let clamped = clamp(&mut sent, path.clamp, fits);
@@ -89,6 +98,15 @@ impl Naive {
             }
             (Mode::Nat, false) => {
                 sent.src = vip.0;
+                sent.set_ports(vip.1, client.1);
+            }
+            (Mode::FullNat, true) => {
+                let local = path.local.unwrap_or_else(|| self.seen_local(server.0.is_ipv6()));
+                (sent.src, sent.dst) = (local.0, server.0);
+                sent.set_ports(local.1, server.1);
+            }
+            (Mode::FullNat, false) => {
+                (sent.src, sent.dst) = (vip.0, client.0);
                 sent.set_ports(vip.1, client.1);
             }
             (Mode::Tunnel, true) => {

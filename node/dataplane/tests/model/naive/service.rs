@@ -10,12 +10,13 @@ pub(crate) enum Mode {
     Dr,
     Nat,
     Tunnel,
+    FullNat,
 }
 
 impl Mode {
     /// What servers answer comes back this way.
     pub(crate) fn returns(self) -> bool {
-        self == Self::Nat
+        matches!(self, Self::Nat | Self::FullNat)
     }
 }
 

@@ -27,7 +27,10 @@ impl World {
             45..48 if !self.naive.conns.is_empty() => {
                 let at = self.random.below(self.naive.conns.len());
                 let conn = self.naive.conns[at].clone();
-                self.error(&conn)
+                match conn.mode {
+                    Mode::FullNat => self.of_a_connection(),
+                    _ => self.error(&conn),
+                }
             }
             0..84 if !self.naive.conns.is_empty() => self.of_a_connection(),
             0..95 => self.opening(coverage),
@@ -60,12 +63,15 @@ impl World {
 
     /// A packet of a connection.
     pub(super) fn of(&mut self, conn: &Conn, inbound: bool, row: Row) -> Pkt {
-        if inbound {
+        let is_unheard = conn.mode == Mode::FullNat && conn.local.is_none();
+        if inbound || is_unheard {
             let ports = (conn.cport, conn.vport);
             return self.pkt(conn.proto, (conn.client, conn.vip), ports, row);
         }
-        let ports = (conn.port, conn.cport);
-        let mut pkt = self.pkt(conn.proto, (conn.addr, conn.client), ports, row);
+        // Of full-NAT the server knows the local address.
+        let (client, cport) = conn.local.unwrap_or((conn.client, conn.cport));
+        let hosts = (conn.addr, client);
+        let mut pkt = self.pkt(conn.proto, hosts, (conn.port, cport), row);
         (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 99]);
         pkt
     }
