@@ -169,13 +169,19 @@ impl Player<'_> {
             }
             let sent = match way {
                 Way::In => self.to_server(flow, &packet, parsed.dst_mac),
-                Way::Out => (packet.src == vip(self.scenario.v6) && packet.dst == flow.addr)
-                    .then_some(Sent::Client),
+                Way::Out => self.to_client(flow, &packet),
             };
             if let (None, Some(sent)) = (&came, sent) {
                 came = Some((sent, hexadecimal(&frame[packet.l3..packet.end])));
             }
         }
+    }
+
+    /// Not an ICMP error of the director's own, which an earlier packet may have brought about.
+    fn to_client(&self, flow: Flow, packet: &Packet) -> Option<Sent> {
+        let (_, _, dst_port) = packet.tuple()?;
+        let ends = (packet.src, packet.dst, dst_port);
+        (ends == (vip(self.scenario.v6), flow.addr, flow.port)).then_some(Sent::Client)
     }
 
     fn to_server(&self, flow: Flow, packet: &Packet, dst_mac: [u8; 6]) -> Option<Sent> {

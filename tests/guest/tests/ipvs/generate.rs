@@ -177,10 +177,14 @@ impl Dice {
         let network = way.persistence.map(|_| 1 + self.below(NETWORKS));
         if way.v6 {
             let prefix = 0x2001_0db8_000c_u128 << 80;
-            // Some in networks of 48 bits, some of 64; hosts are random, but for few networks.
+            // Few hosts of few networks, apart in the last bits of both.
             let low = match network {
                 Some(network) => {
-                    u128::from(network % 4) << 64 | u128::from(1 + self.below(3)) << 40 | 1
+                    let host = self.below(3);
+                    // Two of three are apart there alone.
+                    u128::from(network % 4) << 64
+                        | u128::from(host / 2) << 40
+                        | u128::from(host + 1)
                 }
                 None => u128::from(self.next() & 0xffff) << 64 | u128::from(self.next()),
             };
