@@ -148,7 +148,7 @@ struct SuiteArgs {
 
 #[derive(Args, Debug)]
 struct ProgramsArgs {
-    /// Only rounds whose name (`nat-v4-kill`) contains this.
+    /// Only cells whose name (`nat-v4-kill`) contains this.
     #[arg(long, default_value = "")]
     only: String,
     #[command(flatten)]

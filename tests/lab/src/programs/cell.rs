@@ -19,11 +19,14 @@ pub enum Program {
     Mail,
     /// iperf3 in both directions at once.
     Iperf,
+    /// vsftpd and curl, passive and active.
+    Ftp,
 }
 
 impl Program {
     /// Every one.
-    pub const ALL: [Self; 5] = [Self::Curl, Self::Wrk, Self::Dig, Self::Mail, Self::Iperf];
+    pub const ALL: [Self; 6] =
+        [Self::Curl, Self::Wrk, Self::Dig, Self::Mail, Self::Iperf, Self::Ftp];
 
     /// The word in names of cells.
     #[must_use]
@@ -34,6 +37,7 @@ impl Program {
             Self::Dig => "dig",
             Self::Mail => "mail",
             Self::Iperf => "iperf",
+            Self::Ftp => "ftp",
         }
     }
 }

@@ -26,6 +26,13 @@ pub const SMTP: u16 = 25;
 /// What `iperf3` takes by itself.
 pub const IPERF: u16 = 5201;
 
+/// Commands of FTP.
+pub const FTP: u16 = 21;
+/// Where servers open data connections from.
+const FTP_ACTIVE: u16 = FTP - 1;
+/// Where vsftpd takes data connections.
+pub const FTP_DATA: (u16, u16) = (50_000, 50_099);
+
 /// One after the other, so that another node cannot guess where a connection went; but all
 /// connections of one measurement of `iperf3` are for one server.
 const RR: &str = "rr";
@@ -64,34 +71,73 @@ pub fn document() -> String {
             for port in &PORTS {
                 service(&mut text, mode, family, port);
             }
+            ftp(&mut text, mode, family);
         }
     }
     text.push_str("settings:\n  connections_max: 65536\n  replication: on\n");
     text
 }
 
+fn digit(family: Family) -> u8 {
+    if family == Family::V4 { 4 } else { 6 }
+}
+
 fn service(text: &mut String, mode: &Mode, family: Family, port: &Port) {
-    let digit = if family == Family::V4 { 4 } else { 6 };
     let Port { name, number, protocol, scheduler } = port;
-    let method = mode.forwarding;
+    let digit = digit(family);
     // Writing to a String cannot fail.
     let _ = write!(
         text,
         "  - name: {name}-{}-{digit}\n    group: {GROUP}\n    address: '{}'\n    port: {number}\n    \
-         protocol: {protocol}\n    scheduler: {scheduler}\n    forwarding: {method}\n",
+         protocol: {protocol}\n    scheduler: {scheduler}\n",
         mode.name,
         mode.vip(family),
     );
-    if let Some(tunnel) = mode.tunnel {
-        let _ = writeln!(text, "    tunnel: {tunnel}");
-    }
-    text.push_str("    servers:\n");
-    for n in SERVERS {
-        let server = mode.server(family, n);
-        let _ = writeln!(text, "      - {{address: '{server}', port: {number}}}");
-    }
+    forwarding(text, mode);
+    servers(text, mode, family, Some(*number));
     // One check a server and way is enough to know that packets reach it.
     if *name == "web" {
         text.push_str("    check: {type: tcp, interval_ms: 1000, timeout_ms: 500, fall: 3}\n");
+    }
+}
+
+/// With NAT what servers tell is translated; else a match group has the ports, and persistence
+/// leads them to one server.
+fn ftp(text: &mut String, mode: &Mode, family: Family) {
+    let (name, digit, vip, (first, last)) = (mode.name, digit(family), mode.vip(family), FTP_DATA);
+    let _ = write!(
+        text,
+        "  - name: ftp-{name}-{digit}\n    group: {GROUP}\n    scheduler: {RR}\n    \
+         persistence: {{timeout_s: 300}}\n"
+    );
+    if mode.forwarding == "nat" {
+        let _ = write!(
+            text,
+            "    address: '{vip}'\n    port: {FTP}\n    ftp: {{data_ports: {first}-{last}}}\n"
+        );
+    } else {
+        let _ = write!(
+            text,
+            "    match:\n      - {{address: '{vip}', port: {FTP_ACTIVE}-{FTP}}}\n      \
+             - {{address: '{vip}', port: {first}-{last}}}\n"
+        );
+    }
+    forwarding(text, mode);
+    servers(text, mode, family, (mode.forwarding == "nat").then_some(FTP));
+}
+
+fn forwarding(text: &mut String, mode: &Mode) {
+    let _ = writeln!(text, "    forwarding: {}", mode.forwarding);
+    if let Some(tunnel) = mode.tunnel {
+        let _ = writeln!(text, "    tunnel: {tunnel}");
+    }
+}
+
+/// Without a port of their own, that of the packet stays.
+fn servers(text: &mut String, mode: &Mode, family: Family, port: Option<u16>) {
+    let port = port.map_or_else(String::new, |port| format!(", port: {port}"));
+    text.push_str("    servers:\n");
+    for n in SERVERS {
+        let _ = writeln!(text, "      - {{address: '{}'{port}}}", mode.server(family, n));
     }
 }

@@ -46,6 +46,7 @@ pub async fn run(
             files: stage.files.clone(),
             dir: root.join(&cell),
             cell,
+            mode: round.mode,
             vip: round.mode.vip(round.family),
             phase: round.phase,
             lasts: LASTS,

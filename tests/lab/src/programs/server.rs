@@ -11,7 +11,7 @@ use std::{
 
 use anyhow::{Context as _, Result};
 
-use super::document::{DNS, IPERF, SMTP, WEB};
+use super::document::{DNS, FTP, FTP_DATA, IPERF, SMTP, WEB};
 
 /// Octets of the small download.
 pub const SMALL_BYTES: usize = 1 << 20;
@@ -19,6 +19,9 @@ pub const SMALL_BYTES: usize = 1 << 20;
 /// Octets of the long one, and of it in a second: it takes 4 s.
 pub const LARGE_BYTES: usize = 12 << 20;
 const LARGE_RATE: &str = "3m";
+
+/// Octets in a second of a data connection of FTP: the long file takes 4 s.
+const FTP_RATE: usize = LARGE_BYTES / 4;
 
 /// Names that are served, `n0` and up.
 pub const NAMES: u8 = 100;
@@ -131,7 +134,7 @@ pub struct Started {
 /// When a file cannot be written.
 pub fn programs(files: &Files, n: u8) -> Result<Vec<Started>> {
     fs::create_dir_all(files.mailbox(n))?;
-    Ok(vec![nginx(files, n)?, dnsmasq(files, n)?, chasquid(files, n)?, iperf()])
+    Ok(vec![nginx(files, n)?, dnsmasq(files, n)?, chasquid(files, n)?, iperf(), vsftpd(files, n)?])
 }
 
 fn nginx(files: &Files, n: u8) -> Result<Started> {
@@ -216,6 +219,23 @@ fn iperf() -> Started {
     let args = ["--server", "--port"].map(OsString::from).into_iter();
     let args = args.chain([IPERF.to_string().into()]).collect();
     Started { what: "iperf3", program: "/usr/bin/iperf3".into(), args }
+}
+
+/// It serves what nginx serves; its greeting says who it is.
+fn vsftpd(files: &Files, n: u8) -> Result<Started> {
+    let (conf, empty) = (files.of(n, "vsftpd.conf"), files.of(n, "empty"));
+    fs::create_dir_all(&empty)?;
+    let (first, last) = FTP_DATA;
+    let text = format!(
+        "listen=NO\nlisten_ipv6=YES\nlisten_port={FTP}\nbackground=NO\nanonymous_enable=YES\n\
+         anon_root={}\nsecure_chroot_dir={}\nconnect_from_port_20=YES\npasv_min_port={first}\n\
+         pasv_max_port={last}\nseccomp_sandbox=NO\nlocal_enable=NO\nxferlog_enable=NO\n\
+         anon_max_rate={FTP_RATE}\nftpd_banner=s{n}\n",
+        files.www().display(),
+        empty.display()
+    );
+    fs::write(&conf, text)?;
+    Ok(Started { what: "vsftpd", program: "/usr/sbin/vsftpd".into(), args: vec![conf.into()] })
 }
 
 #[cfg(test)]

@@ -17,7 +17,7 @@ use anyhow::{Context as _, Result, bail};
 
 use super::{
     client::Client,
-    document::{DNS, SMTP, WEB, document},
+    document::{DNS, FTP, SMTP, WEB, document},
     mode::{MODES, Net, Servers, address, gateway},
     server::{Files, programs},
 };
@@ -33,7 +33,7 @@ use crate::{
 };
 
 /// Programs this needs, with the Debian package each is in.
-const TOOLS: [(&str, &str); 7] = [
+const TOOLS: [(&str, &str); 8] = [
     ("nginx", "nginx"),
     ("curl", "curl"),
     ("wrk", "wrk"),
@@ -41,6 +41,7 @@ const TOOLS: [(&str, &str); 7] = [
     ("dig", "bind9-dnsutils"),
     ("chasquid", "chasquid"),
     ("iperf3", "iperf3"),
+    ("vsftpd", "vsftpd"),
 ];
 
 /// How long a program may take until it listens.
@@ -123,7 +124,7 @@ impl Stage {
         for n in SERVERS {
             let namespace = cluster.plan().tag.namespace_path(Host::Server(n));
             // A connection that says nothing would keep `iperf3` from its next client.
-            for port in [WEB, DNS, SMTP] {
+            for port in [WEB, DNS, SMTP, FTP] {
                 while !listens(&namespace, port)? {
                     self.check(cluster.plan())?;
                     if Instant::now() > deadline {

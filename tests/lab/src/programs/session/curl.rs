@@ -1,10 +1,10 @@
 //! Downloads with curl: several at once at rest, one that takes its time through a fault.
 
-use std::{collections::BTreeSet, fs, path::Path};
+use std::collections::BTreeSet;
 
 use anyhow::Result;
 
-use super::Ask;
+use super::{Ask, same};
 use crate::programs::{
     cell::Phase,
     report::Seen,
@@ -62,12 +62,4 @@ fn with<'a>(args: &[&'a str], url: &'a str) -> Vec<&'a str> {
     all.extend(args);
     all.push(url);
     all
-}
-
-fn same(seen: &mut Seen, got: &Path, sent: &Path) {
-    let (got, sent) = (fs::read(got).unwrap_or_default(), fs::read(sent).unwrap_or_default());
-    seen.must(!sent.is_empty() && got == sent, || {
-        let first = got.iter().zip(&sent).position(|(a, b)| a != b);
-        format!("{} of {} octets, the first that differs: {first:?}", got.len(), sent.len())
-    });
 }

@@ -2,13 +2,15 @@
 
 mod curl;
 mod dig;
+mod ftp;
 mod iperf;
 mod mail;
 mod wrk;
 
 use std::{
+    fs,
     net::{IpAddr, SocketAddr},
-    path::PathBuf,
+    path::{Path, PathBuf},
     time::{Duration, Instant},
 };
 
@@ -18,6 +20,7 @@ use tokio::sync::watch;
 use super::{
     cell::{Phase, Program},
     client::Client,
+    mode::Mode,
     report::Seen,
     server::Files,
 };
@@ -31,6 +34,8 @@ pub struct Ask {
     pub files: Files,
     /// The name of its cell, which nothing else carries.
     pub cell: String,
+    /// How packets reach the servers.
+    pub mode: Mode,
     /// Where it asks.
     pub vip: IpAddr,
     /// A folder of its own.
@@ -78,7 +83,7 @@ const TAKEN_OVER_WITHIN: Duration = Duration::from_secs(1);
 /// Does what `program` does; never fails but in what it saw.
 pub async fn run(program: Program, ask: Ask) -> Seen {
     let (phase, told) = (ask.clone(), ask.cell.clone());
-    let seen = match std::fs::create_dir_all(&ask.dir) {
+    let seen = match fs::create_dir_all(&ask.dir) {
         Err(error) => Err(anyhow!("{told}: {error}")),
         Ok(()) => match program {
             Program::Curl => curl::run(&ask).await,
@@ -86,6 +91,7 @@ pub async fn run(program: Program, ask: Ask) -> Seen {
             Program::Dig => dig::run(&ask).await,
             Program::Mail => mail::run(ask).await,
             Program::Iperf => iperf::run(&ask).await,
+            Program::Ftp => ftp::run(&ask).await,
         },
     };
     let mut seen = seen.unwrap_or_else(|error| Seen::failed(&error));
@@ -96,4 +102,13 @@ pub async fn run(program: Program, ask: Ask) -> Seen {
 /// A port of the VIP.
 fn target(ask: &Ask, port: u16) -> String {
     SocketAddr::from((ask.vip, port)).to_string()
+}
+
+/// Notes where a file that was fetched differs from what was served.
+fn same(seen: &mut Seen, got: &Path, sent: &Path) {
+    let (got, sent) = (fs::read(got).unwrap_or_default(), fs::read(sent).unwrap_or_default());
+    seen.must(!sent.is_empty() && got == sent, || {
+        let first = got.iter().zip(&sent).position(|(a, b)| a != b);
+        format!("{} of {} octets, the first that differs: {first:?}", got.len(), sent.len())
+    });
 }
