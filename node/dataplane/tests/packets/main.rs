@@ -29,6 +29,7 @@ mod replica;
 mod roles;
 mod sctp;
 mod services;
+mod specification;
 mod syn_proxy;
 mod table;
 mod tunnels;
