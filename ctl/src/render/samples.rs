@@ -109,6 +109,7 @@ fn local() -> LocalStatus {
             client_told: 0,
             client_untold: 0,
             fragmented: 0,
+            expired: 0,
             loop_gap_max_us: 10_420,
         }],
         connections: 303,

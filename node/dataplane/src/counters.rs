@@ -67,6 +67,7 @@ pub struct WorkerCounters {
     relayed: AtomicU64,
     answered: AtomicU64,
     too_big: AtomicU64,
+    expired: AtomicU64,
     fragmented: AtomicU64,
     unfit_replies: AtomicU64,
     told: AtomicU64,
@@ -149,6 +150,7 @@ impl WorkerCounters {
             relayed: AtomicU64::new(0),
             answered: AtomicU64::new(0),
             too_big: AtomicU64::new(0),
+            expired: AtomicU64::new(0),
             fragmented: AtomicU64::new(0),
             unfit_replies: AtomicU64::new(0),
             told: AtomicU64::new(0),
@@ -163,6 +165,10 @@ impl WorkerCounters {
 
     pub(crate) fn count_sent(&self, sent: Sent) {
         add(self.of(sent), 1);
+    }
+
+    pub(crate) fn count_expired(&self) {
+        add(&self.expired, 1);
     }
 
     pub(crate) fn count_too_big(&self) {
@@ -197,6 +203,12 @@ impl WorkerCounters {
     #[must_use]
     pub fn sent(&self, sent: Sent) -> u64 {
         self.of(sent).load(Ordering::Relaxed)
+    }
+
+    /// Of the answers: that a packet's TTL ran out here.
+    #[must_use]
+    pub fn expired(&self) -> u64 {
+        self.expired.load(Ordering::Relaxed)
     }
 
     /// Of the answers: that a packet is too big for its way.

@@ -22,7 +22,7 @@ use std::time::Duration;
 use steadfast_packet::Packet;
 
 use crate::{
-    Actions, Asked, ClientAddress, Excess, FlowKey, Forwarding, Over, Reason, Sent, Service, State,
+    Actions, Asked, ClientAddress, Excess, FlowKey, Forwarding, Over, Reason, Service, State,
     SyncHook, Target, Verdict,
     cache::{Tuple, Way},
     forward::Path,
@@ -87,25 +87,16 @@ where
         };
         service.defence.hash_for(frame.now_ns, hashing_time(service));
         let way = Way::In;
-        let verdict = self.send_alone(
-            frame,
-            packet,
-            &Path {
-                way,
-                target,
-                key,
-                local: None,
-                deltas: None,
-                service: service.spec.id,
-                told: None,
-            },
-            view,
-            actions,
-        );
-        if let (Verdict::Transmit { .. }, Some(counters)) = (verdict, service.counters(server)) {
-            counters.count_in(self.index, packet.len());
-        }
-        verdict
+        let path = Path {
+            way,
+            target,
+            key,
+            local: None,
+            deltas: None,
+            service: service.spec.id,
+            told: None,
+        };
+        self.send_alone(frame, packet, &path, (service, server), view, actions)
     }
 
     /// Sends a server's packet to the client of a connection that is not in the table; none if the
@@ -146,11 +137,7 @@ where
             service: spec.id,
             told: None,
         };
-        let verdict = self.send_alone(frame, packet, &path, view, actions);
-        if let (Verdict::Transmit { .. }, Some(counters)) = (verdict, service.counters(server)) {
-            counters.count_out(self.index, packet.len());
-        }
-        Some(verdict)
+        Some(self.send_alone(frame, packet, &path, (service, server), view, actions))
     }
 
     /// Sends a packet on its way that no connection stands for.
@@ -159,6 +146,7 @@ where
         frame: &mut Frame<'_>,
         packet: &Packet,
         path: &Path<'_>,
+        of: (&Service, usize),
         view: View<'_>,
         actions: &mut Actions,
     ) -> Verdict {
@@ -167,16 +155,7 @@ where
             return Verdict::Drop(Reason::OverLimit);
         }
         self.hook.hashed(&path.target);
-        let towards = if path.way == Way::In { path.target.addr } else { path.key.client };
-        let hop = match self.next_hop(towards, view, actions) {
-            Ok(hop) => hop,
-            Err(reason) => return Verdict::Drop(reason),
-        };
-        if let Err(verdict) = self.put_on_way(frame, packet, path, &hop, view, actions) {
-            return verdict;
-        }
-        let sent = if path.way == Way::In { Sent::Forwarded } else { Sent::Returned };
-        self.transmit(sent, hop.port, frame.start(), frame.len())
+        self.pass_alone(frame, packet, path, of, view, actions)
     }
 }
 

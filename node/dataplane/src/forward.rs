@@ -116,17 +116,17 @@ where
     ) -> Result<(), Verdict> {
         let Path { way, target, key, local, deltas, service, told } = path;
         //= Linux ip_vs_xmit.c, decrement_ttl(): in every forwarding method, DR too
+        // Under full-NAT the server knows the local address alone.
+        let known = match (target.forwarding, way) {
+            (Forwarding::FullNat, Way::Out) => packet.dst,
+            _ => key.vip,
+        };
         if !decrement_ttl(frame.bytes(), packet) {
-            return Err(Verdict::Drop(Reason::TtlExceeded));
+            return Err(self.refuse_expired(frame, packet, known, view));
         }
         let room = way_room(hop, target, *way);
         if packet.len() > room && !may_be_cut(frame, packet, room) {
-            // Under full-NAT the server knows the local address alone.
-            let teller = match (target.forwarding, way) {
-                (Forwarding::FullNat, Way::Out) => packet.dst,
-                _ => key.vip,
-            };
-            return Err(self.refuse_too_big(frame, packet, teller, room, view));
+            return Err(self.refuse_too_big(frame, packet, known, room, view));
         }
         self.clamp_mss(frame, packet, *service, room, view);
         let passing = match deltas {

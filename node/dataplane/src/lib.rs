@@ -10,6 +10,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod admit;
+mod alone;
 mod bucket;
 mod cache;
 mod client_address;
@@ -20,6 +21,7 @@ mod counters;
 mod degrade;
 mod deltas;
 mod estimator;
+mod expired;
 mod fast;
 mod follow;
 mod forward;

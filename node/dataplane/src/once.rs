@@ -9,7 +9,7 @@
 use steadfast_packet::Packet;
 
 use crate::{
-    Actions, FlowKey, Forwarding, Protocol, Reason, Role, Sent, Service, SyncHook, Target, Verdict,
+    Actions, FlowKey, Forwarding, Protocol, Reason, Role, Service, SyncHook, Target, Verdict,
     cache::{Tuple, Way},
     forward::Path,
     frame::Frame,
@@ -74,24 +74,9 @@ where
         if packet.fragment.is_some() {
             return Verdict::Drop(Reason::Fragment);
         }
-        let towards = if way == Way::In { target.addr } else { key.client };
-        let hop = match self.next_hop(towards, view, actions) {
-            Ok(hop) => hop,
-            Err(reason) => return Verdict::Drop(reason),
-        };
         let service_id = service.spec.id;
         let (local, deltas, told) = (None, None, None);
         let path = Path { way, target, key, local, deltas, service: service_id, told };
-        if let Err(verdict) = self.put_on_way(frame, packet, &path, &hop, view, actions) {
-            return verdict;
-        }
-        if let Some(counters) = service.counters(server) {
-            match way {
-                Way::In => counters.count_in(self.index, packet.len()),
-                Way::Out => counters.count_out(self.index, packet.len()),
-            }
-        }
-        let sent = if way == Way::In { Sent::Forwarded } else { Sent::Returned };
-        self.transmit(sent, hop.port, frame.start(), frame.len())
+        self.pass_alone(frame, packet, &path, (service, server), view, actions)
     }
 }

@@ -36,7 +36,7 @@ mod vlan;
 pub use answer::{
     ADVERTISEMENT_LEN, ANSWER_LEN_MAX, ARP_FRAME_LEN, FRAME_LEN_MIN, NoSpace, advertisement,
     arp_reply, echo_reply, gratuitous_arp, packet_too_big, port_unreachable, sctp_abort, tcp_reset,
-    unsolicited_advertisement,
+    time_exceeded, unsolicited_advertisement,
 };
 pub use checksum::{internet_checksum, pseudo_sum, update_bytes, update16, update32};
 pub use crc32c::{crc32c, update_crc32c};

@@ -410,6 +410,7 @@ fn worker(status: &crate::plane::WorkerStatus) -> v1::Worker {
         client_told: counters.told(),
         client_untold: counters.untold(),
         fragmented: counters.fragmented(),
+        expired: counters.expired(),
         drops,
         loop_gap_max_us: status.gap_max_ns.load(Relaxed) / 1_000,
     }

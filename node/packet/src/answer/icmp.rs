@@ -56,6 +56,14 @@ pub fn port_unreachable(buffer: &mut [u8], packet: &Packet) -> Result<usize, NoS
     error(buffer, packet, packet.dst, (kind, code), [0; 4])
 }
 
+/// Turns a packet into the error, sent by `src`, that its TTL or hop limit ran out on the way.
+/// Returns the frame's length.
+//= RFC 792, Time Exceeded: type 11, code 0; RFC 4443 section 3.3: type 3, code 0
+pub fn time_exceeded(buffer: &mut [u8], packet: &Packet, src: IpAddr) -> Result<usize, NoSpace> {
+    let kind = if packet.is_ipv6() { 3 } else { 11 };
+    error(buffer, packet, src, (kind, 0), [0; 4])
+}
+
 /// Turns a packet into the error, sent by `src`, that no more than `mtu` octets of it go through.
 /// Returns the frame's length.
 //= RFC 1191 section 4: type 3, code 4, the MTU in the lower half; RFC 4443 section 3.2: type 2

@@ -15,7 +15,7 @@ use zerocopy::{IntoBytes, byteorder::network_endian::U16};
 
 pub use self::{
     abort::sctp_abort,
-    icmp::{echo_reply, packet_too_big, port_unreachable},
+    icmp::{echo_reply, packet_too_big, port_unreachable, time_exceeded},
     neighbour::{
         ADVERTISEMENT_LEN, ARP_FRAME_LEN, advertisement, arp_reply, gratuitous_arp,
         unsolicited_advertisement,

@@ -10,7 +10,7 @@ use proptest::prelude::*;
 use steadfast_packet::{
     ANSWER_LEN_MAX, ArpRequest, Content, FRAME_LEN_MIN, Packet, Solicitation, Transport,
     advertisement, arp_reply, decrement_ttl, echo_reply, gratuitous_arp, internet_checksum, parse,
-    port_unreachable, pseudo_sum, rewrite_destination, rewrite_source, tcp_reset,
+    port_unreachable, pseudo_sum, rewrite_destination, rewrite_source, tcp_reset, time_exceeded,
     unsolicited_advertisement,
 };
 
@@ -365,6 +365,7 @@ fn change(frame: &mut [u8], packet: &Packet) {
     let _ = echo_reply(frame, packet);
     let _ = tcp_reset(frame, packet);
     let _ = port_unreachable(frame, packet);
+    let _ = time_exceeded(frame, packet, packet.dst);
     let (sender, target) = (Ipv4Addr::LOCALHOST, Ipv4Addr::LOCALHOST);
     let _ = arp_reply(frame, OWN_MAC, ArpRequest { l3: packet.l3, sender, target });
     let (sender, target) = (Ipv6Addr::LOCALHOST, Ipv6Addr::LOCALHOST);

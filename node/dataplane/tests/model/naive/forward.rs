@@ -73,7 +73,7 @@ impl Naive {
             Way::NoRoute => return Err(Box::new(Fate::Dropped("no_route"))),
         };
         if pkt.ttl <= 1 {
-            return Err(Box::new(Fate::Dropped("ttl_exceeded")));
+            return Err(Box::new(self.tell_expired(pkt, path)));
         }
         let mut sent = pkt.clone();
         (sent.port, sent.src_mac, sent.dst_mac) = (port, self.own[usize::from(port)], mac);
@@ -122,6 +122,25 @@ impl Naive {
         let of_route = self.mtus.iter().find(|(addr, _)| *addr == towards);
         let of_port = self.port_mtus[usize::from(port)];
         usize::from(of_route.map_or(of_port, |(_, mtu)| of_port.min(*mtu)))
+    }
+
+    /// The sender hears that its packet came no further, from the node itself if that has an
+    /// address where the answer leaves.
+    fn tell_expired(&mut self, pkt: &Pkt, path: &Path) -> Fate {
+        if !take_token(&mut self.paid, self.now) {
+            return Fate::Dropped("rate_limited");
+        }
+        let v6 = pkt.src.is_ipv6();
+        let is_server = path.mode == Mode::FullNat && !path.inbound;
+        let known = if is_server { pkt.dst } else { path.flow.1.0 };
+        let teller = match self.way(pkt.src) {
+            Way::Known(1, _) => self.tunnel_ends[usize::from(v6)],
+            _ => known,
+        };
+        let mut rest = vec![0; 4];
+        rest.extend(quotation(pkt));
+        let told = Pkt { dst: teller, ..pkt.clone() };
+        self.answer(&told, Body::Icmp { kind: if v6 { 3 } else { 11 }, code: 0, rest }, None)
     }
 
     /// The sender hears how much goes through, if anybody has to send so little.

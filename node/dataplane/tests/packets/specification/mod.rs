@@ -204,9 +204,9 @@ fn by_direct_routing() {
                 "dropped: unknown_reset",
             ),
             (
-                "on its last hop a packet ends here",
+                "on its last hop a packet ends here, and its sender hears of it",
                 "front tcp client:4000 > vip:80 A ttl=1",
-                "dropped: ttl_exceeded",
+                "front>client time-exceeded node > client of tcp client:4000 > vip:80 ttl=64",
             ),
             (
                 "an error about an answer is for the server",
@@ -288,9 +288,9 @@ fn by_nat() {
                 "back>nat too-big router > nat of tcp nat:8081 > client:4000 ttl=63",
             ),
             (
-                "on its last hop an answer ends here",
+                "on its last hop an answer ends here; without an own address there, the VIP says so",
                 "back tcp nat:8081 > client:4000 PA ttl=1",
-                "dropped: ttl_exceeded",
+                "back>nat time-exceeded vip > nat of tcp nat:8081 > client:4000 ttl=64",
             ),
         ],
     );
@@ -411,9 +411,9 @@ fn by_tunnels() {
                 "front>router ipip node > tun ttl=63 | port-unreachable router > vip of udp vip:90 > client:4000 ttl=63",
             ),
             (
-                "on its last hop a packet ends here",
+                "on its last hop a packet ends here, and its sender hears of it",
                 "front udp client:4000 > vip:90 ttl=1",
-                "dropped: ttl_exceeded",
+                "front>client time-exceeded node > client of udp client:4000 > vip:90 ttl=64",
             ),
         ],
     );
@@ -493,6 +493,10 @@ fn by_who_does_not_hold_the_group() {
     );
     holds(
         Some(Role::NoHolder { since_ns: 0 }),
-        &[("while nobody holds it nothing is opened", "front tcp client:4000 > vip:8080 S", "dropped: no_holder")],
+        &[(
+            "while nobody holds it nothing is opened",
+            "front tcp client:4000 > vip:8080 S",
+            "dropped: no_holder",
+        )],
     );
 }
