@@ -12,7 +12,7 @@ use steadfast_lab::{
         names::{GATEWAY, LOCALS, Mode, PORT, SERVERS, VIP},
     },
 };
-use steadfast_model::document::{Document, Forwarding, Ports, Scheduler};
+use steadfast_model::document::{Document, Forwarding, Ports, Scheduler, SynProxy};
 use steadfast_model::validate;
 
 fn example(mode: Mode) -> String {
@@ -58,6 +58,13 @@ fn the_examples_describe_the_lab() {
             assert!(document.segment_of(servers[0]).is_some());
         }
     }
+}
+
+#[test]
+fn the_example_of_defence_is_accepted() {
+    let document = Document::parse(&file("protected")).unwrap();
+    assert_eq!(validate(&document), []);
+    assert_eq!(document.services[0].syn_proxy, SynProxy::Auto);
 }
 
 #[test]
@@ -133,5 +140,5 @@ fn the_documents_of_the_readme_are_accepted() {
 fn the_document_of_the_programs_is_accepted() {
     let document = Document::parse(&steadfast_lab::programs::document::document()).unwrap();
     assert_eq!(validate(&document), []);
-    assert_eq!(document.services.len(), steadfast_lab::programs::mode::MODES.len() * 2 * 5);
+    assert_eq!(document.services.len(), steadfast_lab::programs::mode::MODES.len() * 2 * 6);
 }
