@@ -114,7 +114,7 @@ programs: setup build ## The part of `make test` with real programs: ONLY=text
 .PHONY: guest-test
 guest-test: setup ## The kernel's IPVS, in an emulated machine, against ours: SEED=n ROUNDS=n ONLY=text
 	SEED=$(SEED) ROUNDS=$(ROUNDS) KEPT=$(KEPT) ONLY='$(ONLY)' \
-		$(CARGO) test --locked -p steadfast-guest --test ipvs -- --nocapture
+		$(CARGO) test --locked -p steadfast-guest --test machines ipvs -- --nocapture
 
 .PHONY: test-full
 test-full: setup build ## The runs that the README's figures come from; goes on where it stopped

@@ -23,18 +23,18 @@ const TCP_STEPS_MAX: usize = 90;
 const SCTP_STEPS_MAX: usize = 45;
 
 /// Protocol, direction, the state before, and what came.
-pub(crate) type Cell = (Protocol, Side, String, u8);
+pub(super) type Cell = (Protocol, Side, String, u8);
 
 /// Where a packet goes: of a connection whose server answers this way, or not.
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
-pub(crate) enum Side {
+pub(super) enum Side {
     In,
     Out,
     InOnly,
 }
 
 /// What packets of a protocol can be; the first opens a connection.
-pub(crate) fn events(protocol: Protocol) -> &'static [u8] {
+pub(super) fn events(protocol: Protocol) -> &'static [u8] {
     match protocol {
         Protocol::Tcp | Protocol::Udp => &FLAGS,
         Protocol::Sctp => &CHUNKS,
@@ -42,7 +42,7 @@ pub(crate) fn events(protocol: Protocol) -> &'static [u8] {
 }
 
 /// What most packets are: an ACK, or data.
-pub(crate) fn common(protocol: Protocol) -> u8 {
+pub(super) fn common(protocol: Protocol) -> u8 {
     match protocol {
         Protocol::Tcp | Protocol::Udp => 0x10,
         Protocol::Sctp => 0,
@@ -50,7 +50,7 @@ pub(crate) fn common(protocol: Protocol) -> u8 {
 }
 
 /// The cell that a step is in; none for what opens a connection, or has no table.
-pub(crate) fn cell(scenario: &Scenario, step: &Step, before: Option<&Entry>) -> Option<Cell> {
+pub(super) fn cell(scenario: &Scenario, step: &Step, before: Option<&Entry>) -> Option<Cell> {
     let before = before.filter(|_| scenario.protocol != Protocol::Udp)?;
     let (side, event) = match *step {
         Step::Send { flags, .. } => (if scenario.dr { Side::InOnly } else { Side::In }, flags),
@@ -61,14 +61,14 @@ pub(crate) fn cell(scenario: &Scenario, step: &Step, before: Option<&Entry>) -> 
 }
 
 /// All cells that packets can reach.
-pub(crate) fn reachable() -> BTreeSet<Cell> {
+pub(super) fn reachable() -> BTreeSet<Cell> {
     let tables = TABLES.into_iter().map(|(protocol, dr)| Table::new(protocol, dr));
     tables.flat_map(|table| table.cells()).collect()
 }
 
 /// Connections that come through every cell. The families share the code of the tables, here as in
 /// the kernel: each is played by one of them.
-pub(crate) fn scenarios() -> Vec<Scenario> {
+pub(super) fn scenarios() -> Vec<Scenario> {
     let of = |(protocol, dr)| Table::new(protocol, dr).scenarios();
     TABLES.into_iter().flat_map(of).collect()
 }

@@ -6,7 +6,6 @@
 //!
 //! `SEED=n` repeats a run, `ROUNDS=n` makes it longer, `ONLY=text` takes the scenarios alone whose
 //! names have that in them, `KEPT=1` compares the last run again without a guest.
-#![allow(clippy::unwrap_used)]
 
 mod exceptions;
 mod generate;

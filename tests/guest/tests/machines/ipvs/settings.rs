@@ -3,11 +3,11 @@
 use steadfast_dataplane::{HashOptions, NextHopsSpec, PortSpec, Route, SchedulerKind};
 use steadfast_guest::ipvs::{Scenario, server_addr};
 
-pub(crate) const FRONT: [u8; 6] = [2, 0, 0, 0, 1, 0];
-pub(crate) const BACK: [u8; 6] = [2, 0, 0, 0, 2, 0];
-pub(crate) const CLIENT: [u8; 6] = [2, 0, 0, 0, 1, 2];
+pub(super) const FRONT: [u8; 6] = [2, 0, 0, 0, 1, 0];
+pub(super) const BACK: [u8; 6] = [2, 0, 0, 0, 2, 0];
+pub(super) const CLIENT: [u8; 6] = [2, 0, 0, 0, 1, 2];
 
-pub(crate) fn scheduler(scenario: &Scenario) -> SchedulerKind {
+pub(super) fn scheduler(scenario: &Scenario) -> SchedulerKind {
     let name = scenario.scheduler.as_str();
     let has = |flag: &str| scenario.flags.iter().any(|f| *f == format!("{name}-{flag}"));
     let options = HashOptions { port: has("port"), fallback: has("fallback") };
@@ -29,12 +29,12 @@ pub(crate) fn scheduler(scenario: &Scenario) -> SchedulerKind {
     }
 }
 
-pub(crate) fn server_mac(number: u8) -> [u8; 6] {
+pub(super) fn server_mac(number: u8) -> [u8; 6] {
     // The first octets tell nothing; `Ours::handle` reads the last.
     [2, 0, 0, 0, 3, number]
 }
 
-pub(crate) fn next_hops() -> NextHopsSpec {
+pub(super) fn next_hops() -> NextHopsSpec {
     let route = |prefix: &str, prefix_len, port, gateway: Option<&str>| Route {
         prefix: prefix.parse().unwrap(),
         prefix_len,

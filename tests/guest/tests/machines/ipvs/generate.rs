@@ -4,7 +4,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use steadfast_guest::ipvs::{Flow, Persistence, Protocol, Scenario, Server, Step};
 
-use crate::table::{common, events};
+use super::table::{common, events};
 
 /// Connections and steps of a scenario: few enough that it ends before they expire in a slow guest.
 const FLOWS: usize = 60;
@@ -23,11 +23,11 @@ const NUMBERS_MAX: u8 = 200;
 const WEIGHTS: [u16; 10] = [1, 1, 2, 2, 3, 4, 6, 8, 10, 100];
 
 /// A scheduler with its flags.
-pub(crate) type Kind = (&'static str, Vec<&'static str>);
+pub(super) type Kind = (&'static str, Vec<&'static str>);
 
 /// How packets go.
 #[derive(Clone, Copy, Debug)]
-pub(crate) struct Way {
+pub(super) struct Way {
     protocol: Protocol,
     v6: bool,
     dr: bool,
@@ -36,7 +36,7 @@ pub(crate) struct Way {
 
 /// What is played: every scheduler over both families, TCP and UDP, NAT and DR; and beside that,
 /// SCTP and persistence, to which schedulers are alike.
-pub(crate) fn all() -> Vec<(Kind, Way)> {
+pub(super) fn all() -> Vec<(Kind, Way)> {
     use Protocol::{Sctp, Tcp, Udp};
     let way = |protocol, v6, dr| Way { protocol, v6, dr, persistence: None };
     let mut all = Vec::new();
@@ -80,7 +80,7 @@ fn kinds() -> Vec<Kind> {
 }
 
 /// A random scenario.
-pub(crate) fn random((scheduler, flags): &Kind, way: Way, mut dice: Dice) -> Scenario {
+pub(super) fn random((scheduler, flags): &Kind, way: Way, mut dice: Dice) -> Scenario {
     let mut present: Vec<Server> = Vec::new();
     for number in 1..=2 + dice.below(4) as u8 {
         present.push(Server { number, weight: dice.weight() });
@@ -158,10 +158,10 @@ impl Way {
 
 /// A source of choices: SplitMix64 (Steele, Lea, Flood 2014).
 #[derive(Clone, Debug)]
-pub(crate) struct Dice(u64);
+pub(super) struct Dice(u64);
 
 impl Dice {
-    pub(crate) fn new(seed: u64, number: u64) -> Self {
+    pub(super) fn new(seed: u64, number: u64) -> Self {
         let mut dice = Self(seed);
         let base = dice.next();
         Self(base ^ number.wrapping_mul(0xd1b5_4a32_d192_ed03))

@@ -8,7 +8,7 @@ const INIT: u8 = 1;
 const FORGOTTEN_S: u32 = 4;
 
 /// Two connections of one client, between which the first one and its template end.
-pub(crate) fn scenarios() -> Vec<Scenario> {
+pub(super) fn scenarios() -> Vec<Scenario> {
     let timeout_s = FORGOTTEN_S + 1;
     let scenario = Scenario {
         name: "the end of a template".to_owned(),

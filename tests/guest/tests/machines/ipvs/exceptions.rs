@@ -5,13 +5,13 @@
 
 use steadfast_guest::ipvs::{Flow, Persistence, Protocol, Scenario, Server, Step};
 
-use crate::ours::Ours;
+use super::ours::Ours;
 
 /// A difference that we want.
-pub(crate) struct Exception {
-    pub(crate) name: &'static str,
+pub(super) struct Exception {
+    pub(super) name: &'static str,
     /// Why ours is better.
-    pub(crate) reason: &'static str,
+    pub(super) reason: &'static str,
     /// The next step would show it.
     meets: fn(&Ours<'_>, &Step) -> bool,
     /// Makes steps of which the last shows it, for a service with round robin and two servers.
@@ -19,7 +19,7 @@ pub(crate) struct Exception {
 }
 
 /// All of them.
-pub(crate) const ALL: [Exception; 7] = [
+pub(super) const ALL: [Exception; 7] = [
     Exception {
         name: "SYN with RST for a finished connection",
         reason: "no TCP sends it; IPVS takes it for a SYN, forgets the connection, and then opens \
@@ -111,7 +111,7 @@ fn send(flow: usize, flags: u8) -> Step {
 }
 
 /// The scenario without the steps that would show a difference we want.
-pub(crate) fn without(mut scenario: Scenario) -> Scenario {
+pub(super) fn without(mut scenario: Scenario) -> Scenario {
     let whole = scenario.clone();
     let mut ours = Ours::new(&whole);
     scenario.steps.retain(|step| {
@@ -125,7 +125,7 @@ pub(crate) fn without(mut scenario: Scenario) -> Scenario {
 }
 
 /// A scenario for each, whose last step shows it.
-pub(crate) fn scenarios() -> Vec<Scenario> {
+pub(super) fn scenarios() -> Vec<Scenario> {
     let scenario = |exception: &Exception| {
         let mut scenario = Scenario {
             name: exception.name.to_owned(),

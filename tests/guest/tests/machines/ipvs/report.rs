@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use steadfast_guest::ipvs::{Entry, Played, Scenario, Seen, Step};
 
-use crate::{
+use super::{
     ours::{Done, Ours},
     table,
 };
@@ -14,13 +14,13 @@ const SHOWN_MAX: usize = 12;
 
 /// What was compared.
 #[derive(Default)]
-pub(crate) struct Report {
+pub(super) struct Report {
     /// By scheduler, and by way.
     rows: BTreeMap<String, Row>,
     cells: BTreeMap<table::Cell, usize>,
     /// What templates did with new connections.
     led: BTreeMap<&'static str, usize>,
-    pub(crate) differences: Vec<String>,
+    pub(super) differences: Vec<String>,
 }
 
 #[derive(Debug, Default)]
@@ -36,7 +36,7 @@ struct Row {
 impl Report {
     /// Puts the scenario's steps through our data plane, beside what the kernel did; the step of
     /// the first difference. What comes after one would differ, too.
-    pub(crate) fn compare(&mut self, scenario: &Scenario, played: &Played) -> Option<usize> {
+    pub(super) fn compare(&mut self, scenario: &Scenario, played: &Played) -> Option<usize> {
         let mut row = Row { scenarios: 1, took_ms: played.took_ms, ..Row::default() };
         row.cut = scenario.steps.len() + 1 - played.seen.len();
         let found = self.steps(scenario, played, &mut row);
@@ -82,7 +82,7 @@ impl Report {
     }
 
     /// Fails when too little was compared to mean something.
-    pub(crate) fn assert_enough(&self, choices_min: usize, led_min: usize) {
+    pub(super) fn assert_enough(&self, choices_min: usize, led_min: usize) {
         for what in LED {
             let times = self.led.get(what).copied().unwrap_or(0);
             assert!(times >= led_min, "templates led {what} {times} times only");
@@ -114,7 +114,7 @@ impl Report {
         }
     }
 
-    pub(crate) fn print(&self) {
+    pub(super) fn print(&self) {
         println!("scheduler, or way         runs  steps choices none  cut   ms");
         for (label, row) in &self.rows {
             let Row { scenarios, steps, choices, none, cut, took_ms } = row;

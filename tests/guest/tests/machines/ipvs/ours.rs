@@ -18,7 +18,7 @@ use steadfast_guest::ipvs::{
 };
 use steadfast_packet::{ANSWER_LEN_MAX, Content, parse};
 
-use crate::settings::{BACK, CLIENT, FRONT, next_hops, scheduler, server_mac};
+use super::settings::{BACK, CLIENT, FRONT, next_hops, scheduler, server_mac};
 
 const GROUP: GroupId = GroupId(1);
 const SERVICE: ServiceId = ServiceId(1);
@@ -31,7 +31,7 @@ const TICKS_PER_SECOND: u32 = 10;
 const TIMERS_AT_ONCE: usize = 1000;
 
 /// A holder that serves the scenario's service.
-pub(crate) struct Ours<'a> {
+pub(super) struct Ours<'a> {
     scenario: &'a Scenario,
     shared: Arc<Shared>,
     worker: Worker<NoHook>,
@@ -52,14 +52,14 @@ struct Present {
 }
 
 /// What a step did.
-pub(crate) struct Done {
-    pub(crate) seen: Seen,
+pub(super) struct Done {
+    pub(super) seen: Seen,
     /// It opened a connection.
-    pub(crate) created: bool,
+    pub(super) created: bool,
 }
 
 impl<'a> Ours<'a> {
-    pub(crate) fn new(scenario: &'a Scenario) -> Self {
+    pub(super) fn new(scenario: &'a Scenario) -> Self {
         let shared = Arc::new(Shared::new(TableOptions {
             connections_max: 10_000,
             half_open_max: 10_000,
@@ -88,7 +88,7 @@ impl<'a> Ours<'a> {
         ours
     }
 
-    pub(crate) fn step(&mut self, step: &Step) -> Done {
+    pub(super) fn step(&mut self, step: &Step) -> Done {
         self.now += STEP_NS;
         let before = step.flow().and_then(|flow| self.incarnation(self.scenario.flows[flow]));
         let sent = match *step {
@@ -129,24 +129,24 @@ impl<'a> Ours<'a> {
     }
 
     /// The flow has a connection, and its server was removed.
-    pub(crate) fn is_orphan(&self, flow: usize) -> bool {
+    pub(super) fn is_orphan(&self, flow: usize) -> bool {
         let gone = |entry: Entry| !self.servers.iter().any(|s| s.server.number == entry.server);
         self.connection(self.scenario.flows[flow]).is_some_and(gone)
     }
 
     /// A SYN of the flow opens a new connection in the place of an old one.
-    pub(crate) fn is_reusable(&self, flow: usize) -> bool {
+    pub(super) fn is_reusable(&self, flow: usize) -> bool {
         let found = self.shared.table.find(&self.key(self.scenario.flows[flow]));
         found.is_some_and(|found| found.state().is_reusable())
     }
 
     /// The server has this weight already, and turns depend on weights.
-    pub(crate) fn is_wrr_with(&self, server: Server) -> bool {
+    pub(super) fn is_wrr_with(&self, server: Server) -> bool {
         self.scenario.scheduler == "wrr" && self.servers.iter().any(|s| s.server == server)
     }
 
     /// The flow's client may not stay with the server of its connection.
-    pub(crate) fn is_moved(&self, flow: usize) -> bool {
+    pub(super) fn is_moved(&self, flow: usize) -> bool {
         let found = self.connection(self.scenario.flows[flow]);
         let Some(Entry { server, .. }) = found else { return false };
         let template = self.template(self.scenario.flows[flow]);
@@ -154,7 +154,7 @@ impl<'a> Ours<'a> {
     }
 
     /// The flow's template names a server that clients may not stay with.
-    pub(crate) fn is_led_astray(&self, flow: usize) -> bool {
+    pub(super) fn is_led_astray(&self, flow: usize) -> bool {
         let Some(persistence) = self.scenario.persistence else { return false };
         let Some(template) = self.template(self.scenario.flows[flow]) else { return false };
         let stays = |s: &Present| {
@@ -165,31 +165,31 @@ impl<'a> Ours<'a> {
     }
 
     /// The template of the flow that a step is about.
-    pub(crate) fn template_of(&self, step: &Step) -> Option<Entry> {
+    pub(super) fn template_of(&self, step: &Step) -> Option<Entry> {
         self.template(self.scenario.flows[step.flow()?])
     }
 
     /// The server of this number has the weight 0.
-    pub(crate) fn has_drained(&self, number: u8) -> bool {
+    pub(super) fn has_drained(&self, number: u8) -> bool {
         self.servers.iter().any(|s| s.server == Server { number, weight: 0 })
     }
 
     /// Somebody takes new connections.
-    pub(crate) fn has_available(&self) -> bool {
+    pub(super) fn has_available(&self) -> bool {
         self.servers.iter().any(|s| s.server.weight > 0)
     }
 
     /// The flow has a connection, and its template was not taken for a real client's yet.
-    pub(crate) fn is_unproven(&self, flow: usize) -> bool {
+    pub(super) fn is_unproven(&self, flow: usize) -> bool {
         let flow = self.scenario.flows[flow];
         self.connection(flow).is_some() && self.template(flow).is_some_and(|t| t.state == "NONE")
     }
 
-    pub(crate) fn is_tcp(&self) -> bool {
+    pub(super) fn is_tcp(&self) -> bool {
         self.scenario.protocol == oracle::Protocol::Tcp
     }
 
-    pub(crate) fn is_udp(&self) -> bool {
+    pub(super) fn is_udp(&self) -> bool {
         self.scenario.protocol == oracle::Protocol::Udp
     }
 

@@ -1,0 +1,6 @@
+//! What runs in emulated machines, two at a time where there are two processors.
+#![allow(clippy::unwrap_used)]
+
+mod ipvs;
+mod kernels;
+mod vlan;
