@@ -1,6 +1,6 @@
 //! How often what was met.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
     naive::{Cell, Fate, Kept, Mode, Naive, reopens, step},
@@ -16,7 +16,7 @@ pub(crate) const HITS_MIN: u64 = 100;
 pub(crate) const HITS_AIMED_AT: u64 = 4 * HITS_MIN;
 
 /// Packets from one look at what was met least to the next.
-const LOOK_EVERY: u64 = 256;
+const LOOK_EVERY: u64 = 1024;
 
 /// Packets of live connections among all, in percent.
 const LIVE_MIN: u64 = 60;
@@ -24,11 +24,13 @@ const LIVE_MIN: u64 = 60;
 /// How often what was met.
 #[derive(Default)]
 pub(crate) struct Coverage {
-    cells: BTreeMap<Cell, u64>,
+    cells: HashMap<Cell, u64>,
     verdicts: BTreeMap<(bool, &'static str), u64>,
     reachable: Vec<Cell>,
     /// Cells that were met too seldom so far, the rarest first.
     pub(crate) wanted: Vec<Cell>,
+    /// Verdicts that were met too seldom so far.
+    lacking: Vec<&'static str>,
     packets: u64,
     live: u64,
     pub(crate) rehearsed: u64,
@@ -36,12 +38,12 @@ pub(crate) struct Coverage {
 
 impl Coverage {
     pub(crate) fn new() -> Self {
-        Self { reachable: reachable(), ..Self::default() }
+        Self { reachable: reachable(), lacking: VERDICTS.to_vec(), ..Self::default() }
     }
 
     /// Too few packets had this fate so far, in one family or the other.
     pub(crate) fn lacks(&self, verdict: &'static str) -> bool {
-        [false, true].into_iter().any(|ipv6| self.hits(ipv6, verdict) < HITS_AIMED_AT)
+        self.lacking.contains(&verdict)
     }
 
     fn hits(&self, ipv6: bool, verdict: &'static str) -> u64 {
@@ -59,6 +61,11 @@ impl Coverage {
             met.retain(|(hits, _)| *hits < HITS_AIMED_AT);
             met.sort();
             self.wanted = met.into_iter().map(|(_, cell)| cell).collect();
+            let mut lacking = VERDICTS.to_vec();
+            lacking.retain(|verdict| {
+                [false, true].iter().any(|ipv6| self.hits(*ipv6, verdict) < HITS_AIMED_AT)
+            });
+            self.lacking = lacking;
         }
         self.packets += 1;
         if let Some(cell) = naive.met {
@@ -100,7 +107,8 @@ impl Coverage {
             let way = if *inbound { "in" } else { "out" };
             println!("{hits:>8}  {} once {mode:?} {way}", family(*v6));
         }
-        for (cell, hits) in &self.cells {
+        let cells: BTreeMap<&Cell, &u64> = self.cells.iter().collect();
+        for (cell, hits) in cells {
             let Cell { ipv6, mode, proto, inbound, state, row } = cell;
             let (family, way) = (family(*ipv6), if *inbound { "in" } else { "out" });
             println!("{hits:>8}  {family} {mode:?} {proto:?} {way:<3} {state} {row:?}");

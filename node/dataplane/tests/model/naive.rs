@@ -16,7 +16,10 @@ mod state;
 mod tcp;
 mod tunnel;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, HashMap},
+    net::IpAddr,
+};
 
 pub(crate) use persist::{Kept, Persist, Template};
 
@@ -124,7 +127,7 @@ pub(crate) struct Naive {
     pub(crate) locals: Vec<IpAddr>,
     pub(crate) local_ports: std::ops::Range<u16>,
     pub(crate) chosen: u64,
-    pub(crate) spread: BTreeMap<(bool, Flow), u32>,
+    pub(crate) spread: HashMap<(bool, Flow), u32>,
     /// Handshakes with another segment size, and packets inside others: tunnel, whether the inner
     /// and the outer one are IPv6.
     pub(crate) clamped: u64,
@@ -169,7 +172,7 @@ impl Naive {
             locals: Vec::new(),
             local_ports: 0..0,
             chosen: 0,
-            spread: BTreeMap::new(),
+            spread: HashMap::new(),
             clamped: 0,
             tunnels: BTreeMap::new(),
             outer_id: 0,
@@ -223,8 +226,9 @@ impl Naive {
                 Mode::Nat => Some((conn.client, conn.cport)),
                 _ => conn.local,
             };
-            conn.proto == proto
-                && (conn.addr, conn.port) == (pkt.src, sport)
+            conn.port == sport
+                && conn.proto == proto
+                && conn.addr == pkt.src
                 && towards == Some((pkt.dst, dport))
         });
         if found.is_none()
@@ -249,9 +253,9 @@ impl Naive {
     fn inbound(&mut self, pkt: &Pkt, proto: Proto) -> Fate {
         let (cport, vport) = pkt.ports();
         let found = self.conns.iter().position(|conn| {
-            conn.proto == proto
-                && (conn.client, conn.cport) == (pkt.src, cport)
-                && (conn.vip, conn.vport) == (pkt.dst, vport)
+            (conn.cport, conn.vport) == (cport, vport)
+                && conn.proto == proto
+                && (conn.client, conn.vip) == (pkt.src, pkt.dst)
         });
         let Some(at) = found else { return self.unknown(pkt, proto, None) };
         let conn = &self.conns[at];

@@ -145,6 +145,10 @@ pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) naive: Naive,
     next_server: u32,
+    /// Services on the same servers, and those whose clients keep theirs.
+    shared: Vec<usize>,
+    persistent: Vec<usize>,
+    ways: steer::Ways,
     /// Packets to come that nobody serves: more at once than are answered.
     burst: usize,
     /// The configuration changed: the crate must be told.
@@ -166,6 +170,9 @@ impl World {
             random: Random(seed),
             naive,
             next_server: 1,
+            shared: Vec::new(),
+            persistent: Vec::new(),
+            ways: steer::Ways::new(),
             burst: 0,
             is_reconfigured: true,
             is_new_role: true,
@@ -173,6 +180,10 @@ impl World {
         for ipv6 in [false, true] {
             world.add_family(ipv6);
         }
+        let services = &world.naive.services;
+        let all = 0..services.len();
+        world.shared = all.clone().filter(|at| services[*at].is_on_shared()).collect();
+        world.persistent = all.filter(|at| services[*at].persist.is_some()).collect();
         world
     }
 
@@ -314,7 +325,7 @@ impl World {
         let kept = self.naive.kept.get(&Kept::StayedQuiescent).copied().unwrap_or(0);
         let lacks = kept < HITS_AIMED_AT;
         if self.random.percent(if lacks { 60 } else { 40 }) {
-            at = self.persistent();
+            at = self.random.of(&self.persistent);
         }
         let service = &mut self.naive.services[at];
         let (ipv6, count) = (service.servers_are_ipv6(), service.servers.len());

@@ -93,12 +93,9 @@ impl World {
             return rival;
         }
         if self.random.percent(34) {
-            let shared: Vec<usize> = (0..self.naive.services.len())
-                .filter(|at| self.naive.services[*at].is_on_shared())
-                .collect();
-            at = self.random.of(&shared);
+            at = self.random.of(&self.shared);
         } else if self.random.percent(17) {
-            at = self.persistent();
+            at = self.random.of(&self.persistent);
         }
         self.opening_at(at)
     }
@@ -107,11 +104,8 @@ impl World {
     fn rival(&mut self) -> Option<Pkt> {
         let services = &self.naive.services;
         let others = |conn: &Conn| {
-            services.iter().find(|other| {
-                other.is_on_shared()
-                    && conn.service != other.id
-                    && conn.service / 2 == other.id / 2
-                    && !conn.is_over()
+            self.shared.iter().map(|at| &services[*at]).find(|other| {
+                conn.service != other.id && conn.service / 2 == other.id / 2 && !conn.is_over()
             })
         };
         let conns = self.naive.conns.iter();
@@ -146,14 +140,6 @@ impl World {
             pkt.ttl = 1;
         }
         pkt
-    }
-
-    /// A service whose clients keep their servers.
-    pub(super) fn persistent(&mut self) -> usize {
-        let services = self.naive.services.iter().enumerate();
-        let found: Vec<usize> =
-            services.filter(|(_, service)| service.persist.is_some()).map(|(at, _)| at).collect();
-        self.random.of(&found)
     }
 
     /// For nobody, from nobody, or not to be balanced.
