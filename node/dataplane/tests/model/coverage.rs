@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
-    naive::{Cell, Fate, Kept, Mode, Naive, reopens, step},
+    naive::{Cell, Fate, Kept, Mode, Naive, Place, reopens, step},
     packet::{Body, Pkt, Proto},
     world::steer::steps,
 };
@@ -14,6 +14,9 @@ pub(crate) const HITS_MIN: u64 = 100;
 
 /// Cells met less often are steered to, and packets of such a fate made more likely.
 pub(crate) const HITS_AIMED_AT: u64 = 4 * HITS_MIN;
+
+/// So many choices among servers that warm up are steered to: few of them depend on it.
+pub(crate) const WARMED_AIMED_AT: u64 = 10 * HITS_AIMED_AT;
 
 /// Packets from one look at what was met least to the next.
 const LOOK_EVERY: u64 = 1024;
@@ -44,6 +47,11 @@ impl Coverage {
     /// Too few packets had this fate so far, in one family or the other.
     pub(crate) fn lacks(&self, verdict: &'static str) -> bool {
         self.lacking.contains(&verdict)
+    }
+
+    /// Too few destinations were forgotten, or lost a server of their set, for which a day must pass.
+    pub(crate) fn lacks_days(&self, naive: &Naive) -> bool {
+        PLACES.iter().any(|place| naive.places.get(place).is_none_or(|met| *met < HITS_AIMED_AT))
     }
 
     fn hits(&self, ipv6: bool, verdict: &'static str) -> u64 {
@@ -95,6 +103,12 @@ impl Coverage {
         }
         println!("{} handshakes with another segment size", naive.clamped);
         println!("{} local ports chosen: each of this node and free", naive.chosen);
+        println!("destinations of lblcr or not: {:?}", naive.places);
+        let Naive { filled, freed, passed_over, warmed, .. } = naive;
+        println!("{warmed} choices with a server that warms up");
+        println!(
+            "{filled} servers full, {freed} free again, {passed_over} choices passed one over"
+        );
         println!("{} flows through tunnels", naive.spread.len());
         for ((tunnel, v6, outer), hits) in &naive.tunnels {
             println!("{hits:>8}  {} in {} {tunnel:?}", family(*v6), family(*outer));
@@ -143,6 +157,16 @@ impl Coverage {
         assert!(clamped >= HITS_MIN, "{clamped} handshakes with another segment size: too few");
         let spread: BTreeSet<u32> = naive.spread.values().copied().collect();
         assert!(spread.len() * 2 >= naive.spread.len(), "flows are not spread");
+        for place in PLACES {
+            let hits = naive.places.get(&place).copied().unwrap_or(0);
+            assert!(hits >= HITS_MIN, "{hits} destinations {place:?}: too few");
+        }
+        let bounds = [naive.filled, naive.freed, naive.passed_over, naive.warmed];
+        let least = bounds.iter().min().copied().unwrap_or(0);
+        assert!(
+            least >= HITS_MIN,
+            "full, free again, passed over, warming up: {bounds:?}, too few"
+        );
         for kept in KEPT {
             let hits = naive.kept.get(&kept).copied().unwrap_or(0);
             assert!(hits >= HITS_MIN, "{hits} templates {kept:?}: too few");
@@ -179,6 +203,17 @@ const KINDS: [(Mode, Proto); 11] = [
     (Mode::Tunnel, Proto::Tcp),
     (Mode::Tunnel, Proto::Udp),
     (Mode::Tunnel, Proto::Sctp),
+];
+
+/// What can become of a destination, at lblc and lblcr.
+const PLACES: [(bool, Place); 7] = [
+    (false, Place::Forgotten),
+    (false, Place::Stayed),
+    (false, Place::Moved),
+    (true, Place::Forgotten),
+    (true, Place::Stayed),
+    (true, Place::Grew),
+    (true, Place::Shrank),
 ];
 
 /// What can become of a template.

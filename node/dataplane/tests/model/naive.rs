@@ -6,6 +6,8 @@ mod excess;
 mod forward;
 mod full_nat;
 mod icmp;
+mod load;
+mod locality;
 mod mss;
 mod once;
 mod persist;
@@ -17,12 +19,14 @@ mod tcp;
 mod tunnel;
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     net::IpAddr,
 };
 
 pub(crate) use persist::{Kept, Persist, Template};
 
+pub(crate) use load::SLOW_START;
+pub(crate) use locality::Place;
 pub(crate) use mss::Clamp;
 pub(crate) use service::{Gone, Mode, Sched, Server, Service};
 use state::{is_over, timeout};
@@ -144,6 +148,16 @@ pub(crate) struct Naive {
     opened: bool,
     /// How often what was decided by a template.
     pub(crate) kept: BTreeMap<Kept, u64>,
+    /// Servers with as many connections as they may have; how often one became so and no longer was,
+    /// and how often a scheduler passed one over.
+    full: BTreeSet<u32>,
+    pub(crate) filled: u64,
+    pub(crate) freed: u64,
+    pub(crate) passed_over: u64,
+    /// How often one with less than its share could be chosen.
+    pub(crate) warmed: u64,
+    /// What became of destinations, at lblc and at lblcr.
+    pub(crate) places: BTreeMap<(bool, Place), u64>,
     /// The cell that the packet at hand met.
     pub(crate) met: Option<Cell>,
     /// It was an error about one of a live connection, and was passed on.
@@ -184,6 +198,12 @@ impl Naive {
             templates: Vec::new(),
             opened: false,
             kept: BTreeMap::new(),
+            full: BTreeSet::new(),
+            filled: 0,
+            freed: 0,
+            passed_over: 0,
+            warmed: 0,
+            places: BTreeMap::new(),
             met: None,
             passed: false,
             errors: BTreeMap::new(),
@@ -276,7 +296,7 @@ impl Naive {
         found.map_or(Way::NoRoute, |(_, way)| *way)
     }
 
-    fn is_known(&self, server: u32) -> bool {
+    pub(crate) fn is_known(&self, server: u32) -> bool {
         self.services.iter().flat_map(|service| &service.servers).any(|s| s.id == server)
     }
 

@@ -139,7 +139,9 @@ impl Naive {
         if old.is_none() && !self.make_room(of) {
             return self.by_hash(pkt, of);
         }
+        let server = conn.server;
         self.conns.push(conn);
+        self.judge(server);
         self.opened = true;
         self.forward(pkt, self.conns.len() - 1, true)
     }
