@@ -51,6 +51,21 @@ pub(super) fn least_overhead(
     least_ratio(pool, candidates, |loads, index| loads.overhead(index))
 }
 
+/// The most overhead for its weight among those of `candidates` that have a weight.
+//= Linux net/netfilter/ipvs/ip_vs_lblcr.c, ip_vs_dest_set_max(): of equals the first
+pub(super) fn most_overhead(
+    pool: &Pool<'_>,
+    candidates: impl Iterator<Item = usize>,
+) -> Option<usize> {
+    let of = |index: usize| u128::from(pool.loads.overhead(index));
+    let weight = |index: usize| u128::from(pool.weight(index));
+    let mut candidates = candidates.filter(|index| weight(*index) > 0);
+    let first = candidates.next()?;
+    Some(candidates.fold(first, |most, index| {
+        if of(most) * weight(index) < of(index) * weight(most) { index } else { most }
+    }))
+}
+
 //= ip_vs_sed.c, ip_vs_sed_dest_overhead()
 fn shortest_delay(pool: &Pool<'_>) -> Option<usize> {
     least_ratio(pool, pool.available(), |loads, index| loads.active(index) + 1)

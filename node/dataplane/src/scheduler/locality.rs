@@ -10,7 +10,11 @@ use std::{
     sync::{Mutex, PoisonError},
 };
 
-use super::{Pool, least::least_overhead, warmup::FULL};
+use super::{
+    Pool,
+    least::{least_overhead, most_overhead},
+    warmup::FULL,
+};
 use crate::ServerId;
 
 /// Destinations remembered; the one that was used longest ago gives way.
@@ -69,9 +73,11 @@ impl Locality {
         let members = || entry.servers.iter().filter_map(|id| pool.index_of(*id));
         let least = least_overhead(pool, members().filter(|i| pool.is_available(*i)));
         let idle_ns = now_ns.saturating_sub(entry.changed_ns);
-        if entry.servers.len() > 1 && idle_ns > EXPIRATION_NS {
-            let most = members().max_by_key(|i| pool.loads.overhead(*i)).and_then(|i| pool.id(i));
-            entry.servers.retain(|id| Some(*id) != most);
+        if entry.servers.len() > 1
+            && idle_ns > EXPIRATION_NS
+            && let Some(most) = most_overhead(pool, members()).and_then(|i| pool.id(i))
+        {
+            entry.servers.retain(|id| *id != most);
             entry.changed_ns = now_ns;
         }
         if let Some(index) = least.filter(|i| !is_overloaded(*i, pool)) {

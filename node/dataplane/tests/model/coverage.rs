@@ -1,9 +1,9 @@
 //! How often what was met.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
-    naive::{Cell, Fate, Kept, Mode, Naive, reopens, step},
+    naive::{Cell, Fate, Kept, Mode, Naive, Place, reopens, step},
     packet::{Body, Pkt, Proto},
     world::steer::steps,
 };
@@ -15,8 +15,11 @@ pub(crate) const HITS_MIN: u64 = 100;
 /// Cells met less often are steered to, and packets of such a fate made more likely.
 pub(crate) const HITS_AIMED_AT: u64 = 4 * HITS_MIN;
 
+/// So many choices among servers that warm up are steered to: few of them depend on it.
+pub(crate) const WARMED_AIMED_AT: u64 = 10 * HITS_AIMED_AT;
+
 /// Packets from one look at what was met least to the next.
-const LOOK_EVERY: u64 = 256;
+const LOOK_EVERY: u64 = 1024;
 
 /// Packets of live connections among all, in percent.
 const LIVE_MIN: u64 = 60;
@@ -24,11 +27,13 @@ const LIVE_MIN: u64 = 60;
 /// How often what was met.
 #[derive(Default)]
 pub(crate) struct Coverage {
-    cells: BTreeMap<Cell, u64>,
+    cells: HashMap<Cell, u64>,
     verdicts: BTreeMap<(bool, &'static str), u64>,
     reachable: Vec<Cell>,
     /// Cells that were met too seldom so far, the rarest first.
     pub(crate) wanted: Vec<Cell>,
+    /// Verdicts that were met too seldom so far.
+    lacking: Vec<&'static str>,
     packets: u64,
     live: u64,
     pub(crate) rehearsed: u64,
@@ -36,12 +41,17 @@ pub(crate) struct Coverage {
 
 impl Coverage {
     pub(crate) fn new() -> Self {
-        Self { reachable: reachable(), ..Self::default() }
+        Self { reachable: reachable(), lacking: VERDICTS.to_vec(), ..Self::default() }
     }
 
     /// Too few packets had this fate so far, in one family or the other.
     pub(crate) fn lacks(&self, verdict: &'static str) -> bool {
-        [false, true].into_iter().any(|ipv6| self.hits(ipv6, verdict) < HITS_AIMED_AT)
+        self.lacking.contains(&verdict)
+    }
+
+    /// Too few destinations were forgotten, or lost a server of their set, for which a day must pass.
+    pub(crate) fn lacks_days(&self, naive: &Naive) -> bool {
+        PLACES.iter().any(|place| naive.places.get(place).is_none_or(|met| *met < HITS_AIMED_AT))
     }
 
     fn hits(&self, ipv6: bool, verdict: &'static str) -> u64 {
@@ -59,6 +69,11 @@ impl Coverage {
             met.retain(|(hits, _)| *hits < HITS_AIMED_AT);
             met.sort();
             self.wanted = met.into_iter().map(|(_, cell)| cell).collect();
+            let mut lacking = VERDICTS.to_vec();
+            lacking.retain(|verdict| {
+                [false, true].iter().any(|ipv6| self.hits(*ipv6, verdict) < HITS_AIMED_AT)
+            });
+            self.lacking = lacking;
         }
         self.packets += 1;
         if let Some(cell) = naive.met {
@@ -88,6 +103,12 @@ impl Coverage {
         }
         println!("{} handshakes with another segment size", naive.clamped);
         println!("{} local ports chosen: each of this node and free", naive.chosen);
+        println!("destinations of lblcr or not: {:?}", naive.places);
+        let Naive { filled, freed, passed_over, warmed, .. } = naive;
+        println!("{warmed} choices with a server that warms up");
+        println!(
+            "{filled} servers full, {freed} free again, {passed_over} choices passed one over"
+        );
         println!("{} flows through tunnels", naive.spread.len());
         for ((tunnel, v6, outer), hits) in &naive.tunnels {
             println!("{hits:>8}  {} in {} {tunnel:?}", family(*v6), family(*outer));
@@ -100,7 +121,8 @@ impl Coverage {
             let way = if *inbound { "in" } else { "out" };
             println!("{hits:>8}  {} once {mode:?} {way}", family(*v6));
         }
-        for (cell, hits) in &self.cells {
+        let cells: BTreeMap<&Cell, &u64> = self.cells.iter().collect();
+        for (cell, hits) in cells {
             let Cell { ipv6, mode, proto, inbound, state, row } = cell;
             let (family, way) = (family(*ipv6), if *inbound { "in" } else { "out" });
             println!("{hits:>8}  {family} {mode:?} {proto:?} {way:<3} {state} {row:?}");
@@ -135,6 +157,16 @@ impl Coverage {
         assert!(clamped >= HITS_MIN, "{clamped} handshakes with another segment size: too few");
         let spread: BTreeSet<u32> = naive.spread.values().copied().collect();
         assert!(spread.len() * 2 >= naive.spread.len(), "flows are not spread");
+        for place in PLACES {
+            let hits = naive.places.get(&place).copied().unwrap_or(0);
+            assert!(hits >= HITS_MIN, "{hits} destinations {place:?}: too few");
+        }
+        let bounds = [naive.filled, naive.freed, naive.passed_over, naive.warmed];
+        let least = bounds.iter().min().copied().unwrap_or(0);
+        assert!(
+            least >= HITS_MIN,
+            "full, free again, passed over, warming up: {bounds:?}, too few"
+        );
         for kept in KEPT {
             let hits = naive.kept.get(&kept).copied().unwrap_or(0);
             assert!(hits >= HITS_MIN, "{hits} templates {kept:?}: too few");
@@ -171,6 +203,17 @@ const KINDS: [(Mode, Proto); 11] = [
     (Mode::Tunnel, Proto::Tcp),
     (Mode::Tunnel, Proto::Udp),
     (Mode::Tunnel, Proto::Sctp),
+];
+
+/// What can become of a destination, at lblc and lblcr.
+const PLACES: [(bool, Place); 7] = [
+    (false, Place::Forgotten),
+    (false, Place::Stayed),
+    (false, Place::Moved),
+    (true, Place::Forgotten),
+    (true, Place::Stayed),
+    (true, Place::Grew),
+    (true, Place::Shrank),
 ];
 
 /// What can become of a template.

@@ -6,6 +6,8 @@ mod excess;
 mod forward;
 mod full_nat;
 mod icmp;
+mod load;
+mod locality;
 mod mss;
 mod once;
 mod persist;
@@ -16,10 +18,15 @@ mod state;
 mod tcp;
 mod tunnel;
 
-use std::{collections::BTreeMap, net::IpAddr};
+use std::{
+    collections::{BTreeMap, BTreeSet, HashMap},
+    net::IpAddr,
+};
 
 pub(crate) use persist::{Kept, Persist, Template};
 
+pub(crate) use load::SLOW_START;
+pub(crate) use locality::Place;
 pub(crate) use mss::Clamp;
 pub(crate) use service::{Gone, Mode, Sched, Server, Service};
 use state::{is_over, timeout};
@@ -124,7 +131,7 @@ pub(crate) struct Naive {
     pub(crate) locals: Vec<IpAddr>,
     pub(crate) local_ports: std::ops::Range<u16>,
     pub(crate) chosen: u64,
-    pub(crate) spread: BTreeMap<(bool, Flow), u32>,
+    pub(crate) spread: HashMap<(bool, Flow), u32>,
     /// Handshakes with another segment size, and packets inside others: tunnel, whether the inner
     /// and the outer one are IPv6.
     pub(crate) clamped: u64,
@@ -141,6 +148,16 @@ pub(crate) struct Naive {
     opened: bool,
     /// How often what was decided by a template.
     pub(crate) kept: BTreeMap<Kept, u64>,
+    /// Servers with as many connections as they may have; how often one became so and no longer was,
+    /// and how often a scheduler passed one over.
+    full: BTreeSet<u32>,
+    pub(crate) filled: u64,
+    pub(crate) freed: u64,
+    pub(crate) passed_over: u64,
+    /// How often one with less than its share could be chosen.
+    pub(crate) warmed: u64,
+    /// What became of destinations, at lblc and at lblcr.
+    pub(crate) places: BTreeMap<(bool, Place), u64>,
     /// The cell that the packet at hand met.
     pub(crate) met: Option<Cell>,
     /// It was an error about one of a live connection, and was passed on.
@@ -169,7 +186,7 @@ impl Naive {
             locals: Vec::new(),
             local_ports: 0..0,
             chosen: 0,
-            spread: BTreeMap::new(),
+            spread: HashMap::new(),
             clamped: 0,
             tunnels: BTreeMap::new(),
             outer_id: 0,
@@ -181,6 +198,12 @@ impl Naive {
             templates: Vec::new(),
             opened: false,
             kept: BTreeMap::new(),
+            full: BTreeSet::new(),
+            filled: 0,
+            freed: 0,
+            passed_over: 0,
+            warmed: 0,
+            places: BTreeMap::new(),
             met: None,
             passed: false,
             errors: BTreeMap::new(),
@@ -223,8 +246,9 @@ impl Naive {
                 Mode::Nat => Some((conn.client, conn.cport)),
                 _ => conn.local,
             };
-            conn.proto == proto
-                && (conn.addr, conn.port) == (pkt.src, sport)
+            conn.port == sport
+                && conn.proto == proto
+                && conn.addr == pkt.src
                 && towards == Some((pkt.dst, dport))
         });
         if found.is_none()
@@ -249,9 +273,9 @@ impl Naive {
     fn inbound(&mut self, pkt: &Pkt, proto: Proto) -> Fate {
         let (cport, vport) = pkt.ports();
         let found = self.conns.iter().position(|conn| {
-            conn.proto == proto
-                && (conn.client, conn.cport) == (pkt.src, cport)
-                && (conn.vip, conn.vport) == (pkt.dst, vport)
+            (conn.cport, conn.vport) == (cport, vport)
+                && conn.proto == proto
+                && (conn.client, conn.vip) == (pkt.src, pkt.dst)
         });
         let Some(at) = found else { return self.unknown(pkt, proto, None) };
         let conn = &self.conns[at];
@@ -272,7 +296,7 @@ impl Naive {
         found.map_or(Way::NoRoute, |(_, way)| *way)
     }
 
-    fn is_known(&self, server: u32) -> bool {
+    pub(crate) fn is_known(&self, server: u32) -> bool {
         self.services.iter().flat_map(|service| &service.servers).any(|s| s.id == server)
     }
 

@@ -181,24 +181,34 @@ impl Pkt {
 
     /// The frame, not padded.
     pub(crate) fn frame(&self) -> Vec<u8> {
-        let mut frame = [&self.dst_mac[..], &self.src_mac[..]].concat();
-        frame.extend(if self.src.is_ipv6() { [0x86, 0xdd] } else { [0x08, 0x00] });
-        frame.extend(self.packet());
-        frame
+        let kind = if self.src.is_ipv6() { [0x86, 0xdd] } else { [0x08, 0x00] };
+        [&self.dst_mac[..], &self.src_mac[..], &kind, &self.packet()].concat()
+    }
+
+    /// Length of the IP packet.
+    pub(crate) fn len(&self) -> usize {
+        let header = if self.src.is_ipv6() { 40 } else { 20 };
+        header
+            + match &self.body {
+                Body::Tcp { options, data, .. } => 20 + options.len() + data.len(),
+                Body::Udp { data, .. } => 8 + data.len(),
+                _ => return self.packet().len(),
+            }
     }
 
     /// The IP packet.
     pub(crate) fn packet(&self) -> Vec<u8> {
         let (protocol, mut l4, at) = match &self.body {
             Body::Tcp { sport, dport, seq, ack, flags, window, options, data } => {
-                let mut bytes = [sport.to_be_bytes(), dport.to_be_bytes()].concat();
+                let mut bytes = Vec::with_capacity(20 + options.len() + data.len());
+                bytes.extend([sport.to_be_bytes(), dport.to_be_bytes()].concat());
                 bytes.extend(seq.to_be_bytes());
                 bytes.extend(ack.to_be_bytes());
                 bytes.extend([0x50 + ((options.len() as u8 / 4) << 4), *flags]);
                 bytes.extend(window.to_be_bytes());
                 bytes.extend([0, 0, 0, 0]);
-                bytes.extend(options);
-                bytes.extend(data);
+                bytes.extend_from_slice(options);
+                bytes.extend_from_slice(data);
                 (6, bytes, 16)
             }
             Body::Udp { sport, dport, data } => {
@@ -238,7 +248,8 @@ impl Pkt {
         }
         let mut packet = match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                let mut ip = vec![0x45, self.tos];
+                let mut ip = Vec::with_capacity(20 + l4.len());
+                ip.extend([0x45, self.tos]);
                 ip.extend((l4.len() as u16 + 20).to_be_bytes());
                 ip.extend(self.id.to_be_bytes());
                 ip.extend([if self.df { 0x40 } else { 0 }, 0, self.ttl, protocol, 0, 0]);
@@ -250,8 +261,8 @@ impl Pkt {
             }
             (IpAddr::V6(src), IpAddr::V6(dst)) => {
                 let label = self.label.to_be_bytes();
-                let mut ip =
-                    vec![0x60 | self.tos >> 4, self.tos << 4 | label[1], label[2], label[3]];
+                let mut ip = Vec::with_capacity(40 + l4.len());
+                ip.extend([0x60 | self.tos >> 4, self.tos << 4 | label[1], label[2], label[3]]);
                 ip.extend((l4.len() as u16).to_be_bytes());
                 ip.extend([protocol, self.ttl]);
                 ip.extend(src.octets());
@@ -260,7 +271,7 @@ impl Pkt {
             }
             _ => panic!("two families"),
         };
-        packet.extend(l4);
+        packet.extend_from_slice(&l4);
         packet
     }
 }

@@ -6,7 +6,7 @@ use steadfast_dataplane as dp;
 
 use crate::{
     lab,
-    naive::{Clamp, Gone, Mode, Naive, Role, Sched, Service, Tunnel, Way},
+    naive::{Clamp, Gone, Mode, Naive, Role, SLOW_START, Sched, Service, Tunnel, Way},
     packet::Proto,
     world::{BACK, FRONT, PEER},
 };
@@ -217,6 +217,8 @@ fn service_spec(service: &Service) -> dp::ServiceSpec {
             Sched::Ovf => dp::SchedulerKind::Ovf,
             Sched::Dh => dp::SchedulerKind::Dh,
             Sched::Sh { port, fallback } => dp::SchedulerKind::Sh(hash(port, fallback)),
+            Sched::Lblc => dp::SchedulerKind::Lblc,
+            Sched::Lblcr => dp::SchedulerKind::Lblcr,
             Sched::Mh { port, fallback } => dp::SchedulerKind::Mh(hash(port, fallback)),
         },
         forwarding: match service.mode {
@@ -244,6 +246,7 @@ fn service_spec(service: &Service) -> dp::ServiceSpec {
             },
             ..dp::Policies::default()
         },
+        slow_start_ns: if service.slow_start { SLOW_START } else { 0 },
         one_packet: service.once,
         client_address: dp::ClientAddress::None,
         persistence: service.persist.map(|persist| dp::Persistence {
@@ -264,6 +267,8 @@ fn service_spec(service: &Service) -> dp::ServiceSpec {
             .rev()
             .map(|server| dp::ServerSpec {
                 weight: server.weight,
+                upper: server.upper,
+                lower: server.lower,
                 up: server.up,
                 ..lab::server(server.id, &server.addr.to_string(), server.port)
             })

@@ -8,13 +8,16 @@ pub(crate) mod steer;
 use std::net::IpAddr;
 
 use crate::{
-    coverage::{Coverage, HITS_AIMED_AT},
+    coverage::{Coverage, HITS_AIMED_AT, WARMED_AIMED_AT},
     naive::{Clamp, Kept, Mode, Naive, Persist, Role, SECOND, Sched, Server, Service, Tunnel, Way},
     packet::{Mac, Proto},
 };
 
 /// All times are multiples of this, the resolution of the timers.
 pub(crate) const STEP: u64 = SECOND / 4;
+
+/// Steps of a day.
+const DAY: usize = 24 * 3600 * 4;
 
 pub(crate) const FRONT: Mac = [2, 0, 0, 0, 1, 0];
 pub(crate) const BACK: Mac = [2, 0, 0, 0, 2, 0];
@@ -80,7 +83,8 @@ fn server(
         Mode::Nat if service % 200 / 2 == 50 => 7000,
         Mode::Nat | Mode::FullNat => 8000 + service as u16,
     };
-    Server { id, addr: addr(ipv6, net, host), port, weight, up: true }
+    let (addr, upper, lower) = (addr(ipv6, net, host), 0, 0);
+    Server { id, addr, port, weight, up: true, upper, lower, since: 0 }
 }
 
 const SCHEDULERS: [Sched; 15] = [
@@ -133,6 +137,23 @@ const LOCALS: [(Proto, Sched); 4] = [
     (Proto::Sctp, Sched::Sed),
 ];
 
+/// Services with thresholds, or whose servers start slowly.
+const BOUNDED: [(Mode, Sched, bool); 10] = [
+    (Mode::Dr, Sched::Lblc, false),
+    (Mode::Nat, Sched::Lblc, false),
+    (Mode::Dr, Sched::Lblcr, false),
+    (Mode::Nat, Sched::Lblcr, false),
+    (Mode::Dr, Sched::Wlc, true),
+    (Mode::Nat, Sched::Sed, true),
+    (Mode::Dr, Sched::Nq, true),
+    (Mode::Nat, Sched::Rr, false),
+    (Mode::Dr, Sched::Sh { port: true, fallback: true }, false),
+    (Mode::Nat, MAGLEV, false),
+];
+
+/// Thresholds, upper and lower.
+const THRESHOLDS: [(u32, u32); 6] = [(0, 0), (3, 0), (4, 2), (6, 6), (8, 0), (12, 3)];
+
 /// Services of SCTP.
 const ASSOCIATIONS: [(Mode, Sched); 4] = [
     (Mode::Dr, Sched::Wlc),
@@ -145,6 +166,11 @@ pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) naive: Naive,
     next_server: u32,
+    /// Services on the same servers, and those whose clients keep theirs.
+    shared: Vec<usize>,
+    persistent: Vec<usize>,
+    bounded: Vec<usize>,
+    ways: steer::Ways,
     /// Packets to come that nobody serves: more at once than are answered.
     burst: usize,
     /// The configuration changed: the crate must be told.
@@ -166,6 +192,10 @@ impl World {
             random: Random(seed),
             naive,
             next_server: 1,
+            shared: Vec::new(),
+            persistent: Vec::new(),
+            bounded: Vec::new(),
+            ways: steer::Ways::new(),
             burst: 0,
             is_reconfigured: true,
             is_new_role: true,
@@ -173,6 +203,11 @@ impl World {
         for ipv6 in [false, true] {
             world.add_family(ipv6);
         }
+        let services = &world.naive.services;
+        let all = 0..services.len();
+        world.shared = all.clone().filter(|at| services[*at].is_on_shared()).collect();
+        world.bounded = all.clone().filter(|at| services[*at].is_bounded()).collect();
+        world.persistent = all.filter(|at| services[*at].persist.is_some()).collect();
         world
     }
 
@@ -218,6 +253,10 @@ impl World {
         }
         for ((proto, sched), number) in LOCALS.into_iter().zip(150..) {
             self.add_service(family + number, proto, vip, Mode::FullNat, sched);
+        }
+        for ((mode, sched, slow_start), number) in BOUNDED.into_iter().zip(160..) {
+            self.add_service(family + number, Proto::Tcp, vip, mode, sched);
+            self.naive.services.last_mut().unwrap().slow_start = slow_start;
         }
         for client in 0..24 {
             let mac = [2, 0, 0, 0, 3, client];
@@ -300,6 +339,7 @@ impl World {
             return false;
         }
         let steps = match self.random.below(200) {
+            0 if coverage.lacks_days(&self.naive) => DAY + 130 - self.random.below(500),
             0 => 40 + self.random.below(4000),
             _ => self.random.below(4),
         };
@@ -314,8 +354,14 @@ impl World {
         let kept = self.naive.kept.get(&Kept::StayedQuiescent).copied().unwrap_or(0);
         let lacks = kept < HITS_AIMED_AT;
         if self.random.percent(if lacks { 60 } else { 40 }) {
-            at = self.persistent();
+            at = self.random.of(&self.persistent);
+        } else if self.random.percent(30) {
+            at = self.random.of(&self.bounded);
+            if self.naive.warmed < WARMED_AIMED_AT && self.random.percent(50) {
+                at = self.bounded_that(|service| service.slow_start);
+            }
         }
+        let (now, bounded) = (self.naive.now, self.naive.services[at].is_bounded());
         let service = &mut self.naive.services[at];
         let (ipv6, count) = (service.servers_are_ipv6(), service.servers.len());
         let place = self.random.below(count.max(1));
@@ -323,7 +369,12 @@ impl World {
         let rounds = service.sched == Sched::Wrr;
         // Those on the same servers stay there.
         let shared = service.is_on_shared();
+        let took: Vec<u32> = service.servers.iter().filter(|s| s.takes()).map(|s| s.id).collect();
         match self.random.below(if lacks { 5 } else { 4 }) {
+            _ if count > 0 && bounded && self.random.percent(40) => {
+                let server = &mut service.servers[place];
+                (server.upper, server.lower) = self.random.of(&THRESHOLDS);
+            }
             0 if count > 0 => service.servers[place].up ^= true,
             1 if count > 0 && !rounds => {
                 service.servers[place].weight = self.random.of(&[0, 1, 1, 2, 5, 300]);
@@ -344,5 +395,11 @@ impl World {
             }
             _ => {}
         }
+        // Who did not take connections before comes up now.
+        for server in service.servers.iter_mut().filter(|server| !took.contains(&server.id)) {
+            server.since = now;
+        }
+        let servers: Vec<u32> = service.servers.iter().map(|server| server.id).collect();
+        servers.into_iter().for_each(|server| self.naive.judge(server));
     }
 }

@@ -114,12 +114,13 @@ impl Naive {
         self.entries += 1;
         // Two connections of one client port with one server's port could not be told apart.
         let twin = self.conns.iter().enumerate().position(|(at, held)| {
-            Some(at) != old
+            held.cport == conn.cport
+                && Some(at) != old
                 && held.mode == Mode::Nat
                 && conn.mode == Mode::Nat
                 && held.proto == conn.proto
                 && (held.addr, held.port) == (conn.addr, conn.port)
-                && (held.client, held.cport) == (conn.client, conn.cport)
+                && held.client == conn.client
         });
         if let Some(twin) = twin
             && !self.conns[twin].is_over()
@@ -138,7 +139,9 @@ impl Naive {
         if old.is_none() && !self.make_room(of) {
             return self.by_hash(pkt, of);
         }
+        let server = conn.server;
         self.conns.push(conn);
+        self.judge(server);
         self.opened = true;
         self.forward(pkt, self.conns.len() - 1, true)
     }

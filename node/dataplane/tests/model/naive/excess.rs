@@ -164,8 +164,8 @@ impl Naive {
                 self.schedule(service, &asking)
             }
             _ => {
-                let servers = &self.services[service].servers;
-                maglev(servers, client, cport, true, true, &|at| servers[at].takes())
+                let pool = self.pool(service, false);
+                maglev(&pool.servers, client, cport, true, true, &|at| pool.takes(at))
             }
         }
     }

@@ -81,7 +81,7 @@ impl Naive {
         let into_tunnel = path.mode == Mode::Tunnel && path.inbound;
         let overhead = if into_tunnel { path.tunnel.overhead(server.0) } else { 0 };
         let room = self.mtu(port, towards) - overhead;
-        if pkt.packet().len() > room {
+        if pkt.len() > room {
             let quoted = Pkt { ttl: pkt.ttl - 1, ..pkt.clone() };
             // A full-NAT server knows the local address alone.
             let is_server = path.mode == Mode::FullNat && !path.inbound;

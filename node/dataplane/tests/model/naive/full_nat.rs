@@ -23,8 +23,9 @@ impl Naive {
         assert!(self.locals.contains(&local.0), "{local:?} is no local address");
         assert!(self.local_ports.contains(&local.1), "{local:?} is of another node");
         let is_same = |held: &super::Conn| {
-            held.local == Some(local)
-                && (held.proto, held.addr, held.port) == (conn.proto, conn.addr, conn.port)
+            held.port == conn.port
+                && held.local == Some(local)
+                && (held.proto, held.addr) == (conn.proto, conn.addr)
         };
         assert!(!self.conns.iter().any(is_same), "{local:?} is taken");
         self.chosen += 1;

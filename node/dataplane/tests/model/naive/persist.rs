@@ -98,6 +98,7 @@ impl Naive {
         if conn.controlled {
             self.release(conn.service, conn.client, conn.server);
         }
+        self.judge(conn.server);
     }
 
     pub(super) fn release(&mut self, service: u32, client: IpAddr, server: u32) {

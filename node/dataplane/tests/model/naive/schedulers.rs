@@ -7,37 +7,29 @@ use crate::packet::Pkt;
 
 impl Naive {
     pub(super) fn schedule(&mut self, service: usize, pkt: &Pkt) -> Option<usize> {
-        use Sched::{Lc, Nq, Ovf, Sed, Wlc};
-        let counts = matches!(self.services[service].sched, Lc | Wlc | Sed | Nq | Ovf);
-        let load = |server: &Server| if counts { self.load(server.id) } else { (0, 0) };
-        let loads: Vec<_> = self.services[service].servers.iter().map(load).collect();
-        let service = &mut self.services[service];
-        let (servers, (cport, _)) = (service.servers.clone(), pkt.ports());
-        let takers: Vec<usize> = (0..servers.len()).filter(|at| servers[*at].takes()).collect();
+        use Sched::{Lblc, Lblcr, Lc, Nq, Ovf, Sed, Wlc};
+        let sched = self.services[service].sched;
+        let counts = matches!(sched, Lc | Wlc | Sed | Nq | Ovf | Lblc | Lblcr);
+        let pool = self.pool(service, counts);
+        let (servers, takers, (cport, _)) = (&pool.servers, pool.takers(), pkt.ports());
+        if servers.iter().zip(0..).any(|(server, at)| server.takes() && !pool.takes(at)) {
+            self.passed_over += 1;
+        }
+        self.warmed += u64::from(pool.warms());
         let weight = |at: &usize| u64::from(servers[*at].weight);
-        let active = |at: &usize| loads[*at].0;
-        // ip_vs_dest_conn_overhead() of the kernels since July 2026: ipvs.md 1.11.
-        let overhead = |at: &usize| (loads[*at].0 << 8) + loads[*at].0 + loads[*at].1;
-        // The least cost by weight; of equals the first.
-        let least = |cost: &dyn Fn(&usize) -> u64| {
-            let mut best: Option<usize> = None;
-            for at in &takers {
-                let better =
-                    best.is_none_or(|best| cost(at) * weight(&best) < cost(&best) * weight(at));
-                if better {
-                    best = Some(*at);
-                }
-            }
-            best
-        };
-        match service.sched {
+        let active = |at: usize| pool.loads[at].0;
+        let takes = |at: usize| pool.takes(at);
+        if matches!(sched, Lblc | Lblcr) {
+            return self.stay(service, pkt.dst, sched == Lblcr, &pool);
+        }
+        let service = &mut self.services[service];
+        match sched {
             Sched::Rr => {
                 let after = |place: (IpAddr, u16)| {
                     servers.iter().position(|s| (s.addr, s.port) > place).unwrap_or(servers.len())
                 };
                 let from = service.last.map_or(0, after);
-                let chosen =
-                    (from..servers.len()).chain(0..from).find(|at| servers[*at].takes())?;
+                let chosen = (from..servers.len()).chain(0..from).find(|at| takes(*at))?;
                 service.last = Some((servers[chosen].addr, servers[chosen].port));
                 Some(chosen)
             }
@@ -57,41 +49,40 @@ impl Naive {
                         }
                     }
                     let server = servers[*at as usize];
-                    if server.takes() && i64::from(server.weight) >= *level {
+                    if takes(*at as usize) && i64::from(server.weight) >= *level {
                         return Some(*at as usize);
                     }
                 }
             }
-            Sched::Lc => takers.iter().copied().min_by_key(|at| overhead(at)),
-            Sched::Wlc => least(&overhead),
-            Sched::Sed => least(&|at| active(at) + 1),
+            Sched::Lc => takers.iter().copied().min_by_key(|at| pool.overhead(*at)),
+            Sched::Wlc => pool.least(&takes, &|at| pool.overhead(at)),
+            Sched::Sed => pool.least(&takes, &|at| active(at) + 1),
             Sched::Nq => {
-                let idle = takers.iter().copied().find(|at| active(at) == 0);
-                idle.or_else(|| least(&|at| active(at) + 1))
+                let idle = takers.iter().copied().find(|at| active(*at) == 0);
+                idle.or_else(|| pool.least(&takes, &|at| active(at) + 1))
             }
             Sched::Fo => heaviest(takers.iter().copied(), weight),
             Sched::Ovf => {
-                let room = takers.iter().copied().filter(|at| active(at) <= weight(at));
+                let room = takers.iter().copied().filter(|at| active(*at) <= weight(at));
                 heaviest(room, weight)
             }
             Sched::Dh => {
                 let chosen = service.destination(pkt.dst)?;
-                servers[chosen].takes().then_some(chosen)
+                takes(chosen).then_some(chosen)
             }
             Sched::Sh { port, fallback } => {
                 let (buckets, hash) = service.buckets(pkt.src, cport, port);
                 let first = *buckets.get(hash)?;
-                if servers[first].takes() {
+                if takes(first) {
                     return Some(first);
                 }
                 let steps = if fallback { 0..256 } else { 0..0 };
                 // The offset starts at the hash and is added to the hash: ipvs.md 1.11.
                 let slot = |offset: usize| buckets[(offset % 256 + hash) % 256];
-                steps.map(|step| slot(step + hash)).find(|at| servers[*at].takes())
+                steps.map(|step| slot(step + hash)).find(|at| takes(*at))
             }
-            Sched::Mh { port, fallback } => {
-                maglev(&servers, pkt.src, cport, port, fallback, &|at| servers[at].takes())
-            }
+            Sched::Mh { port, fallback } => maglev(servers, pkt.src, cport, port, fallback, &takes),
+            Lblc | Lblcr => None,
         }
     }
 }

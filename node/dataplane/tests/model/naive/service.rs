@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::{Clamp, Persist, Tunnel};
+use super::{Clamp, Persist, Tunnel, locality};
 use crate::packet::Proto;
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -33,6 +33,8 @@ pub(crate) enum Sched {
     Sh { port: bool, fallback: bool },
     Dh,
     Mh { port: bool, fallback: bool },
+    Lblc,
+    Lblcr,
 }
 
 /// What becomes of a connection whose server left.
@@ -50,6 +52,11 @@ pub(crate) struct Server {
     pub(crate) port: u16,
     pub(crate) weight: u16,
     pub(crate) up: bool,
+    /// Thresholds; 0: none, and three quarters of the upper one.
+    pub(crate) upper: u32,
+    pub(crate) lower: u32,
+    /// When it came up.
+    pub(crate) since: u64,
 }
 
 impl Server {
@@ -73,6 +80,10 @@ pub(crate) struct Service {
     /// One-packet scheduling.
     pub(crate) once: bool,
     pub(crate) persist: Option<Persist>,
+    /// Servers that came up start with a tenth of their share.
+    pub(crate) slow_start: bool,
+    /// Of lblc and lblcr.
+    pub(super) kept: Vec<locality::Kept>,
     /// Sorted by address and port.
     pub(crate) servers: Vec<Server>,
     /// rr: the server that was served last, by address and port.
@@ -107,6 +118,8 @@ impl Service {
             clamp,
             once,
             persist,
+            slow_start: false,
+            kept: Vec::new(),
             servers,
             last,
             walk,
@@ -120,6 +133,11 @@ impl Service {
     /// tuple.
     pub(crate) fn is_on_shared(&self) -> bool {
         self.id % 200 / 2 == 50
+    }
+
+    /// Its servers have thresholds, or start slowly.
+    pub(crate) fn is_bounded(&self) -> bool {
+        self.id % 200 / 10 == 16
     }
 
     /// The family of its servers, which over a tunnel may be another one than its own.

@@ -4,8 +4,8 @@ use std::net::IpAddr;
 
 use super::{BACK, FRONT, PEER, World, addr, ip};
 use crate::{
-    coverage::Coverage,
-    naive::{Conn, Mode, Role},
+    coverage::{Coverage, WARMED_AIMED_AT},
+    naive::{Conn, Mode, Role, Sched, Service},
     packet::{ACK, Body, FIN, Pkt, Proto, RST, Row, SYN},
 };
 
@@ -28,11 +28,11 @@ impl World {
                 let at = self.random.below(self.naive.conns.len());
                 let conn = self.naive.conns[at].clone();
                 match conn.mode {
-                    Mode::FullNat => self.of_a_connection(),
+                    Mode::FullNat => self.of_a_connection(coverage),
                     _ => self.error(&conn),
                 }
             }
-            0..84 if !self.naive.conns.is_empty() => self.of_a_connection(),
+            0..84 if !self.naive.conns.is_empty() => self.of_a_connection(coverage),
             0..95 => self.opening(coverage),
             _ => self.odd(),
         };
@@ -46,11 +46,17 @@ impl World {
         pkt
     }
 
-    fn of_a_connection(&mut self) -> Pkt {
+    fn of_a_connection(&mut self, coverage: &Coverage) -> Pkt {
         // Twice as many of those that came last: they are in more states.
         let conns = &self.naive.conns;
         let recent = conns.len().min(40);
-        let at = if self.random.percent(50) {
+        let lacks = coverage.lacks("server_removed") && self.random.percent(5);
+        let from = self.random.below(conns.len());
+        let mut left = (from..conns.len()).chain(0..from);
+        let left = left.find(|at| lacks && !self.naive.is_known(conns[*at].server));
+        let at = if let Some(left) = left {
+            left
+        } else if self.random.percent(50) {
             conns.len() - 1 - self.random.below(recent)
         } else {
             self.random.below(conns.len())
@@ -93,25 +99,33 @@ impl World {
             return rival;
         }
         if self.random.percent(34) {
-            let shared: Vec<usize> = (0..self.naive.services.len())
-                .filter(|at| self.naive.services[*at].is_on_shared())
-                .collect();
-            at = self.random.of(&shared);
+            at = self.random.of(&self.shared);
         } else if self.random.percent(17) {
-            at = self.persistent();
+            at = self.random.of(&self.persistent);
+        } else if self.random.percent(20) {
+            at = self.random.of(&self.bounded);
+        }
+        if coverage.lacks_days(&self.naive) && self.random.percent(15) {
+            at = self.bounded_that(|service| service.sched == Sched::Lblcr);
+        } else if self.naive.warmed < WARMED_AIMED_AT && self.random.percent(12) {
+            at = self.bounded_that(|service| service.slow_start);
         }
         self.opening_at(at)
+    }
+
+    /// A service with thresholds or slow start.
+    pub(super) fn bounded_that(&mut self, is_so: impl Fn(&Service) -> bool) -> usize {
+        let all = self.bounded.iter().copied();
+        let found: Vec<usize> = all.filter(|at| is_so(&self.naive.services[*at])).collect();
+        self.random.of(&found)
     }
 
     /// A client's port, used again for another service on the same servers.
     fn rival(&mut self) -> Option<Pkt> {
         let services = &self.naive.services;
         let others = |conn: &Conn| {
-            services.iter().find(|other| {
-                other.is_on_shared()
-                    && conn.service != other.id
-                    && conn.service / 2 == other.id / 2
-                    && !conn.is_over()
+            self.shared.iter().map(|at| &services[*at]).find(|other| {
+                conn.service != other.id && conn.service / 2 == other.id / 2 && !conn.is_over()
             })
         };
         let conns = self.naive.conns.iter();
@@ -146,14 +160,6 @@ impl World {
             pkt.ttl = 1;
         }
         pkt
-    }
-
-    /// A service whose clients keep their servers.
-    pub(super) fn persistent(&mut self) -> usize {
-        let services = self.naive.services.iter().enumerate();
-        let found: Vec<usize> =
-            services.filter(|(_, service)| service.persist.is_some()).map(|(at, _)| at).collect();
-        self.random.of(&found)
     }
 
     /// For nobody, from nobody, or not to be balanced.

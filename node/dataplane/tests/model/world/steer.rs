@@ -1,6 +1,6 @@
 //! Packets that lead to what was met least: what is rare at random is not left to chance.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 
 use super::World;
 use crate::{
@@ -14,6 +14,9 @@ const AIMS: usize = 48;
 
 /// How many are tried.
 const TRIES: usize = 6;
+
+/// First packets on the way from one state to another, once looked for.
+pub(super) type Ways = HashMap<(Proto, Mode, State, State), Option<(bool, Row)>>;
 
 impl World {
     /// A packet for one of the cells met least, or one that brings a connection nearer to it.
@@ -48,7 +51,8 @@ impl World {
             return self.opening_of(aim);
         }
         let conn = self.random.of(&fit).clone();
-        let (inbound, row) = towards(&conn, aim.state)?;
+        let way = (conn.proto, conn.mode, conn.state, aim.state);
+        let (inbound, row) = (*self.ways.entry(way).or_insert_with(|| towards(&conn, aim.state)))?;
         Some(self.of(&conn, inbound, row))
     }
 
