@@ -77,10 +77,21 @@ lab-down: ## Removes the cluster of `make lab`
 	@$(LAB) down
 
 .PHONY: check
-check: ## Format, lints, unit tests
+check: lint unit ## Format, lints, unit tests
+
+.PHONY: lint
+lint:
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --locked --workspace --all-targets -- -D warnings
+
+.PHONY: unit
+unit:
 	$(CARGO) test --locked --workspace --lib --bins
+
+# All that is tested, in one go: no processor waits for the last crate of each part.
+.PHONY: compile
+compile:
+	$(CARGO) test --locked --workspace --no-run
 
 # libFuzzer comes with clang, so that no C++ is compiled here.
 export CUSTOM_LIBFUZZER_PATH ?= $(wildcard /usr/lib/llvm-14/lib/clang/*/lib/linux/libclang_rt.fuzzer-$(shell uname -m).a)
@@ -100,7 +111,7 @@ fuzz-replay: setup ## Runs one input through a fuzz target: TARGET=name INPUT=fi
 	@TARGET=$(TARGET) $(BIN)/fuzz -runs=1 $(INPUT)
 
 .PHONY: test
-test: setup check build ## Everything CI runs
+test: setup lint compile unit build ## Everything CI runs
 	$(CARGO) test --locked --workspace --doc
 	$(TESTS_AS_ROOT) $(CARGO) test --locked --workspace --test '*'
 	@$(MAKE) --no-print-directory fuzz
