@@ -74,6 +74,7 @@ pub(crate) struct Member {
 impl Member {
     fn spawn_tasks(self: &Arc<Self>, mut requests: mpsc::Receiver<owner::Request>) {
         let (plane, estimated) = (Arc::clone(&self.plane), Arc::clone(&self.plane));
+        let hearing = Arc::clone(&self.plane);
         let member = Arc::clone(self);
         let carry_out = async move {
             while let Some(request) = requests.recv().await {
@@ -90,6 +91,7 @@ impl Member {
             tokio::spawn(Arc::clone(&self.health).report(self.owner.links.clone())),
             tokio::spawn(async move { plane.expire().await }),
             tokio::spawn(async move { estimated.estimate().await }),
+            tokio::spawn(async move { hearing.hear_errors().await }),
             tokio::spawn(carry_out),
         ];
         let mut handles = self.tasks.lock().unwrap_or_else(PoisonError::into_inner);

@@ -116,6 +116,8 @@ fn local() -> LocalStatus {
         connections_max: 262_144,
         half_open: 12,
         half_open_max: 65_536,
+        tunnel_errors: BTreeMap::new(),
+        tunnel_mtus: BTreeMap::new(),
         forwarded_packets: 370_368,
         beacons: BTreeMap::from([
             ("received".to_owned(), 9_100),

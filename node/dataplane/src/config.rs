@@ -12,7 +12,7 @@ use std::{
     sync::{Arc, OnceLock},
 };
 
-use steadfast_packet::Protocol;
+use steadfast_packet::{Protocol, Tunnel};
 
 use crate::{
     Asked, ClientAddress, ConfigSpec, ExcessTotals, FlowCounters, FlowKey, FlowTotals, Forwarding,
@@ -42,6 +42,8 @@ pub struct Config {
     ftp: Map<IpAddr, (ServiceId, usize)>,
     /// Whose replies no connection tells: the NAT servers of one-packet services.
     once: Map<IpAddr, Intervals<(ServiceId, usize)>>,
+    /// The tunnels that lead to a server.
+    tunnels: Map<IpAddr, Vec<Tunnel>>,
 }
 
 /// An address of a VIP group.
@@ -241,6 +243,11 @@ impl Config {
         Some((self.services.get(&id)?, index))
     }
 
+    /// A tunnel of which this holds leads to a server.
+    pub(crate) fn has_tunnel(&self, server: IpAddr, holds: impl Fn(Tunnel) -> bool) -> bool {
+        self.tunnels.get(&server).is_some_and(|tunnels| tunnels.iter().copied().any(holds))
+    }
+
     /// As [`Self::pool_group`], for a packet that shows no port.
     #[must_use]
     pub fn pool_group_of(&self, addr: IpAddr) -> Option<GroupId> {
@@ -324,6 +331,7 @@ impl Config {
             answering: self.answering.clone(),
             ftp: self.ftp.clone(),
             once: self.once.clone(),
+            tunnels: self.tunnels.clone(),
             services,
         }
     }
@@ -389,6 +397,12 @@ impl Config {
             if service.spec.ftp.is_some() {
                 // Of two services with the same server the first: see `pool_group`.
                 self.ftp.entry(server.addr).or_insert((service.spec.id, index));
+            }
+            if let Forwarding::Tunnel(tunnel) = service.spec.forwarding {
+                let tunnels = self.tunnels.entry(server.addr).or_default();
+                if !tunnels.contains(&tunnel) {
+                    tunnels.push(tunnel);
+                }
             }
             if service.spec.forwarding == Forwarding::Nat {
                 self.pool_addrs.entry(server.addr).or_insert(service.spec.group);

@@ -13,7 +13,7 @@ use crate::{
     cache::{HotServer, Tuple, Way},
     deltas::Numbers,
     frame::Frame,
-    too_big::{may_be_cut, way_room},
+    too_big::may_be_cut,
     worker::{Core, View},
 };
 
@@ -124,7 +124,7 @@ where
         if !decrement_ttl(frame.bytes(), packet) {
             return Err(self.refuse_expired(frame, packet, known, view));
         }
-        let room = way_room(hop, target, *way);
+        let room = self.way_room(frame.now_ns, hop, target, *way);
         if packet.len() > room && !may_be_cut(frame, packet, room) {
             return Err(self.refuse_too_big(frame, packet, known, room, view));
         }

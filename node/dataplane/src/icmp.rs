@@ -11,7 +11,7 @@
 //! path MTU discovery hangs on each of them; whether it is true the receiver judges (RFC 5927).
 //!
 //! Not here: errors about packets that this node itself put into a tunnel. They are for an address
-//! of the node, so they reach the kernel.
+//! of the node, so they reach the kernel; see `tunnel_mtu`.
 
 use std::net::IpAddr;
 
@@ -27,7 +27,6 @@ use crate::{
     client_address::lower_told,
     forward::full_nat_ends,
     frame::Frame,
-    too_big::way_room,
     worker::{Core, View},
 };
 
@@ -118,7 +117,7 @@ where
         if !decrement_ttl(frame.bytes(), packet) {
             return Verdict::Drop(Reason::TtlExceeded);
         }
-        if packet.len() > way_room(&hop, &target, way) {
+        if packet.len() > self.way_room(frame.now_ns, &hop, &target, way) {
             // An error about an error is never sent (RFC 1122 section 3.2.2).
             return Verdict::Drop(Reason::TooBig);
         }

@@ -70,6 +70,7 @@ mod template;
 mod templates;
 mod too_big;
 mod tunnel;
+mod tunnel_mtu;
 mod verdict;
 mod wheel;
 mod worker;
@@ -118,5 +119,6 @@ pub use table::{
 };
 pub use template::{Persistence, Template, TemplateKey, TemplateRecord, TemplateReplica};
 pub use templates::Templates;
+pub use tunnel_mtu::{TUNNEL_MTU_TIMEOUT_NS, TUNNEL_MTUS_MAX, TunnelErrors, TunnelMtus};
 pub use verdict::{ACTIONS_MAX, Action, Actions, Reason, SmallFrame, Verdict};
 pub use worker::Worker;

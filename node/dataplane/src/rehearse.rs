@@ -207,6 +207,7 @@ impl Shared {
         let mut copy = Self::new(options);
         copy.groups = self.groups.share();
         copy.next_hops.store(self.next_hops.load_full());
+        copy.tunnel_mtus.copy_in(&self.tunnel_mtus);
         copy.cookie_keys.store(self.cookie_keys.load_full());
         let config = self.config.load().copy();
         for connection in known {

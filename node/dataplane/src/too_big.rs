@@ -17,16 +17,6 @@ use crate::{
 const MTU_MIN_V4: usize = 68;
 const MTU_MIN_V6: usize = 1280;
 
-/// The largest packet that fits the way to the next hop, inside a tunnel if there is one.
-//= Linux ip_vs_xmit.c, __ip_vs_get_out_rt(): the MTU of the route less what the tunnel adds
-pub(crate) fn way_room(hop: &Hop, target: &Target, way: Way) -> usize {
-    let overhead = match (target.forwarding, way) {
-        (Forwarding::Tunnel(tunnel), Way::In) => tunnel.overhead(target.addr.is_ipv6()),
-        _ => 0,
-    };
-    usize::from(hop.mtu).saturating_sub(overhead)
-}
-
 /// The packet may leave in pieces of `room` octets.
 pub(crate) fn may_be_cut(frame: &Frame<'_>, packet: &Packet, room: usize) -> bool {
     room >= MTU_MIN_V4 && packet.may_be_fragmented(frame.received())
@@ -41,6 +31,16 @@ impl<H> Core<H>
 where
     H: SyncHook,
 {
+    /// The largest packet that fits the way to the next hop, inside a tunnel if there is one.
+    //= Linux ip_vs_xmit.c, __ip_vs_get_out_rt(): the MTU of the route less what the tunnel adds
+    pub(crate) fn way_room(&self, now_ns: u64, hop: &Hop, target: &Target, way: Way) -> usize {
+        let (Forwarding::Tunnel(tunnel), Way::In) = (target.forwarding, way) else {
+            return hop.mtu.into();
+        };
+        let mtu = hop.mtu.min(self.shared.tunnel_mtus.of(now_ns, target.addr));
+        usize::from(mtu).saturating_sub(tunnel.overhead(target.addr.is_ipv6()))
+    }
+
     /// Tells the sender, in the name of an address it knows, that no more than `room` octets go through.
     pub(crate) fn refuse_too_big(
         &mut self,

@@ -31,6 +31,7 @@ mod segment;
 mod shift;
 mod toa;
 mod transport;
+mod tunnel_error;
 mod vlan;
 
 pub use answer::{
@@ -60,4 +61,5 @@ pub use sctp::{Chunk, Sctp};
 pub use segment::{SEGMENT_LEN_MAX, Segment, SegmentOptions, segment_options, write_segment};
 pub use shift::{SeqShift, shift_numbers, tcp_header};
 pub use toa::{TOA_KIND, add_toa, erase_toa, toa_len};
+pub use tunnel_error::{TunnelError, tunnel_error_v4, tunnel_error_v6};
 pub use vlan::{TAG_LEN, Untagged, tag, untag, vlan_of};

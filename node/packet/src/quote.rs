@@ -61,7 +61,7 @@ const ERRORS_V4: [u8; 4] = [3, 4, 11, 12];
 const INFORMATIONAL_V6: u8 = 128;
 
 /// Type and code of the error that a packet is too big, and its type in ICMPv6.
-const FRAGMENTATION_NEEDED_V4: (u8, u8) = (3, 4);
+pub(crate) const FRAGMENTATION_NEEDED_V4: (u8, u8) = (3, 4);
 const TOO_BIG_V6: u8 = 2;
 
 /// Octets of the quoted transport header that a checksum may stand in: those of TCP.
@@ -83,11 +83,7 @@ pub fn parse_error(frame: &[u8], packet: &Packet) -> Result<Option<IcmpError>, P
     }
     let message = frame.get(..packet.end).ok_or(ParseError::Quote)?;
     let icmp = view::<Icmp>(message, packet.l4).ok_or(ParseError::Quote)?;
-    let is_error = match packet.is_ipv6() {
-        true => icmp.kind < INFORMATIONAL_V6,
-        false => ERRORS_V4.contains(&icmp.kind),
-    };
-    if !is_error {
+    if !is_error(packet.is_ipv6(), icmp.kind) {
         return Ok(None);
     }
     let l3 = packet.l4 + size_of::<Icmp>();
@@ -97,6 +93,11 @@ pub fn parse_error(frame: &[u8], packet: &Packet) -> Result<Option<IcmpError>, P
     };
     let quoted = quoted.ok_or(ParseError::Quote)?;
     Ok(Some(IcmpError { kind: icmp.kind, code: icmp.code, quoted }))
+}
+
+/// The type is that of an error.
+pub(crate) fn is_error(is_ipv6: bool, kind: u8) -> bool {
+    if is_ipv6 { kind < INFORMATIONAL_V6 } else { ERRORS_V4.contains(&kind) }
 }
 
 /// Sets the destination of an error and the source of what it quotes, with its port: for an error

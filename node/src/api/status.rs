@@ -5,7 +5,9 @@ use std::{
     time::Instant,
 };
 
-use steadfast_dataplane::{self as dp, PORTS_PER_SLOT, PortSlot, Reason, Sent};
+use steadfast_dataplane::{
+    self as dp, PORTS_PER_SLOT, PortSlot, Reason, Sent, TunnelErrors, TunnelMtus,
+};
 use steadfast_model::{ClusterState, NodeId, document::LimitsSpec};
 use steadfast_ownership::{Completeness, Path, PeerStatus, SegmentId, Status as View};
 use steadfast_proto::v1;
@@ -367,6 +369,7 @@ fn local(node: &Node, member: &Member, state: &ClusterState, view: &View) -> v1:
     let gap = member.owner.gap_max_us.load(std::sync::atomic::Ordering::Relaxed);
     let table = &member.plane.shared.table;
     let half_open = table.half_open() as u64;
+    let (mtus, now_ns) = (&member.plane.shared.tunnel_mtus, crate::clock::now_ns());
     let forwarded =
         workers.iter().map(|w| w.counters.sent(Sent::Forwarded) + w.counters.sent(Sent::Returned));
     v1::LocalStatus {
@@ -377,11 +380,26 @@ fn local(node: &Node, member: &Member, state: &ClusterState, view: &View) -> v1:
         connections_max: table.connections_max() as u64,
         half_open,
         half_open_max: table.half_open_max() as u64,
+        tunnel_errors: tunnel_errors(mtus),
+        tunnel_mtus: mtus
+            .known(now_ns)
+            .into_iter()
+            .map(|(a, mtu, _)| (a.to_string(), mtu.into()))
+            .collect(),
         beacons: beacons(view),
         replication: replication(member, state),
         ownership_loop_gap_max_us: gap,
         uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),
     }
+}
+
+fn tunnel_errors(mtus: &TunnelMtus) -> BTreeMap<String, u64> {
+    let TunnelErrors { too_big, other, foreign } = mtus.errors();
+    [("too_big", too_big), ("other", other), ("foreign", foreign)]
+        .into_iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| (name.to_owned(), count))
+        .collect()
 }
 
 fn worker(status: &crate::plane::WorkerStatus) -> v1::Worker {

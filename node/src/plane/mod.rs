@@ -2,6 +2,7 @@
 
 mod attach;
 pub(crate) mod compile;
+mod hear;
 mod hops;
 mod port;
 mod segments;

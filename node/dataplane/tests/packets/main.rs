@@ -32,6 +32,7 @@ mod services;
 mod specification;
 mod syn_proxy;
 mod table;
+mod tunnel_mtu;
 mod tunnels;
 mod vlan;
 mod worker;

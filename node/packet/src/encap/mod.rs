@@ -101,6 +101,12 @@ impl Tunnel {
         ip + self.shim_len()
     }
 
+    /// An outer packet of this protocol may be one of it.
+    #[must_use]
+    pub fn may_have_sent(self, protocol: u8) -> bool {
+        [false, true].map(|inner_is_ipv6| self.protocol(inner_is_ipv6)).contains(&protocol)
+    }
+
     /// Bytes between the outer IP header and the inner packet.
     fn shim_len(self) -> usize {
         match self {

@@ -3,17 +3,18 @@
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    net::{TcpStream, UdpSocket},
+    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
-use crate::common::{Lab, phase};
+use crate::common::{Lab, phase, until};
 use serde_json::Value;
+use socket2::{Domain, Protocol, Socket, Type};
 use steadfast_lab::host::{
     exec,
     family::Family,
     inside::inside,
-    names::{Host, Mode, NODES, VIP, vip_target},
+    names::{Host, Mode, NODES, Network, SERVERS, VIP, vip_target},
 };
 
 /// The tunnel of the TCP service in the example.
@@ -38,6 +39,7 @@ async fn every_tunnel_reaches_the_servers() {
         let servers = echo_lines(&lab, 3, 100);
         assert_eq!(servers.len(), 100);
     }
+    errors_about_outer_packets_reach_the_client(&lab);
     datagrams_come_back(&lab);
     datagrams_leave_in_pieces(&lab);
     for n in [1, 2, 3] {
@@ -111,8 +113,46 @@ fn datagrams_leave_in_pieces(lab: &Lab) {
         assert!(answer.contains(&"y".repeat(len - 1)), "{len} octets: {} came back", answer.len());
     }
     let cut = counted(lab, "fragmented") - before;
-    // The small one, and two parts of the large one that are as long as the client's way takes.
+    // The small one, and both long parts of the large one.
     assert!(cut >= 3, "{cut} packets were cut");
+}
+
+/// What a router on the way would say, to every node about every server.
+fn errors_about_outer_packets_reach_the_client(lab: &Lab) {
+    phase("a router says that IPIP takes 1300 octets: the client learns 1280");
+    let says = |node: Ipv4Addr, server: Ipv4Addr| {
+        let quoted = [&[0x45, 0, 5, 220, 0, 0, 0x40, 0, 63, 4, 0, 0][..], &node.octets()];
+        let quoted = [&quoted.concat()[..], &server.octets(), &[0; 8]].concat();
+        let mut message = [&[3, 4, 0, 0, 0, 0, 5, 20][..], &quoted].concat();
+        let words = message.chunks(2).map(|pair| u32::from(pair[0]) << 8 | u32::from(pair[1]));
+        let sum: u32 = words.sum();
+        let sum = (sum >> 16) + (sum & 0xffff);
+        let checksum = !((sum >> 16) + sum) as u16;
+        message[2..4].copy_from_slice(&checksum.to_be_bytes());
+        message
+    };
+    let servers = SERVERS.map(|n| Mode::Tun.server_address(n));
+    let is_front = servers[0].octets()[2] == Network::Front.node_address(1).octets()[2];
+    let network = if is_front { Network::Front } else { Network::Back };
+    let nodes = NODES.map(|n| network.node_address(n));
+    inside(&lab.namespace(Host::Server(1)), || {
+        let socket = Socket::new(Domain::IPV4, Type::RAW, Some(Protocol::ICMPV4)).unwrap();
+        for (node, server) in nodes.iter().flat_map(|n| servers.iter().map(move |s| (*n, *s))) {
+            socket.send_to(&says(node, server), &SocketAddr::from((node, 0)).into()).unwrap();
+        }
+    })
+    .unwrap();
+    for n in NODES {
+        until("every server's way is known", PATIENCE, || {
+            let known = lab.status_json(n)["local"]["tunnel_mtus"].clone();
+            let all = servers.iter().all(|server| known[server.to_string()] == 1300);
+            if all { Ok(()) } else { Err(known.to_string()) }
+        });
+    }
+    assert_eq!(echo_lines(lab, 1000, 60).len(), 60, "all of it came back");
+    let ask = format!("ip route get {VIP}");
+    let route = exec::shell_in(&lab.namespace(Host::Client), &ask).unwrap();
+    assert!(route.contains("mtu 1280"), "{route}");
 }
 
 fn datagrams_come_back(lab: &Lab) {
