@@ -110,6 +110,8 @@ fn local() -> LocalStatus {
             client_untold: 0,
             fragmented: 0,
             expired: 0,
+            fragments_early: 0,
+            fragments_released: 0,
             loop_gap_max_us: 10_420,
         }],
         connections: 303,

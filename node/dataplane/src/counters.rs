@@ -69,6 +69,7 @@ pub struct WorkerCounters {
     too_big: AtomicU64,
     expired: AtomicU64,
     fragmented: AtomicU64,
+    released: AtomicU64,
     unfit_replies: AtomicU64,
     told: AtomicU64,
     untold: AtomicU64,
@@ -152,6 +153,7 @@ impl WorkerCounters {
             too_big: AtomicU64::new(0),
             expired: AtomicU64::new(0),
             fragmented: AtomicU64::new(0),
+            released: AtomicU64::new(0),
             unfit_replies: AtomicU64::new(0),
             told: AtomicU64::new(0),
             untold: AtomicU64::new(0),
@@ -178,6 +180,11 @@ impl WorkerCounters {
     /// A packet that leaves in pieces.
     pub(crate) fn count_fragmented(&self) {
         add(&self.fragmented, 1);
+    }
+
+    /// A fragment that waited for its first one, and is sent.
+    pub(crate) fn count_released(&self) {
+        add(&self.released, 1);
     }
 
     pub(crate) fn count_unfit_reply(&self) {
@@ -221,6 +228,13 @@ impl WorkerCounters {
     #[must_use]
     pub fn fragmented(&self) -> u64 {
         self.fragmented.load(Ordering::Relaxed)
+    }
+
+    /// Fragments sent after their first one, which they had overtaken: of those that
+    /// [`Reason::FragmentEarly`] counts, here or at another worker.
+    #[must_use]
+    pub fn released(&self) -> u64 {
+        self.released.load(Ordering::Relaxed)
     }
 
     /// 227 replies of FTP servers that went on as they were, with the server's address.

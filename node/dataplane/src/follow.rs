@@ -42,15 +42,17 @@ where
         if fragment.offset == 0 {
             return Some(Verdict::Drop(Reason::Fragment));
         }
-        let (now_ns, fragments) = (frame.now_ns, &self.shared.fragments);
-        match fragments.follow(now_ns, packet, fragment) {
+        let pool = || view.config.pool_group_of(packet.src).filter(|_| own.is_none());
+        // Only where the first one would come too.
+        let may_wait = own.is_some() || pool().is_some_and(|group| !self.is_held_elsewhere(group));
+        match self.shared.fragments.follow(frame, packet, fragment, may_wait) {
             Ok((connection, way)) => {
                 Some(self.follow_first(frame, packet, (connection, way), view, actions))
             }
             Err(reason) => {
                 // A server that has not heard who answers for its gateway now sends them here.
-                let group = view.config.pool_group_of(packet.src).filter(|_| own.is_none());
-                let relayed = group.and_then(|group| self.relay_fragment(frame, group, None, view));
+                let relayed =
+                    pool().and_then(|group| self.relay_fragment(frame, group, None, view));
                 Some(relayed.unwrap_or(Verdict::Drop(reason)))
             }
         }
@@ -70,9 +72,9 @@ where
                 return Verdict::Drop(Reason::Fragment);
             }
             let (now_ns, fragments) = (frame.now_ns, &self.shared.fragments);
-            let opened = fragments.open(now_ns, packet, fragment, hot.connection, hot.way);
-            if let Err(reason) = opened {
-                return Verdict::Drop(reason);
+            match fragments.open(now_ns, packet, fragment, hot.connection, hot.way) {
+                Ok(early) => self.released = early,
+                Err(reason) => return Verdict::Drop(reason),
             }
         }
         self.forward(frame, packet, hot, view, actions)
@@ -90,6 +92,10 @@ where
             Role::Other { relay } => Some(self.relay(frame, relay, group, vip, view)),
             Role::Holder { .. } | Role::NoHolder { .. } => None,
         }
+    }
+
+    fn is_held_elsewhere(&self, group: GroupId) -> bool {
+        matches!(&*self.shared.groups.role(group), Role::Other { .. })
     }
 
     fn follow_first(

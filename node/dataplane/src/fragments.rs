@@ -6,11 +6,13 @@
 //! their ports and later fragments by their addresses, so the parts of one packet can come on
 //! different queues. Fragments are rare, a lock per set of eight costs them little.
 //!
-//! Guarantees: fixed memory, allocated at start ([`FRAGMENTED_MAX`] packets at once; the oldest of
-//! a set gives way, and which set a packet falls into needs the seed to know); no part of a packet
-//! passes twice or over another one (RFC 1858, RFC 5722), so who puts it together has no choice of
-//! what to believe; nothing passes before the first. Not guaranteed: a later fragment that
-//! overtakes the first is not kept but dropped, and its sender repeats or loses the packet.
+//! A later fragment that overtakes the first waits for it, see [`crate::early`], in the set of its
+//! packet: one lock guards both, so none can come to wait after the first has looked who does.
+//!
+//! Guarantees: memory is bounded, that of entries fixed at start ([`FRAGMENTED_MAX`] packets at once;
+//! the oldest of a set gives way, and which set a packet falls into needs the seed to know); no part
+//! of a packet passes twice or over another one (RFC 1858, RFC 5722), so who puts it together has no
+//! choice of what to believe; nothing passes before the first.
 
 use std::{
     hash::{Hash as _, Hasher as _},
@@ -21,7 +23,12 @@ use std::{
 use siphasher::sip::SipHasher13;
 use steadfast_packet::{Fragment, Packet};
 
-use crate::{Connection, Reason, cache::Way};
+use crate::{
+    Connection, Reason,
+    cache::Way,
+    early::{Early, Waiting},
+    frame::Frame,
+};
 
 /// Packets whose fragments are under way at once, per node; half a megabyte of entries.
 pub const FRAGMENTED_MAX: usize = SETS * WAYS;
@@ -45,11 +52,15 @@ pub(crate) struct Fragments {
     sets: Box<[Mutex<Set>]>,
 }
 
-type Set = [Option<Entry>; WAYS];
+#[derive(Debug, Default)]
+struct Set {
+    entries: [Option<Entry>; WAYS],
+    waiting: Waiting,
+}
 
 /// What the fragments of one packet have in common.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
-struct Key {
+pub(crate) struct Key {
     src: IpAddr,
     dst: IpAddr,
     id: u32,
@@ -82,7 +93,7 @@ impl Fragments {
         Self { hasher, sets: (0..SETS).map(|_| Mutex::default()).collect() }
     }
 
-    /// Notes where the first fragment of a packet goes.
+    /// Notes where the first fragment of a packet goes; gives those that waited for it.
     ///
     /// # Errors
     /// Why it may not pass: it came before.
@@ -93,47 +104,63 @@ impl Fragments {
         fragment: &Fragment,
         connection: &Connection,
         way: Way,
-    ) -> Result<(), Reason> {
+    ) -> Result<Vec<Early>, Reason> {
         let key = Key::of(packet, fragment);
         let mut set = self.set(&key);
-        if let Some(entry) = find(&mut set, now_ns, &key) {
-            return entry.passed.add(fragment);
+        if let Some(entry) = find(&mut set.entries, now_ns, &key) {
+            return entry.passed.add(fragment).map(|()| Vec::new());
         }
         let mut passed = Passed::default();
         passed.add(fragment)?;
         let (connection, until_ns) = (connection.clone(), now_ns + FRAGMENT_TIMEOUT_NS);
         let entry = Entry { key, until_ns, connection, way, passed };
         let age = |place: &&mut Option<Entry>| place.as_ref().map_or(0, |entry| entry.until_ns);
-        if let Some(place) = set.iter_mut().min_by_key(age) {
+        if let Some(place) = set.entries.iter_mut().min_by_key(age) {
             *place = Some(entry);
         }
-        Ok(())
+        Ok(set.waiting.take(now_ns, &key))
     }
 
-    /// Where a later fragment goes: where the first one went.
+    /// Where a later fragment goes: where the first one went. If that is not known, a copy of the
+    /// frame waits for it, where it may.
     ///
     /// # Errors
-    /// Why it may not pass: the first is not known, or what it brings has passed.
+    /// Why it may not pass, or not now: the first is not known, or what it brings has passed.
     pub(crate) fn follow(
         &self,
-        now_ns: u64,
+        frame: &Frame<'_>,
         packet: &Packet,
         fragment: &Fragment,
+        may_wait: bool,
     ) -> Result<(Connection, Way), Reason> {
-        let key = Key::of(packet, fragment);
+        let (now_ns, key) = (frame.now_ns, Key::of(packet, fragment));
         let mut set = self.set(&key);
-        let entry = find(&mut set, now_ns, &key).ok_or(Reason::FragmentUnknown)?;
+        let Set { entries, waiting } = &mut *set;
+        let Some(entry) = find(entries, now_ns, &key) else {
+            let waits = may_wait && waiting.add(frame, key);
+            return Err(if waits { Reason::FragmentEarly } else { Reason::FragmentUnknown });
+        };
         entry.passed.add(fragment)?;
         entry.until_ns = now_ns + FRAGMENT_TIMEOUT_NS;
         let found = (entry.connection.clone(), entry.way);
         if entry.passed.is_whole() {
             // The identification may come again at once.
             let whole = |place: &&mut Option<Entry>| place.as_ref().is_some_and(|e| e.key == key);
-            if let Some(place) = set.iter_mut().find(whole) {
+            if let Some(place) = entries.iter_mut().find(whole) {
                 *place = None;
             }
         }
         Ok(found)
+    }
+
+    /// Forgets what has waited for too long.
+    pub(crate) fn advance(&self, now_ns: u64) {
+        for set in &self.sets {
+            // Who holds the lock forgets by itself what is in its way.
+            if let Ok(mut set) = set.try_lock() {
+                set.waiting.forget(now_ns);
+            }
+        }
     }
 
     fn set(&self, key: &Key) -> std::sync::MutexGuard<'_, Set> {
@@ -144,8 +171,12 @@ impl Fragments {
     }
 }
 
-fn find<'a>(set: &'a mut Set, now_ns: u64, key: &Key) -> Option<&'a mut Entry> {
-    set.iter_mut().flatten().find(|entry| entry.key == *key && now_ns < entry.until_ns)
+fn find<'a>(
+    entries: &'a mut [Option<Entry>; WAYS],
+    now_ns: u64,
+    key: &Key,
+) -> Option<&'a mut Entry> {
+    entries.iter_mut().flatten().find(|entry| entry.key == *key && now_ns < entry.until_ns)
 }
 
 impl Key {

@@ -20,6 +20,7 @@ mod cookie;
 mod counters;
 mod degrade;
 mod deltas;
+mod early;
 mod estimator;
 mod expired;
 mod fast;
@@ -83,6 +84,9 @@ pub use connection::{
 pub use cookie::{CookieKey, CookieKeys};
 pub use counters::{FlowCounters, FlowTotals, Sent, WORKERS_MAX, WorkerCounters};
 pub use deltas::Deltas;
+pub use early::{
+    EARLY_BYTES_MAX, EARLY_BYTES_OF_PACKET_MAX, EARLY_MAX, EARLY_OF_PACKET_MAX, EARLY_TIMEOUT_NS,
+};
 pub use estimator::{ESTIMATE_EVERY, Estimators, FlowRates};
 pub use fragments::{FRAGMENT_TIMEOUT_NS, FRAGMENTED_MAX};
 pub use group::{GroupState, Groups, Role};

@@ -79,6 +79,7 @@ impl Shared {
         H: SyncHook,
     {
         self.tunnel_mtus.advance(now_ns);
+        self.fragments.advance(now_ns);
         let config = self.config.load();
         if self.table.unbound() > 0 {
             let mut cursor = self.bind_cursor.lock().unwrap_or_else(PoisonError::into_inner);

@@ -67,8 +67,11 @@ reasons! {
     /// A fragment of neither TCP, UDP nor SCTP, of SCTP that would need another checksum, or one that
     /// no honest sender makes.
     Fragment => "fragment",
-    /// A later fragment of a packet whose first one is not known (or not yet).
+    /// A later fragment of a packet whose first one is not known, and no room to wait for it.
     FragmentUnknown => "fragment_unknown",
+    /// A later fragment that came before its first one. A copy waits for that, a fifth of a second;
+    /// what is sent after it is counted as released.
+    FragmentEarly => "fragment_early",
     /// A fragment of what has passed already, or with too many gaps before it.
     FragmentOverlap => "fragment_overlap",
     /// To a VIP, but neither TCP, UDP, SCTP, echo nor an ICMP error.

@@ -17,6 +17,7 @@ use crate::{
     SyncHook, Tagged, Verdict, WorkerCounters,
     bucket::TokenBucket,
     cache::{Servers, Tuple, Way},
+    early::Early,
     forward::{Hot, reopens},
     frame::Frame,
     pending::Handshakes,
@@ -44,14 +45,14 @@ pub struct Worker<H> {
 
 /// A worker without what it sees.
 #[derive(Debug)]
-struct Desk<H> {
+pub(crate) struct Desk<H> {
     prepared: Prepared,
     /// What was prepared for the packet at hand.
     trail: Option<Trail>,
     servers: Servers,
     /// Points at the connection of the packet at hand.
     connection: Connection,
-    core: Core<H>,
+    pub(crate) core: Core<H>,
 }
 
 /// A worker without what it knows of the packet at hand.
@@ -67,6 +68,8 @@ pub(crate) struct Core<H> {
     /// The last identification given to an outer IPv4 packet.
     pub(crate) outer_id: u16,
     pub(crate) lookout: Lookout,
+    /// Frames that waited for the one at hand.
+    pub(crate) released: Vec<Early>,
     /// Servers that have not answered yet.
     pub(crate) handshakes: Handshakes,
     /// Questions for addresses that came before are not answered.
@@ -98,6 +101,7 @@ where
             // Workers that start apart give the same number less often in a short time.
             outer_id: (index as u16).wrapping_mul(OUTER_ID_STEP),
             lookout: Lookout::default(),
+            released: Vec::new(),
             handshakes: Handshakes::new(),
             discard_questions_until_ns: 0,
             counters: Arc::default(),
@@ -146,6 +150,9 @@ where
         if let Verdict::Drop(reason) = verdict {
             desk.core.counters.count_dropped(reason);
         }
+        if !desk.core.released.is_empty() {
+            desk.release(now_ns, view, actions);
+        }
         verdict
     }
 
@@ -180,7 +187,12 @@ impl<H> Desk<H>
 where
     H: SyncHook,
 {
-    fn decide(&mut self, frame: &mut Frame<'_>, view: View<'_>, actions: &mut Actions) -> Verdict {
+    pub(crate) fn decide(
+        &mut self,
+        frame: &mut Frame<'_>,
+        view: View<'_>,
+        actions: &mut Actions,
+    ) -> Verdict {
         let parsed = match parse(frame.received()) {
             Ok(parsed) => parsed,
             Err(error) => return Verdict::Drop(reason_of(error)),

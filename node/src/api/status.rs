@@ -407,6 +407,8 @@ fn worker(status: &crate::plane::WorkerStatus) -> v1::Worker {
     let counters = &status.counters;
     let mut drops: BTreeMap<String, u64> = Reason::ALL
         .iter()
+        // Not lost yet.
+        .filter(|reason| **reason != Reason::FragmentEarly)
         .map(|reason| (reason.name().to_owned(), counters.dropped(*reason)))
         .filter(|(_, count)| *count > 0)
         .collect();
@@ -429,6 +431,8 @@ fn worker(status: &crate::plane::WorkerStatus) -> v1::Worker {
         client_untold: counters.untold(),
         fragmented: counters.fragmented(),
         expired: counters.expired(),
+        fragments_early: counters.dropped(Reason::FragmentEarly),
+        fragments_released: counters.released(),
         drops,
         loop_gap_max_us: status.gap_max_ns.load(Relaxed) / 1_000,
     }

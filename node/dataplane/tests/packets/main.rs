@@ -10,6 +10,7 @@ mod churn;
 mod client_address;
 mod defence;
 mod deltas;
+mod early;
 mod fragments;
 mod ftp;
 mod full_nat;
