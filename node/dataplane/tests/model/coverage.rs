@@ -105,6 +105,7 @@ impl Coverage {
         println!("{} local ports chosen: each of this node and free", naive.chosen);
         println!("destinations of lblcr or not: {:?}", naive.places);
         let Naive { filled, freed, passed_over, warmed, .. } = naive;
+        println!("packets cut: {:?}", naive.cut);
         println!("{warmed} choices with a server that warms up");
         println!(
             "{filled} servers full, {freed} free again, {passed_over} choices passed one over"
@@ -161,6 +162,10 @@ impl Coverage {
             let hits = naive.places.get(&place).copied().unwrap_or(0);
             assert!(hits >= HITS_MIN, "{hits} destinations {place:?}: too few");
         }
+        for of in CUT {
+            let hits = naive.cut.get(&of).copied().unwrap_or(0);
+            assert!(hits >= HITS_MIN, "{hits} packets of {of:?} cut: too few");
+        }
         let bounds = [naive.filled, naive.freed, naive.passed_over, naive.warmed];
         let least = bounds.iter().min().copied().unwrap_or(0);
         assert!(
@@ -203,6 +208,16 @@ const KINDS: [(Mode, Proto); 11] = [
     (Mode::Tunnel, Proto::Tcp),
     (Mode::Tunnel, Proto::Udp),
     (Mode::Tunnel, Proto::Sctp),
+];
+
+/// What is cut: mode, and whether to the server.
+const CUT: [(Mode, bool); 6] = [
+    (Mode::Dr, true),
+    (Mode::Nat, true),
+    (Mode::Nat, false),
+    (Mode::Tunnel, true),
+    (Mode::FullNat, true),
+    (Mode::FullNat, false),
 ];
 
 /// What can become of a destination, at lblc and lblcr.

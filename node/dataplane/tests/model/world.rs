@@ -166,10 +166,11 @@ pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) naive: Naive,
     next_server: u32,
-    /// Services on the same servers, and those whose clients keep theirs.
+    /// Services on the same servers, those whose clients keep theirs, and so on.
     shared: Vec<usize>,
     persistent: Vec<usize>,
     bounded: Vec<usize>,
+    locals: Vec<usize>,
     ways: steer::Ways,
     /// Packets to come that nobody serves: more at once than are answered.
     burst: usize,
@@ -195,6 +196,7 @@ impl World {
             shared: Vec::new(),
             persistent: Vec::new(),
             bounded: Vec::new(),
+            locals: Vec::new(),
             ways: steer::Ways::new(),
             burst: 0,
             is_reconfigured: true,
@@ -207,6 +209,7 @@ impl World {
         let all = 0..services.len();
         world.shared = all.clone().filter(|at| services[*at].is_on_shared()).collect();
         world.bounded = all.clone().filter(|at| services[*at].is_bounded()).collect();
+        world.locals = all.clone().filter(|at| services[*at].mode == Mode::FullNat).collect();
         world.persistent = all.filter(|at| services[*at].persist.is_some()).collect();
         world
     }
@@ -278,6 +281,14 @@ impl World {
             // 1310 is too little for IPv6 inside IPv6.
             let mtu = [1500, 1480, 1310, 1300, 1400, 1300][usize::from(slot)];
             self.naive.mtus.push((addr(ipv6, 2, 20 + slot), mtu));
+            // The narrowest: one packet would take too many pieces there.
+            let (front, back) = match (slot, ipv6) {
+                (4, false) => (100, 300),
+                (3, _) | (4, true) => (1400, 1300),
+                _ => continue,
+            };
+            self.naive.mtus.push((addr(ipv6, 0, 20 + slot), front));
+            self.naive.mtus.push((addr(ipv6, 1, 20 + slot), back));
         }
     }
 
