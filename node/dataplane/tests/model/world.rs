@@ -269,6 +269,9 @@ impl World {
                 _ => Way::Known(0, mac),
             };
             self.naive.neighbours.push((addr(ipv6, 0, 200 + client), way));
+            if client < 8 {
+                self.naive.mtus.push((addr(ipv6, 0, 200 + client), 1290));
+            }
         }
         for slot in 0..6 {
             let way = |port, net| match slot {
@@ -284,7 +287,7 @@ impl World {
             // The narrowest: one packet would take too many pieces there.
             let (front, back) = match (slot, ipv6) {
                 (4, false) => (100, 300),
-                (3, _) | (4, true) => (1400, 1300),
+                (2 | 3, _) | (4, true) => (1400, 1300),
                 _ => continue,
             };
             self.naive.mtus.push((addr(ipv6, 0, 20 + slot), front));

@@ -24,11 +24,12 @@ impl World {
                 Some(pkt) => pkt,
                 None => self.opening(coverage),
             },
-            45..48 if !self.naive.conns.is_empty() => {
+            45..50 if !self.naive.conns.is_empty() => {
                 let at = self.random.below(self.naive.conns.len());
                 let conn = self.naive.conns[at].clone();
                 match conn.mode {
-                    Mode::FullNat => self.of_a_connection(coverage),
+                    // Nobody saw its local address.
+                    Mode::FullNat if conn.local.is_none() => self.of_a_connection(coverage),
                     _ => self.error(&conn),
                 }
             }
@@ -105,11 +106,11 @@ impl World {
         } else if self.random.percent(20) {
             at = self.random.of(&self.bounded);
         }
-        if self.random.percent(8) {
+        if self.random.percent(10) {
             at = self.random.of(&self.locals);
         }
-        if coverage.lacks_days(&self.naive) && self.random.percent(15) {
-            at = self.bounded_that(|service| service.sched == Sched::Lblcr);
+        if coverage.lacks_days(&self.naive) && self.random.percent(20) {
+            at = self.bounded_that(|service| matches!(service.sched, Sched::Lblc | Sched::Lblcr));
         } else if self.naive.warmed < WARMED_AIMED_AT && self.random.percent(12) {
             at = self.bounded_that(|service| service.slow_start);
         }
