@@ -282,7 +282,8 @@ impl World {
             self.naive.neighbours.push((addr(ipv6, 1, 20 + slot), way(1, 2)));
             self.naive.neighbours.push((addr(ipv6, 2, 20 + slot), way(1, 4)));
             // 1310 is too little for IPv6 inside IPv6.
-            let mtu = [1500, 1480, 1310, 1300, 1400, 1300][usize::from(slot)];
+            let narrow = if ipv6 { 1400 } else { 403 };
+            let mtu = [1500, 1480, 1310, 1300, narrow, 1300][usize::from(slot)];
             self.naive.mtus.push((addr(ipv6, 2, 20 + slot), mtu));
             // The narrowest: one packet would take too many pieces there; no multiple of eight fits.
             let (front, back) = match (slot, ipv6) {
