@@ -256,7 +256,7 @@ impl Pkt {
                 ip.extend((l4.len() as u16 + 20).to_be_bytes());
                 ip.extend(self.id.to_be_bytes());
                 let flags = u16::from(self.df) << 14 | u16::from(self.more) << 13;
-                ip.extend((flags | self.offset / 8).to_be_bytes());
+                ip.extend((flags | (self.offset / 8)).to_be_bytes());
                 ip.extend([self.ttl, protocol, 0, 0]);
                 ip.extend(src.octets());
                 ip.extend(dst.octets());
