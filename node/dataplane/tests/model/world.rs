@@ -1,15 +1,17 @@
 //! A small network and what happens in it, at random from a seed.
 
 mod errors;
+mod kinds;
 mod packets;
 mod sctp;
 pub(crate) mod steer;
 
 use std::net::IpAddr;
 
+use self::kinds::{ASSOCIATIONS, BOUNDED, LOCALS, ONCE, SCHEDULERS, THRESHOLDS, TUNNELS};
 use crate::{
     coverage::{Coverage, HITS_AIMED_AT, WARMED_AIMED_AT},
-    naive::{Clamp, Kept, Mode, Naive, Persist, Role, SECOND, Sched, Server, Service, Tunnel, Way},
+    naive::{Kept, Mode, Naive, Persist, Role, SECOND, Sched, Server, Service, Tunnel, Way},
     packet::{Mac, Proto},
 };
 
@@ -86,81 +88,6 @@ fn server(
     let (addr, upper, lower) = (addr(ipv6, net, host), 0, 0);
     Server { id, addr, port, weight, up: true, upper, lower, since: 0 }
 }
-
-const SCHEDULERS: [Sched; 15] = [
-    Sched::Rr,
-    Sched::Wrr,
-    Sched::Lc,
-    Sched::Wlc,
-    Sched::Sed,
-    Sched::Nq,
-    Sched::Fo,
-    Sched::Ovf,
-    Sched::Dh,
-    Sched::Sh { port: true, fallback: true },
-    Sched::Sh { port: false, fallback: false },
-    Sched::Mh { port: true, fallback: true },
-    Sched::Mh { port: false, fallback: true },
-    Sched::Mh { port: true, fallback: false },
-    Sched::Rr,
-];
-
-/// Services over tunnels: whether the outer family is the other one, and what handshakes announce.
-const TUNNELS: [(Tunnel, bool, Proto, Sched, Clamp); 10] = [
-    (Tunnel::IpIp, false, Proto::Tcp, Sched::Rr, Clamp::Auto),
-    (Tunnel::IpIp, true, Proto::Tcp, Sched::Wlc, Clamp::Off),
-    (Tunnel::Gue(6080, None), false, Proto::Udp, Sched::Rr, Clamp::Off),
-    (Tunnel::Gue(6081, Some(true)), true, Proto::Tcp, Sched::Sed, Clamp::At(1200)),
-    (Tunnel::Gue(6082, Some(false)), false, Proto::Tcp, MAGLEV, Clamp::Auto),
-    (Tunnel::Gre(false), true, Proto::Udp, MAGLEV, Clamp::Off),
-    (Tunnel::Gre(true), false, Proto::Tcp, Sched::Lc, Clamp::Auto),
-    (Tunnel::Gre(true), true, Proto::Sctp, Sched::Rr, Clamp::Off),
-    (Tunnel::IpIp, false, Proto::Sctp, MAGLEV, Clamp::Off),
-    (Tunnel::Gue(6083, None), true, Proto::Tcp, Sched::Nq, Clamp::Auto),
-];
-
-const MAGLEV: Sched = Sched::Mh { port: true, fallback: true };
-
-/// Services that schedule each datagram anew.
-const ONCE: [(Mode, Sched); 4] = [
-    (Mode::Dr, Sched::Rr),
-    (Mode::Nat, Sched::Wlc),
-    (Mode::Nat, MAGLEV),
-    (Mode::Tunnel, Sched::Wrr),
-];
-
-/// Services of full-NAT.
-const LOCALS: [(Proto, Sched); 4] = [
-    (Proto::Tcp, Sched::Rr),
-    (Proto::Tcp, MAGLEV),
-    (Proto::Udp, Sched::Wlc),
-    (Proto::Sctp, Sched::Sed),
-];
-
-/// Services with thresholds, or whose servers start slowly.
-const BOUNDED: [(Mode, Sched, bool); 10] = [
-    (Mode::Dr, Sched::Lblc, false),
-    (Mode::Nat, Sched::Lblc, false),
-    (Mode::Dr, Sched::Lblcr, false),
-    (Mode::Nat, Sched::Lblcr, false),
-    (Mode::Dr, Sched::Wlc, true),
-    (Mode::Nat, Sched::Sed, true),
-    (Mode::Dr, Sched::Nq, true),
-    (Mode::Nat, Sched::Rr, false),
-    (Mode::Dr, Sched::Sh { port: true, fallback: true }, false),
-    (Mode::Nat, MAGLEV, false),
-];
-
-/// Thresholds, upper and lower.
-const THRESHOLDS: [(u32, u32); 6] = [(0, 0), (3, 0), (4, 2), (6, 6), (8, 0), (12, 3)];
-
-/// Services of SCTP.
-const ASSOCIATIONS: [(Mode, Sched); 4] = [
-    (Mode::Dr, Sched::Wlc),
-    (Mode::Nat, Sched::Rr),
-    (Mode::Dr, Sched::Mh { port: true, fallback: true }),
-    (Mode::Nat, Sched::Sh { port: true, fallback: true }),
-];
 
 pub(crate) struct World {
     pub(crate) random: Random,
