@@ -51,7 +51,7 @@ impl Coverage {
 
     /// Too few destinations were forgotten, or lost a server of their set, for which a day must pass.
     pub(crate) fn lacks_days(&self, naive: &Naive) -> bool {
-        PLACES.iter().any(|place| naive.places.get(place).is_none_or(|met| *met < HITS_AIMED_AT))
+        PLACES.iter().any(|place| naive.places.get(place).is_none_or(|met| *met < 2 * HITS_MIN))
     }
 
     fn hits(&self, ipv6: bool, verdict: &'static str) -> u64 {
@@ -105,6 +105,7 @@ impl Coverage {
         println!("{} local ports chosen: each of this node and free", naive.chosen);
         println!("destinations of lblcr or not: {:?}", naive.places);
         let Naive { filled, freed, passed_over, warmed, .. } = naive;
+        println!("packets cut: {:?}", naive.cut);
         println!("{warmed} choices with a server that warms up");
         println!(
             "{filled} servers full, {freed} free again, {passed_over} choices passed one over"
@@ -137,7 +138,7 @@ impl Coverage {
         for (tunnel, hits) in &naive.tunnels {
             assert!(*hits >= HITS_MIN, "{hits} packets through {tunnel:?}: too few");
         }
-        for (mode, proto) in KINDS.into_iter().filter(|kind| kind.0 != Mode::FullNat) {
+        for (mode, proto) in KINDS {
             let ways = if mode.returns() { &[true, false][..] } else { &[true] };
             for (v6, inbound) in [false, true].iter().flat_map(|v6| ways.iter().map(|w| (*v6, *w)))
             {
@@ -160,6 +161,10 @@ impl Coverage {
         for place in PLACES {
             let hits = naive.places.get(&place).copied().unwrap_or(0);
             assert!(hits >= HITS_MIN, "{hits} destinations {place:?}: too few");
+        }
+        for of in CUT {
+            let hits = naive.cut.get(&of).copied().unwrap_or(0);
+            assert!(hits >= HITS_MIN, "{hits} packets of {of:?} cut: too few");
         }
         let bounds = [naive.filled, naive.freed, naive.passed_over, naive.warmed];
         let least = bounds.iter().min().copied().unwrap_or(0);
@@ -203,6 +208,16 @@ const KINDS: [(Mode, Proto); 11] = [
     (Mode::Tunnel, Proto::Tcp),
     (Mode::Tunnel, Proto::Udp),
     (Mode::Tunnel, Proto::Sctp),
+];
+
+/// What is cut: mode, and whether to the server.
+const CUT: [(Mode, bool); 6] = [
+    (Mode::Dr, true),
+    (Mode::Nat, true),
+    (Mode::Nat, false),
+    (Mode::Tunnel, true),
+    (Mode::FullNat, true),
+    (Mode::FullNat, false),
 ];
 
 /// What can become of a destination, at lblc and lblcr.

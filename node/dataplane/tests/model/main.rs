@@ -74,6 +74,11 @@ fn agrees_with_a_naive_model() {
             "packet {count}, role {:?}, at {now}, seed {seed}: {pkt:?}\nexpected {expected:?}",
             world.naive.role
         );
+        let rest = world.naive.rest.iter().zip(&plane.rest);
+        let rest: Vec<_> =
+            rest.map(|(pkt, found)| (pkt.port, pad(pkt.frame(), &Ok(found.clone())))).collect();
+        assert_eq!(plane.rest.len(), world.naive.rest.len(), "pieces of packet {count}: {pkt:?}");
+        assert_eq!(plane.rest, rest, "pieces of packet {count}, seed {seed}: {pkt:?}");
         coverage.note(&world.naive, &pkt, &expected);
         if count % 2000 == 0 {
             compare_tables(&plane, &world.naive, count, seed);

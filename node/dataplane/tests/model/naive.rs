@@ -11,6 +11,7 @@ mod locality;
 mod mss;
 mod once;
 mod persist;
+mod pieces;
 mod schedulers;
 mod sctp;
 mod service;
@@ -136,6 +137,10 @@ pub(crate) struct Naive {
     /// and the outer one are IPv6.
     pub(crate) clamped: u64,
     pub(crate) tunnels: BTreeMap<(Tunnel, bool, bool), u64>,
+    /// Pieces that follow the one that is the fate of the packet at hand, and how many packets were
+    /// cut, by mode and way.
+    pub(crate) rest: Vec<Pkt>,
+    pub(crate) cut: BTreeMap<(Mode, bool), u64>,
     outer_id: u16,
     paid: u64,
     told_paid: u64,
@@ -189,6 +194,8 @@ impl Naive {
             spread: HashMap::new(),
             clamped: 0,
             tunnels: BTreeMap::new(),
+            rest: Vec::new(),
+            cut: BTreeMap::new(),
             outer_id: 0,
             paid: 0,
             told_paid: 0,
@@ -225,6 +232,7 @@ impl Naive {
     pub(crate) fn packet(&mut self, pkt: &Pkt) -> Fate {
         self.met = None;
         (self.passed, self.passed_once) = (false, false);
+        self.rest.clear();
         if pkt.dst_mac != self.own[usize::from(pkt.port)] {
             return Fate::Dropped("other_mac");
         }

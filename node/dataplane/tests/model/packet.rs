@@ -79,6 +79,9 @@ pub(crate) struct Pkt {
     /// IPv4: not to be fragmented, and the identification.
     pub(crate) df: bool,
     pub(crate) id: u16,
+    /// IPv4: where in its packet it stands, in octets, and whether more follows.
+    pub(crate) offset: u16,
+    pub(crate) more: bool,
     /// Flow label of IPv6.
     pub(crate) label: u32,
     pub(crate) body: Body,
@@ -252,7 +255,9 @@ impl Pkt {
                 ip.extend([0x45, self.tos]);
                 ip.extend((l4.len() as u16 + 20).to_be_bytes());
                 ip.extend(self.id.to_be_bytes());
-                ip.extend([if self.df { 0x40 } else { 0 }, 0, self.ttl, protocol, 0, 0]);
+                let flags = u16::from(self.df) << 14 | u16::from(self.more) << 13;
+                ip.extend((flags | (self.offset / 8)).to_be_bytes());
+                ip.extend([self.ttl, protocol, 0, 0]);
                 ip.extend(src.octets());
                 ip.extend(dst.octets());
                 let sum = ones_complement(&[&ip]);

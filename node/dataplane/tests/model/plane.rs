@@ -25,6 +25,8 @@ pub(crate) struct Plane {
     worker: dp::Worker<dp::NoHook>,
     actions: dp::Actions,
     generation: u64,
+    /// Frames that leave beside the one at hand.
+    pub(crate) rest: Vec<(u16, Vec<u8>)>,
 }
 
 impl Plane {
@@ -36,7 +38,7 @@ impl Plane {
         };
         let shared = Arc::new(dp::Shared::new(options));
         let worker = dp::Worker::new(0, Arc::clone(&shared), dp::NoHook);
-        Self { shared, worker, actions: dp::Actions::new(), generation: 0 }
+        Self { shared, worker, actions: dp::Actions::new(), generation: 0, rest: Vec::new() }
     }
 
     pub(crate) fn configure(&mut self, naive: &Naive) {
@@ -128,7 +130,10 @@ impl Plane {
         buffer.extend_from_slice(frame);
         buffer.resize(HEADROOM + frame.len() + 200, 0xee);
         let span = (HEADROOM, frame.len());
-        match self.worker.handle_frame(now_ns, port, &mut buffer, span, &mut self.actions) {
+        let verdict = self.worker.handle_frame(now_ns, port, &mut buffer, span, &mut self.actions);
+        self.rest.clear();
+        self.actions.send_frames(|port, frame| self.rest.push((port, frame.to_vec())));
+        match verdict {
             dp::Verdict::Transmit { port, start, len } => {
                 Ok((port, buffer[start..start + len].to_vec()))
             }

@@ -1,15 +1,17 @@
 //! A small network and what happens in it, at random from a seed.
 
 mod errors;
+mod kinds;
 mod packets;
 mod sctp;
 pub(crate) mod steer;
 
 use std::net::IpAddr;
 
+use self::kinds::{ASSOCIATIONS, BOUNDED, LOCALS, ONCE, SCHEDULERS, THRESHOLDS, TUNNELS};
 use crate::{
     coverage::{Coverage, HITS_AIMED_AT, WARMED_AIMED_AT},
-    naive::{Clamp, Kept, Mode, Naive, Persist, Role, SECOND, Sched, Server, Service, Tunnel, Way},
+    naive::{Kept, Mode, Naive, Persist, Role, SECOND, Sched, Server, Service, Tunnel, Way},
     packet::{Mac, Proto},
 };
 
@@ -87,89 +89,15 @@ fn server(
     Server { id, addr, port, weight, up: true, upper, lower, since: 0 }
 }
 
-const SCHEDULERS: [Sched; 15] = [
-    Sched::Rr,
-    Sched::Wrr,
-    Sched::Lc,
-    Sched::Wlc,
-    Sched::Sed,
-    Sched::Nq,
-    Sched::Fo,
-    Sched::Ovf,
-    Sched::Dh,
-    Sched::Sh { port: true, fallback: true },
-    Sched::Sh { port: false, fallback: false },
-    Sched::Mh { port: true, fallback: true },
-    Sched::Mh { port: false, fallback: true },
-    Sched::Mh { port: true, fallback: false },
-    Sched::Rr,
-];
-
-/// Services over tunnels: whether the outer family is the other one, and what handshakes announce.
-const TUNNELS: [(Tunnel, bool, Proto, Sched, Clamp); 10] = [
-    (Tunnel::IpIp, false, Proto::Tcp, Sched::Rr, Clamp::Auto),
-    (Tunnel::IpIp, true, Proto::Tcp, Sched::Wlc, Clamp::Off),
-    (Tunnel::Gue(6080, None), false, Proto::Udp, Sched::Rr, Clamp::Off),
-    (Tunnel::Gue(6081, Some(true)), true, Proto::Tcp, Sched::Sed, Clamp::At(1200)),
-    (Tunnel::Gue(6082, Some(false)), false, Proto::Tcp, MAGLEV, Clamp::Auto),
-    (Tunnel::Gre(false), true, Proto::Udp, MAGLEV, Clamp::Off),
-    (Tunnel::Gre(true), false, Proto::Tcp, Sched::Lc, Clamp::Auto),
-    (Tunnel::Gre(true), true, Proto::Sctp, Sched::Rr, Clamp::Off),
-    (Tunnel::IpIp, false, Proto::Sctp, MAGLEV, Clamp::Off),
-    (Tunnel::Gue(6083, None), true, Proto::Tcp, Sched::Nq, Clamp::Auto),
-];
-
-const MAGLEV: Sched = Sched::Mh { port: true, fallback: true };
-
-/// Services that schedule each datagram anew.
-const ONCE: [(Mode, Sched); 4] = [
-    (Mode::Dr, Sched::Rr),
-    (Mode::Nat, Sched::Wlc),
-    (Mode::Nat, MAGLEV),
-    (Mode::Tunnel, Sched::Wrr),
-];
-
-/// Services of full-NAT.
-const LOCALS: [(Proto, Sched); 4] = [
-    (Proto::Tcp, Sched::Rr),
-    (Proto::Tcp, MAGLEV),
-    (Proto::Udp, Sched::Wlc),
-    (Proto::Sctp, Sched::Sed),
-];
-
-/// Services with thresholds, or whose servers start slowly.
-const BOUNDED: [(Mode, Sched, bool); 10] = [
-    (Mode::Dr, Sched::Lblc, false),
-    (Mode::Nat, Sched::Lblc, false),
-    (Mode::Dr, Sched::Lblcr, false),
-    (Mode::Nat, Sched::Lblcr, false),
-    (Mode::Dr, Sched::Wlc, true),
-    (Mode::Nat, Sched::Sed, true),
-    (Mode::Dr, Sched::Nq, true),
-    (Mode::Nat, Sched::Rr, false),
-    (Mode::Dr, Sched::Sh { port: true, fallback: true }, false),
-    (Mode::Nat, MAGLEV, false),
-];
-
-/// Thresholds, upper and lower.
-const THRESHOLDS: [(u32, u32); 6] = [(0, 0), (3, 0), (4, 2), (6, 6), (8, 0), (12, 3)];
-
-/// Services of SCTP.
-const ASSOCIATIONS: [(Mode, Sched); 4] = [
-    (Mode::Dr, Sched::Wlc),
-    (Mode::Nat, Sched::Rr),
-    (Mode::Dr, Sched::Mh { port: true, fallback: true }),
-    (Mode::Nat, Sched::Sh { port: true, fallback: true }),
-];
-
 pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) naive: Naive,
     next_server: u32,
-    /// Services on the same servers, and those whose clients keep theirs.
+    /// Services on the same servers, those whose clients keep theirs, and so on.
     shared: Vec<usize>,
     persistent: Vec<usize>,
     bounded: Vec<usize>,
+    locals: Vec<usize>,
     ways: steer::Ways,
     /// Packets to come that nobody serves: more at once than are answered.
     burst: usize,
@@ -195,6 +123,7 @@ impl World {
             shared: Vec::new(),
             persistent: Vec::new(),
             bounded: Vec::new(),
+            locals: Vec::new(),
             ways: steer::Ways::new(),
             burst: 0,
             is_reconfigured: true,
@@ -207,6 +136,7 @@ impl World {
         let all = 0..services.len();
         world.shared = all.clone().filter(|at| services[*at].is_on_shared()).collect();
         world.bounded = all.clone().filter(|at| services[*at].is_bounded()).collect();
+        world.locals = all.clone().filter(|at| services[*at].mode == Mode::FullNat).collect();
         world.persistent = all.filter(|at| services[*at].persist.is_some()).collect();
         world
     }
@@ -266,6 +196,9 @@ impl World {
                 _ => Way::Known(0, mac),
             };
             self.naive.neighbours.push((addr(ipv6, 0, 200 + client), way));
+            if client < 8 {
+                self.naive.mtus.push((addr(ipv6, 0, 200 + client), 1290));
+            }
         }
         for slot in 0..6 {
             let way = |port, net| match slot {
@@ -276,8 +209,17 @@ impl World {
             self.naive.neighbours.push((addr(ipv6, 1, 20 + slot), way(1, 2)));
             self.naive.neighbours.push((addr(ipv6, 2, 20 + slot), way(1, 4)));
             // 1310 is too little for IPv6 inside IPv6.
-            let mtu = [1500, 1480, 1310, 1300, 1400, 1300][usize::from(slot)];
+            let narrow = if ipv6 { 1400 } else { 403 };
+            let mtu = [1500, 1480, 1310, 1300, narrow, 1300][usize::from(slot)];
             self.naive.mtus.push((addr(ipv6, 2, 20 + slot), mtu));
+            // The narrowest: one packet would take too many pieces there; no multiple of eight fits.
+            let (front, back) = match (slot, ipv6) {
+                (4, false) => (107, 307),
+                (2 | 3, _) | (4, true) => (1400, 1300),
+                _ => continue,
+            };
+            self.naive.mtus.push((addr(ipv6, 0, 20 + slot), front));
+            self.naive.mtus.push((addr(ipv6, 1, 20 + slot), back));
         }
     }
 

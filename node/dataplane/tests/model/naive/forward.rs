@@ -2,7 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{Cell, Clamp, Fate, Mode, Naive, SECOND, Tunnel, Way, mss::clamp, step, tunnel::Flow};
+use super::{
+    Cell, Clamp, Fate, Mode, Naive, SECOND, Tunnel, Way, mss::clamp, pieces::ROOM_MIN, step,
+    tunnel::Flow,
+};
 use crate::packet::{Body, Pkt};
 
 /// The way of a packet, whoever says so.
@@ -36,7 +39,7 @@ impl Naive {
             Err(fate) => return *fate,
         };
         if self.conns[at].mode == Mode::FullNat && self.conns[at].local.is_none() {
-            let local = (sent.src, sent.ports().0);
+            let local = self.seen_local(sent.src.is_ipv6());
             self.take_local(at, local);
         }
         let conn = &self.conns[at];
@@ -81,7 +84,8 @@ impl Naive {
         let into_tunnel = path.mode == Mode::Tunnel && path.inbound;
         let overhead = if into_tunnel { path.tunnel.overhead(server.0) } else { 0 };
         let room = self.mtu(port, towards) - overhead;
-        if pkt.len() > room {
+        let is_cut = pkt.len() > room && !pkt.src.is_ipv6() && !pkt.df && room >= ROOM_MIN;
+        if pkt.len() > room && !is_cut {
             let quoted = Pkt { ttl: pkt.ttl - 1, ..pkt.clone() };
             // A full-NAT server knows the local address alone.
             let is_server = path.mode == Mode::FullNat && !path.inbound;
@@ -109,12 +113,21 @@ impl Naive {
                 (sent.src, sent.dst) = (vip.0, client.0);
                 sent.set_ports(vip.1, client.1);
             }
-            (Mode::Tunnel, true) => {
-                sent = self.encapsulate(&sent, path.tunnel, server.0, path.flow);
-            }
-            (Mode::Dr, _) | (Mode::Tunnel, false) => {}
+            (Mode::Dr | Mode::Tunnel, _) => {}
         }
-        Ok(sent)
+        let mut pieces = vec![sent];
+        if is_cut {
+            let cut = super::pieces::pieces(&pieces[0], room);
+            pieces = cut.ok_or_else(|| Box::new(Fate::Dropped("too_big")))?;
+            *self.cut.entry((path.mode, path.inbound)).or_default() += 1;
+        }
+        // Each has a tunnel of its own around it.
+        if into_tunnel {
+            let outer = |piece| self.encapsulate(&piece, path.tunnel, server.0, path.flow);
+            pieces = pieces.into_iter().map(outer).collect();
+        }
+        self.rest = pieces.split_off(1);
+        Ok(pieces.remove(0))
     }
 
     /// The largest packet on the way to a neighbour.
@@ -146,7 +159,7 @@ impl Naive {
     /// The sender hears how much goes through, if anybody has to send so little.
     fn tell_too_big(&mut self, pkt: &Pkt, teller: IpAddr, room: usize) -> Fate {
         let v6 = pkt.src.is_ipv6();
-        if room < if v6 { 1280 } else { 68 } || !v6 && !pkt.df {
+        if room < if v6 { 1280 } else { ROOM_MIN } {
             return Fate::Dropped("too_big");
         }
         if !take_token(&mut self.told_paid, self.now) {

@@ -13,7 +13,7 @@ impl Naive {
         {
             return self.error(pkt, quoted, *cut);
         }
-        if !self.vips.contains(&pkt.dst) {
+        if !self.vips.contains(&pkt.dst) && !self.locals.contains(&pkt.dst) {
             return Fate::Dropped("not_ours");
         }
         let (request, reply) = if pkt.src.is_ipv6() { (128, 129) } else { (8, 0) };
@@ -46,7 +46,7 @@ impl Naive {
                 && service.proto == proto
                 && servers.any(|server| (server.addr, server.port) == (quoted.dst, dport))
         });
-        if !inbound && !is_of_pool {
+        if !inbound && !is_of_pool && !self.locals.contains(&pkt.dst) {
             return Fate::Dropped("not_ours");
         }
         if quoted.src != pkt.dst {
@@ -56,9 +56,9 @@ impl Naive {
             let client = (conn.client, conn.cport);
             let ends = match inbound {
                 true => ((conn.vip, conn.vport), client),
-                false => (client, (conn.addr, conn.port)),
+                false => (conn.local.unwrap_or(client), (conn.addr, conn.port)),
             };
-            let answers = inbound || conn.mode == Mode::Nat;
+            let answers = inbound || conn.mode.returns();
             answers && conn.proto == proto && ends == ((quoted.src, sport), (quoted.dst, dport))
         };
         let found = self
@@ -91,12 +91,21 @@ impl Naive {
         let mut sent = pkt.clone();
         (sent.port, sent.src_mac, sent.dst_mac) = (port, self.own[usize::from(port)], mac);
         sent.ttl -= 1;
-        if conn.mode == Mode::Nat {
+        if conn.mode.returns() {
             let mut inner = quoted.clone();
             let (sport, dport) = quoted.ports();
             if inbound {
                 (sent.dst, inner.src) = (conn.addr, conn.addr);
                 inner.set_ports(conn.port, dport);
+                // All that a full-NAT server knows of anybody.
+                if let Some((local, port)) = conn.local {
+                    (sent.src, inner.dst) = (local, local);
+                    inner.set_ports(conn.port, port);
+                }
+            } else if conn.mode == Mode::FullNat {
+                (sent.src, sent.dst) = (conn.vip, conn.client);
+                (inner.src, inner.dst) = (conn.client, conn.vip);
+                inner.set_ports(conn.cport, conn.vport);
             } else {
                 (sent.src, inner.dst) = (conn.vip, conn.vip);
                 inner.set_ports(sport, conn.vport);

@@ -5,7 +5,7 @@ pub(crate) fn ones_complement(parts: &[&[u8]]) -> u16 {
     let bytes: Vec<u8> = parts.concat();
     let mut sum = 0u32;
     for word in bytes.chunks(2) {
-        sum += u32::from(word[0]) << 8 | u32::from(*word.get(1).unwrap_or(&0));
+        sum += (u32::from(word[0]) << 8) | u32::from(*word.get(1).unwrap_or(&0));
     }
     while sum >> 16 != 0 {
         sum = (sum & 0xffff) + (sum >> 16);

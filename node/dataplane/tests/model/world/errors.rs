@@ -15,7 +15,8 @@ impl World {
         let router = addr(ipv6, u8::from(!inbound), 250);
         // What it is about went the other way.
         let (client, vip) = ((conn.client, conn.cport), (conn.vip, conn.vport));
-        let (from, to) = if inbound { (vip, client) } else { (client, (conn.addr, conn.port)) };
+        let known = conn.local.unwrap_or(client);
+        let (from, to) = if inbound { (vip, client) } else { (known, (conn.addr, conn.port)) };
         let mut quoted = self.pkt(conn.proto, (from.0, to.0), (from.1, to.1), row);
         let mut pkt = self.pkt(conn.proto, (router, from.0), (0, 0), row);
         if self.random.percent(30) {

@@ -24,11 +24,12 @@ impl World {
                 Some(pkt) => pkt,
                 None => self.opening(coverage),
             },
-            45..48 if !self.naive.conns.is_empty() => {
+            45..50 if !self.naive.conns.is_empty() => {
                 let at = self.random.below(self.naive.conns.len());
                 let conn = self.naive.conns[at].clone();
                 match conn.mode {
-                    Mode::FullNat => self.of_a_connection(coverage),
+                    // Nobody saw its local address.
+                    Mode::FullNat if conn.local.is_none() => self.of_a_connection(coverage),
                     _ => self.error(&conn),
                 }
             }
@@ -105,8 +106,11 @@ impl World {
         } else if self.random.percent(20) {
             at = self.random.of(&self.bounded);
         }
-        if coverage.lacks_days(&self.naive) && self.random.percent(15) {
-            at = self.bounded_that(|service| service.sched == Sched::Lblcr);
+        if self.random.percent(10) {
+            at = self.random.of(&self.locals);
+        }
+        if coverage.lacks_days(&self.naive) && self.random.percent(20) {
+            at = self.bounded_that(|service| matches!(service.sched, Sched::Lblc | Sched::Lblcr));
         } else if self.naive.warmed < WARMED_AIMED_AT && self.random.percent(12) {
             at = self.bounded_that(|service| service.slow_start);
         }
@@ -270,7 +274,7 @@ impl World {
     ) -> Pkt {
         let flags = self.flags(row);
         // Now and then one that may be too big for its way.
-        let is_big = self.random.below(40) == 0;
+        let is_big = self.random.below(25) == 0;
         let len = if is_big { 1150 + self.random.below(420) } else { self.random.below(48) };
         let data: Vec<u8> = (0..len).map(|_| self.random.next() as u8).collect();
         let body = match proto {
@@ -295,9 +299,11 @@ impl World {
             dst,
             ttl: 2 + self.random.below(200) as u8,
             tos: self.random.next() as u8,
-            df: is_big || self.random.percent(70),
+            df: self.random.percent(if is_big { 40 } else { 70 }),
             id: if self.random.percent(50) { self.random.next() as u16 } else { 0 },
             label: self.random.next() as u32 & 0xf_ffff,
+            offset: 0,
+            more: false,
             body,
         }
     }

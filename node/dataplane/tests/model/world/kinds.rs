@@ -1,0 +1,81 @@
+//! The services of the world, by what they are for.
+
+use crate::{
+    naive::{Clamp, Mode, Sched, Tunnel},
+    packet::Proto,
+};
+
+pub(super) const SCHEDULERS: [Sched; 15] = [
+    Sched::Rr,
+    Sched::Wrr,
+    Sched::Lc,
+    Sched::Wlc,
+    Sched::Sed,
+    Sched::Nq,
+    Sched::Fo,
+    Sched::Ovf,
+    Sched::Dh,
+    Sched::Sh { port: true, fallback: true },
+    Sched::Sh { port: false, fallback: false },
+    Sched::Mh { port: true, fallback: true },
+    Sched::Mh { port: false, fallback: true },
+    Sched::Mh { port: true, fallback: false },
+    Sched::Rr,
+];
+
+/// Services over tunnels: whether the outer family is the other one, and what handshakes announce.
+pub(super) const TUNNELS: [(Tunnel, bool, Proto, Sched, Clamp); 10] = [
+    (Tunnel::IpIp, false, Proto::Tcp, Sched::Rr, Clamp::Auto),
+    (Tunnel::IpIp, true, Proto::Tcp, Sched::Wlc, Clamp::Off),
+    (Tunnel::Gue(6080, None), false, Proto::Udp, Sched::Rr, Clamp::Off),
+    (Tunnel::Gue(6081, Some(true)), true, Proto::Tcp, Sched::Sed, Clamp::At(1200)),
+    (Tunnel::Gue(6082, Some(false)), false, Proto::Tcp, MAGLEV, Clamp::Auto),
+    (Tunnel::Gre(false), true, Proto::Udp, MAGLEV, Clamp::Off),
+    (Tunnel::Gre(true), false, Proto::Tcp, Sched::Lc, Clamp::Auto),
+    (Tunnel::Gre(true), true, Proto::Sctp, Sched::Rr, Clamp::Off),
+    (Tunnel::IpIp, false, Proto::Sctp, MAGLEV, Clamp::Off),
+    (Tunnel::Gue(6083, None), true, Proto::Tcp, Sched::Nq, Clamp::Auto),
+];
+
+pub(super) const MAGLEV: Sched = Sched::Mh { port: true, fallback: true };
+
+/// Services that schedule each datagram anew.
+pub(super) const ONCE: [(Mode, Sched); 4] = [
+    (Mode::Dr, Sched::Rr),
+    (Mode::Nat, Sched::Wlc),
+    (Mode::Nat, MAGLEV),
+    (Mode::Tunnel, Sched::Wrr),
+];
+
+/// Services of full-NAT.
+pub(super) const LOCALS: [(Proto, Sched); 4] = [
+    (Proto::Tcp, Sched::Rr),
+    (Proto::Tcp, MAGLEV),
+    (Proto::Udp, Sched::Wlc),
+    (Proto::Sctp, Sched::Sed),
+];
+
+/// Services with thresholds, or whose servers start slowly.
+pub(super) const BOUNDED: [(Mode, Sched, bool); 10] = [
+    (Mode::Dr, Sched::Lblc, false),
+    (Mode::Nat, Sched::Lblc, false),
+    (Mode::Dr, Sched::Lblcr, false),
+    (Mode::Nat, Sched::Lblcr, false),
+    (Mode::Dr, Sched::Wlc, true),
+    (Mode::Nat, Sched::Sed, true),
+    (Mode::Dr, Sched::Nq, true),
+    (Mode::Nat, Sched::Rr, false),
+    (Mode::Dr, Sched::Sh { port: true, fallback: true }, false),
+    (Mode::Nat, MAGLEV, false),
+];
+
+/// Thresholds, upper and lower.
+pub(super) const THRESHOLDS: [(u32, u32); 6] = [(0, 0), (3, 0), (4, 2), (6, 6), (8, 0), (12, 3)];
+
+/// Services of SCTP.
+pub(super) const ASSOCIATIONS: [(Mode, Sched); 4] = [
+    (Mode::Dr, Sched::Wlc),
+    (Mode::Nat, Sched::Rr),
+    (Mode::Dr, Sched::Mh { port: true, fallback: true }),
+    (Mode::Nat, Sched::Sh { port: true, fallback: true }),
+];
