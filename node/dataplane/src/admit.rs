@@ -112,6 +112,7 @@ where
             }
             return Err(self.reject(frame, packet, view));
         }
+        self.note_newcomer(frame, service.spec.forwarding, key.client, view, actions);
         let now_ns = frame.now_ns;
         let is_syn = key.protocol == Protocol::Tcp && opening;
         if is_syn

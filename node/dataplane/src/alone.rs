@@ -28,7 +28,10 @@ where
         let towards = if path.way == Way::In { path.target.addr } else { path.key.client };
         let hop = match self.next_hop(towards, view, actions) {
             Ok(hop) => hop,
-            Err(reason) => return Verdict::Drop(reason),
+            Err(reason) => match self.newcomer(path.way, towards, view) {
+                Some(hop) => hop,
+                None => return Verdict::Drop(reason),
+            },
         };
         if let Err(verdict) = self.put_on_way(frame, packet, path, &hop, view, actions) {
             return verdict;

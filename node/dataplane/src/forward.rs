@@ -77,7 +77,10 @@ where
                     hot.server.note_hop(hot.way, towards, generation, hop);
                     hop
                 }
-                Err(reason) => return Verdict::Drop(reason),
+                Err(reason) => match self.newcomer(hot.way, towards, view) {
+                    Some(hop) => hop,
+                    None => return Verdict::Drop(reason),
+                },
             },
         };
         if self.lookout.is_due(frame.now_ns) {

@@ -43,6 +43,7 @@ mod local_ports;
 mod lookup;
 mod mss;
 mod neighbour;
+mod newcomers;
 mod next_hop;
 mod once;
 mod other;

@@ -182,21 +182,30 @@ impl NextHops {
         if matches!(addr, IpAddr::V6(addr) if addr.is_unicast_link_local()) {
             return Resolved::NoRoute;
         }
-        let Some(Leg { port: Some(port), gateway, src, mtu }) = self.leg(addr) else {
-            return Resolved::NoRoute;
-        };
-        let Some(own) = self.ports.get(usize::from(port)) else { return Resolved::NoRoute };
-        let neighbour = gateway.unwrap_or(addr);
-        match self.neighbours.get(&(port, neighbour)) {
-            Some(mac) => Resolved::Hop(Hop {
-                port,
-                src_mac: own.mac,
-                dst_mac: *mac,
-                mtu: own.mtu.min(mtu),
-                src_addr: src.or_else(|| own.source_for(addr, neighbour)),
-            }),
-            None => Resolved::Unresolved { port, probe: neighbour },
+        let Some(leg) = self.leg(addr) else { return Resolved::NoRoute };
+        let Some(port) = leg.port else { return Resolved::NoRoute };
+        let neighbour = leg.gateway.unwrap_or(addr);
+        match (self.neighbours.get(&(port, neighbour)), self.ports.get(usize::from(port))) {
+            (Some(mac), Some(own)) => Resolved::Hop(own.hop(addr, (port, leg), *mac)),
+            (None, Some(_)) => Resolved::Unresolved { port, probe: neighbour },
+            (_, None) => Resolved::NoRoute,
         }
+    }
+
+    /// The interface on whose link `addr` is, if no gateway is between and the kernel does not know
+    /// its MAC address.
+    pub(crate) fn unknown_on_link(&self, addr: IpAddr) -> Option<u16> {
+        match self.resolve(addr) {
+            Resolved::Unresolved { port, probe } if probe == addr => Some(port),
+            _ => None,
+        }
+    }
+
+    /// How to reach `addr`, on the link of one of our interfaces, if it has this MAC address.
+    pub(crate) fn hop_if(&self, addr: IpAddr, mac: Mac) -> Option<Hop> {
+        let leg = self.leg(addr)?;
+        let port = leg.port?;
+        Some(self.ports.get(usize::from(port))?.hop(addr, (port, leg), mac))
     }
 
     /// The port that frames of this VLAN come in on; `None` when no segment is there.
@@ -262,6 +271,18 @@ impl NextHops {
 }
 
 impl Port {
+    /// To `addr`, by a neighbour with this MAC address.
+    fn hop(&self, addr: IpAddr, (port, leg): (u16, Leg), mac: Mac) -> Hop {
+        let neighbour = leg.gateway.unwrap_or(addr);
+        Hop {
+            port,
+            src_mac: self.mac,
+            dst_mac: mac,
+            mtu: self.mtu.min(leg.mtu),
+            src_addr: leg.src.or_else(|| self.source_for(addr, neighbour)),
+        }
+    }
+
     /// The address to send to `addr` from, through `neighbour`: the kernel's choice as far as
     /// addresses alone tell.
     //= RFC 6724 section 5, rules 2 and 8: the right scope, then the longest matching prefix

@@ -208,6 +208,7 @@ impl Shared {
         copy.groups = self.groups.share();
         copy.next_hops.store(self.next_hops.load_full());
         copy.tunnel_mtus.copy_in(&self.tunnel_mtus);
+        copy.newcomers.copy_in(&self.newcomers);
         copy.cookie_keys.store(self.cookie_keys.load_full());
         let config = self.config.load().copy();
         for connection in known {

@@ -6,7 +6,7 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::{
     Advanced, Config, ConnectionTable, CookieKeys, Cursor, Groups, NextHops, Removal, StaleSenders,
-    SyncHook, TableOptions, Template, TunnelMtus, fragments::Fragments,
+    SyncHook, TableOptions, Template, TunnelMtus, fragments::Fragments, newcomers::Newcomers,
 };
 
 /// Connections looked at per lock of the table when records are bound to their servers.
@@ -29,6 +29,8 @@ pub struct Shared {
     pub table: ConnectionTable,
     /// Packets whose fragments are under way.
     pub(crate) fragments: Fragments,
+    /// Clients that the kernel does not know yet.
+    pub(crate) newcomers: Newcomers,
     /// What the ways of tunnels take.
     pub tunnel_mtus: TunnelMtus,
     /// Where the search for records that can be bound stands.
@@ -47,6 +49,7 @@ impl Shared {
             stale_senders: StaleSenders::default(),
             fragments: Fragments::new(options.seed),
             table: ConnectionTable::new(options),
+            newcomers: Newcomers::new(options.seed),
             tunnel_mtus: TunnelMtus::new(),
             bind_cursor: Mutex::default(),
         }
@@ -80,6 +83,7 @@ impl Shared {
     {
         self.tunnel_mtus.advance(now_ns);
         self.fragments.advance(now_ns);
+        self.newcomers.advance(now_ns);
         let config = self.config.load();
         if self.table.unbound() > 0 {
             let mut cursor = self.bind_cursor.lock().unwrap_or_else(PoisonError::into_inner);

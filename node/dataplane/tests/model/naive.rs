@@ -126,6 +126,8 @@ pub(crate) struct Naive {
     pub(crate) port_mtus: Vec<u16>,
     /// Where tunnels start, IPv4 and IPv6.
     pub(crate) tunnel_ends: [IpAddr; 2],
+    /// Clients that nobody has asked yet: where they send from, and when they last opened something.
+    newcomers: HashMap<IpAddr, ([u8; 6], u64)>,
     /// What the crate made of the packet at hand: what is its own choice is taken from there.
     pub(crate) seen: Vec<u8>,
     /// Local addresses, and the ports of this node there.
@@ -187,6 +189,7 @@ impl Naive {
             mtus: Vec::new(),
             port_mtus: Vec::new(),
             tunnel_ends: [IpAddr::from([0; 4]); 2],
+            newcomers: HashMap::new(),
             seen: Vec::new(),
             locals: Vec::new(),
             local_ports: 0..0,

@@ -20,6 +20,7 @@ mod ipv6;
 #[path = "../lab/mod.rs"]
 mod lab;
 mod life;
+mod newcomers;
 mod once;
 mod persistence;
 mod pieces;

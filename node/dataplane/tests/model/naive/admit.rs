@@ -53,6 +53,7 @@ impl Naive {
             }
             return self.reject(pkt);
         }
+        self.note_newcomer(pkt, service);
         match self.choose(service, pkt) {
             Some((server, _)) if self.services[service].once => {
                 self.send_once(pkt, service, server)
@@ -72,6 +73,18 @@ impl Naive {
                 }
                 self.reject(pkt)
             }
+        }
+    }
+
+    /// Who is on the link and unknown there is believed where it sends from.
+    fn note_newcomer(&mut self, pkt: &Pkt, service: usize) {
+        let is_answered = matches!(self.services[service].mode, Mode::Nat | Mode::FullNat);
+        if is_answered
+            && pkt.port == 0
+            && pkt.src_mac != self.peer
+            && matches!(self.way(pkt.src), Way::Silent)
+        {
+            self.newcomers.insert(pkt.src, (pkt.src_mac, self.now));
         }
     }
 
