@@ -57,18 +57,20 @@ pub struct Memory {
 /// of state forces that even when another thread is faster.
 #[must_use]
 pub fn needed(settings: &SyncSettings, packet: &Packet, memory: Memory) -> Option<(Memory, bool)> {
+    if !is_copied(packet.new) {
+        return None;
+    }
+    let forced = packet.new != State::Udp && packet.new != memory.state;
+    let at_once = forced && !packet.new.is_established();
+    // Most packets leave here.
+    if !at_once && !is_counted(settings, packet.in_pkts) {
+        return None;
+    }
     let now = to_ms(packet.now_ns);
     let timeout = to_ms(packet.timeout_ns);
     let mut end = now.wrapping_add(timeout) & !RETRY_BITS;
-    let mut forced = false;
-    if packet.new != State::Udp {
-        if !is_copied(packet.new) {
-            return None;
-        }
-        forced = packet.new != memory.state;
-        if forced && !packet.new.is_established() {
-            return Some((Memory { state: packet.new, end_ms: end }, true));
-        }
+    if at_once {
+        return Some((Memory { state: packet.new, end_ms: end }, true));
     }
     let refresh = i64::from(settings.refresh_period_s) * 1000;
     if refresh > 0 {
@@ -86,12 +88,15 @@ pub fn needed(settings: &SyncSettings, packet: &Packet, memory: Memory) -> Optio
             end |= retries + 1;
         }
     }
-    let (threshold, period) = (u64::from(settings.threshold), u64::from(settings.period));
-    let counted = match period {
-        0 => refresh > 0 || packet.in_pkts == threshold,
-        period => packet.in_pkts % period == threshold,
-    };
-    counted.then_some((Memory { state: packet.new, end_ms: end }, forced))
+    Some((Memory { state: packet.new, end_ms: end }, forced))
+}
+
+/// Packet number `in_pkts` is one of those that are copied.
+fn is_counted(settings: &SyncSettings, in_pkts: u64) -> bool {
+    match settings.period {
+        0 => settings.refresh_period_s > 0 || in_pkts == u64::from(settings.threshold),
+        period => in_pkts % u64::from(period) == u64::from(settings.threshold),
+    }
 }
 
 /// Whether this packet makes the connection one to be copied. `deviating` says that hashing alone
