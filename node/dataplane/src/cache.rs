@@ -111,6 +111,8 @@ pub(crate) struct HotServer {
     index: usize,
     counters: Option<Arc<FlowCounters>>,
     is_quic: bool,
+    /// Its packets may go the short way: nothing in them is looked into.
+    pub(crate) is_plain: bool,
     /// Where FTP servers say things that are to be translated.
     pub(crate) control_port: Option<u16>,
     /// How it hears who its clients are.
@@ -124,23 +126,26 @@ impl HotServer {
     /// The server of this id, if `config` has it.
     pub(crate) fn of(server: ServerId, config: &Config) -> Option<Self> {
         let (service, index) = config.server(server)?;
+        let is_quic = service.quic().is_some();
+        let control_port = service.spec.ftp.and_then(|_| service.spec.single_port());
         Some(Self {
             server,
             config_generation: config.generation(),
             service: Arc::clone(service),
             index,
             counters: service.counters(index).cloned(),
-            is_quic: service.quic().is_some(),
-            control_port: service.spec.ftp.and_then(|_| service.spec.single_port()),
+            is_quic,
+            is_plain: !is_quic && control_port.is_none(),
+            control_port,
             client_address: service.spec.client_address,
             hops: [None; 2],
         })
     }
 
     /// The next hop to `addr`, if it was noted under this generation of the next hops.
-    pub(crate) fn hop(&self, way: Way, addr: IpAddr, generation: u64) -> Option<Hop> {
-        let (noted_in, noted, hop) = self.hops[way as usize]?;
-        (noted_in == generation && noted == addr).then_some(hop)
+    pub(crate) fn hop(&self, way: Way, addr: IpAddr, generation: u64) -> Option<&Hop> {
+        let (noted_in, noted, hop) = self.hops[way as usize].as_ref()?;
+        (*noted_in == generation && *noted == addr).then_some(hop)
     }
 
     pub(crate) fn note_hop(&mut self, way: Way, addr: IpAddr, generation: u64, hop: Hop) {
@@ -179,6 +184,7 @@ impl Servers {
     }
 
     /// The server of this id, as long as `config` has it.
+    #[inline]
     pub(crate) fn find(&mut self, server: ServerId, config: &Config) -> Option<&mut HotServer> {
         let place = &mut self.places[server.0 as usize % SERVERS];
         let config_generation = config.generation();

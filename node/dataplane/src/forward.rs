@@ -71,7 +71,7 @@ where
         let towards = if hot.way == Way::In { target.addr } else { key.client };
         let generation = view.hops.generation();
         let hop = match hot.server.hop(hot.way, towards, generation) {
-            Some(hop) => hop,
+            Some(hop) => *hop,
             None => match self.next_hop(towards, view, actions) {
                 Ok(hop) => {
                     hot.server.note_hop(hot.way, towards, generation, hop);

@@ -24,6 +24,15 @@ const LOAD: f64 = 6.0;
 /// Times a look-up is repeated because entries moved while it looked.
 const FIND_TRIES_MAX: usize = 64;
 
+/// The two lines in which an entry may be.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Mirror {
+    /// Where it is put as long as there is room.
+    First,
+    /// Its mirror image.
+    Other,
+}
+
 /// A writer was at work all the time.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub(crate) struct Moving;
@@ -90,15 +99,22 @@ impl Index {
         (read, looked)
     }
 
-    /// The slot that an entry of this hash most likely names, for fetching it early.
-    pub(crate) fn guess(&self, hash: u64) -> Option<u32> {
-        let line = self.line(self.first(hash));
-        line.iter().find_map(|entry| slot_of(entry.load(Ordering::Relaxed), hash))
+    /// The slot that an entry of this hash in one of its lines most likely names, for fetching it early.
+    //
+    // All eight are looked at: where the entry is cannot be predicted, and a wrong prediction costs
+    // more than seven comparisons.
+    pub(crate) fn guess(&self, hash: u64, line: Mirror) -> Option<u32> {
+        let wanted = hash & 0xffff_ffff;
+        let found = self.line(self.line_of(hash, line)).iter().fold(0, |found, entry| {
+            let entry = entry.load(Ordering::Relaxed);
+            if entry >> 32 == wanted { entry } else { found }
+        });
+        (found as u32).checked_sub(1)
     }
 
-    /// Brings the line of this hash near.
-    pub(crate) fn touch(&self, hash: u64) -> u64 {
-        self.line(self.first(hash))[0].load(Ordering::Relaxed)
+    /// Brings one of the lines of this hash near.
+    pub(crate) fn fetch(&self, hash: u64, line: Mirror) {
+        self.entries.prefetch(self.line_of(hash, line) as usize);
     }
 
     /// Adds an entry; false when there is no place for it.
@@ -150,6 +166,14 @@ impl Index {
 
     fn line(&self, line: u64) -> &[AtomicU64; LINE] {
         &self.entries[line as usize].0
+    }
+
+    fn line_of(&self, hash: u64, line: Mirror) -> u64 {
+        let first = self.first(hash);
+        match line {
+            Mirror::First => first,
+            Mirror::Other => self.other(first, hash),
+        }
     }
 
     fn vacant(&self, line: u64) -> Option<&AtomicU64> {

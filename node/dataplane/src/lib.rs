@@ -23,6 +23,7 @@ mod deltas;
 mod early;
 mod estimator;
 mod expired;
+mod express;
 mod fast;
 mod follow;
 mod forward;

@@ -4,13 +4,14 @@
 //! is found there that has not the packet's own key. A frame that is left out, or is another by the
 //! time it is handled, costs time.
 
-use std::{hint::black_box, net::Ipv4Addr};
+use std::net::Ipv4Addr;
 
 use steadfast_packet::vlan_of;
 
 use crate::{
     Address, AddressKind, Config, ConnectionTable, Protocol,
     cache::{Tuple, Way},
+    index::Mirror,
 };
 
 /// Frames that are prepared at once; more are handled without.
@@ -21,6 +22,8 @@ const PREPARE_MAX: usize = 64;
 pub(crate) struct Trail {
     pub(crate) way: Way,
     pub(crate) hash: u64,
+    /// The slot that is most likely that of the connection.
+    pub(crate) slot: Option<u32>,
 }
 
 /// What was prepared, by the place of the frame in its burst.
@@ -47,13 +50,25 @@ impl Prepared {
         (self.count, self.at) = (0, 0);
         for (place, frame) in self.trails.iter_mut().zip(frames) {
             *place = peek(frame).and_then(|tuple| Trail::of(&tuple, config, table));
+            if let Some(trail) = place {
+                table.fetch_index(*trail, Mirror::First);
+            }
             self.count += 1;
         }
-        let trails = || self.trails[..self.count].iter().flatten().copied();
-        // The loads do not depend on each other, so the processor has many under way at once; it
-        // must not find out that nobody asked for the sums.
-        black_box(trails().fold(0, |sum, trail| sum ^ table.touch_index(trail)));
-        black_box(trails().fold(0, |sum, trail| sum ^ table.touch_slot(trail)));
+        let trails = &mut self.trails[..self.count];
+        for trail in trails.iter_mut().flatten() {
+            trail.slot = table.guess(*trail, Mirror::First);
+            match trail.slot {
+                Some(slot) => table.fetch_slot(slot),
+                None => table.fetch_index(*trail, Mirror::Other),
+            }
+        }
+        for trail in trails.iter_mut().flatten().filter(|trail| trail.slot.is_none()) {
+            trail.slot = table.guess(*trail, Mirror::Other);
+            if let Some(slot) = trail.slot {
+                table.fetch_slot(slot);
+            }
+        }
     }
 
     /// What was noted of the next frame.
@@ -69,11 +84,12 @@ impl Trail {
     pub(crate) fn of(tuple: &Tuple, config: &Config, table: &ConnectionTable) -> Option<Self> {
         match config.address(tuple.dst) {
             Some(Address { kind: AddressKind::Vip, .. }) => {
-                Some(Self { way: Way::In, hash: table.hash(&tuple.key()) })
+                Some(Self { way: Way::In, hash: table.hash(&tuple.key()), slot: None })
             }
             Some(Address { kind: AddressKind::Gateway, .. }) => None,
             Some(Address { kind: AddressKind::Local, .. }) | None => {
-                Some(Self { way: Way::Out, hash: table.hash_reply(&tuple.reply_key()) })
+                let hash = table.hash_reply(&tuple.reply_key());
+                Some(Self { way: Way::Out, hash, slot: None })
             }
         }
     }

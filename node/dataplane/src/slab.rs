@@ -19,13 +19,16 @@ use std::{
     },
 };
 
+use steadfast_packet::{Plain, Rewrite};
 use steadfast_pages::Pages;
 use zerocopy::FromZeros;
 
 use crate::{
-    Deltas, FlowKey, Forwarding, Local, Origin, Protocol, Record, ReplyKey, Target, Tunnel,
+    Deltas, FlowKey, Forwarding, Local, Origin, Protocol, Record, ReplyKey, State, Target, Tunnel,
     UdpChecksum,
+    cache::Way,
     deltas::{Handshake, Numbers},
+    express::PlainEnds,
 };
 
 const RELAXED: Ordering = Ordering::Relaxed;
@@ -202,6 +205,11 @@ impl Slab {
         &self.hot[slot as usize].0
     }
 
+    /// Has the processor fetch the hot words of a slot.
+    pub(crate) fn fetch(&self, slot: u32) {
+        self.hot.prefetch(slot as usize);
+    }
+
     pub(crate) fn cold(&self, slot: u32) -> &[AtomicU64; COLD] {
         &self.cold[slot as usize].0
     }
@@ -266,6 +274,51 @@ impl Slab {
                 && hot[WORD].load(RELAXED) & (CLIENT6 | VIP6) == 0;
         }
         self.key(slot) == *key
+    }
+
+    /// Where a packet goes, if it is one of the connection in `slot` and that has nothing special:
+    /// established, known to be a conversation, by DR or NAT over IPv4, and its two sides count alike.
+    #[inline]
+    pub(crate) fn follow_plain(&self, slot: u32, way: Way, packet: &Plain) -> Option<PlainEnds> {
+        const NEEDED: u64 = OPEN | ASSURED | BOUND;
+        const SPECIAL: u64 =
+            SUPERSEDED | ADOPTED | CLIENT6 | VIP6 | SERVER6 | HAS_LOCAL | HAS_DELTAS | SHAKING;
+        let word = self.word(slot);
+        let (state, protocol) = match packet.is_tcp {
+            true => (State::Established, Protocol::Tcp),
+            false => (State::Udp, Protocol::Udp),
+        };
+        if word & (NEEDED | SPECIAL) != NEEDED || word as u8 != state as u8 {
+            return None;
+        }
+        let hot = self.hot(slot);
+        let [addrs, ports, target] = [ADDRS, PORTS, TARGET].map(|at| hot[at].load(RELAXED));
+        let (src, dst) = (packet.src.to_bits(), packet.dst.to_bits());
+        let two = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
+        let pair = |high: u16, low: u16| u64::from(high) << 16 | u64::from(low);
+        let addr = |bits: u64| Ipv4Addr::from_bits(bits as u32);
+        let by = |method: u8| u64::from(method) << 8 | u64::from(number(protocol));
+        let is_nat = target & 0xffff == by(NAT);
+        let (is_its, towards, rewrite) = match way {
+            Way::In => {
+                let is_its = addrs == two(src, dst)
+                    && ports >> 32 == pair(packet.src_port, packet.dst_port)
+                    && (is_nat || target & 0xffff == by(DR));
+                let server = addr(target >> 32);
+                let rewrite = Rewrite::Destination(server, (target >> 16) as u16);
+                (is_its, server, if is_nat { rewrite } else { Rewrite::No })
+            }
+            Way::Out => {
+                let is_its = is_nat
+                    && target >> 16 == u64::from(src) << 16 | u64::from(packet.src_port)
+                    && addrs >> 32 == u64::from(dst)
+                    && ports >> 48 == u64::from(packet.dst_port);
+                let rewrite = Rewrite::Source(addr(addrs), (ports >> 32) as u16);
+                (is_its, addr(addrs >> 32), rewrite)
+            }
+        };
+        let place = Place { slot, generation: generation(word) };
+        is_its.then_some(PlainEnds { place, server: ports as u32, towards, rewrite })
     }
 
     /// The real server's id.
@@ -503,11 +556,15 @@ fn protocol(word: u64) -> Protocol {
     }
 }
 
+/// Forwarding methods as numbers.
+const DR: u8 = 0;
+const NAT: u8 = 1;
+
 /// A forwarding method as a number, and the port of its tunnel.
 fn number_of(forwarding: Forwarding) -> (u8, u16) {
     match forwarding {
-        Forwarding::Dr => (0, 0),
-        Forwarding::Nat => (1, 0),
+        Forwarding::Dr => (DR, 0),
+        Forwarding::Nat => (NAT, 0),
         Forwarding::FullNat => (8, 0),
         Forwarding::Tunnel(Tunnel::IpIp) => (2, 0),
         Forwarding::Tunnel(Tunnel::Gre { checksum }) => (3 + u8::from(checksum), 0),
@@ -522,7 +579,7 @@ fn number_of(forwarding: Forwarding) -> (u8, u16) {
 fn forwarding(number: u8, port: u16) -> Forwarding {
     let gue = |checksum| Forwarding::Tunnel(Tunnel::Gue { port, checksum });
     match number {
-        1 => Forwarding::Nat,
+        NAT => Forwarding::Nat,
         2 => Forwarding::Tunnel(Tunnel::IpIp),
         3 => Forwarding::Tunnel(Tunnel::Gre { checksum: false }),
         4 => Forwarding::Tunnel(Tunnel::Gre { checksum: true }),

@@ -20,12 +20,15 @@ use std::{
     },
 };
 
+use steadfast_packet::Plain;
+
 use crate::{
     Class, Config, Connection, Deltas, FlowKey, Gone, GroupId, Groups, NewConnection, Origin,
     Provenance, Record, ReplyKey, Role, ServerId, ServerLoad, ServiceId, State, Target, Template,
     Templates, Timeouts,
     cache::Way,
-    index::Index,
+    express::PlainEnds,
+    index::{Index, Mirror},
     ledger::{Entry, Ledger},
     prepare::Trail,
     sip::sip13,
@@ -534,15 +537,24 @@ impl ConnectionTable {
         Advanced { expired, more }
     }
 
-    /// Brings the places of this hash near, in the order in which a look-up needs them: first its
-    /// line of the index, then its slot. Call each for many hashes before the next.
-    pub(crate) fn touch_index(&self, trail: Trail) -> u64 {
-        self.index(trail.way).touch(trail.hash)
+    /// Has the processor fetch a line of the index where a trail may end.
+    pub(crate) fn fetch_index(&self, trail: Trail, line: Mirror) {
+        self.index(trail.way).fetch(trail.hash, line);
     }
 
-    /// See [`Self::touch_index`].
-    pub(crate) fn touch_slot(&self, trail: Trail) -> u64 {
-        self.index(trail.way).guess(trail.hash).map_or(0, |slot| self.slab.word(slot))
+    /// The slot at the end of a trail, most likely, by that line.
+    pub(crate) fn guess(&self, trail: Trail, line: Mirror) -> Option<u32> {
+        self.index(trail.way).guess(trail.hash, line)
+    }
+
+    /// Has the processor fetch what packets need of a slot.
+    pub(crate) fn fetch_slot(&self, slot: u32) {
+        self.slab.fetch(slot);
+    }
+
+    /// See [`Slab::follow_plain`].
+    pub(crate) fn follow_plain(&self, slot: u32, way: Way, packet: &Plain) -> Option<PlainEnds> {
+        self.slab.follow_plain(slot, way, packet)
     }
 
     /// Where the connection of a key is looked for.

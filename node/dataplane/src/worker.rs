@@ -48,10 +48,10 @@ pub struct Worker<H> {
 pub(crate) struct Desk<H> {
     prepared: Prepared,
     /// What was prepared for the packet at hand.
-    trail: Option<Trail>,
-    servers: Servers,
+    pub(crate) trail: Option<Trail>,
+    pub(crate) servers: Servers,
     /// Points at the connection of the packet at hand.
-    connection: Connection,
+    pub(crate) connection: Connection,
     pub(crate) core: Core<H>,
 }
 
@@ -138,7 +138,11 @@ where
         let verdict = match received(view.hops, port, buffer, (start, len)) {
             Ok((port, start, len)) => {
                 let mut frame = Frame::new(now_ns, port, buffer, start, len);
-                match desk.decide(&mut frame, view, actions) {
+                let verdict = match desk.express(&mut frame, view) {
+                    Some(verdict) => verdict,
+                    None => desk.decide(&mut frame, view, actions),
+                };
+                match verdict {
                     Verdict::Transmit { port, start, len } => {
                         to_send(view.hops, port, buffer, (start, len))
                     }
@@ -263,7 +267,7 @@ where
     fn find(&mut self, tuple: &Tuple, packet: &Packet, view: View<'_>) -> Option<Way> {
         let table = &self.core.shared.table;
         let of_tuple = || Trail::of(tuple, view.config, table);
-        let Trail { way, hash } = self.trail.or_else(of_tuple)?;
+        let Trail { way, hash, .. } = self.trail.or_else(of_tuple)?;
         if reopens(way, packet) {
             return None;
         }
@@ -277,6 +281,7 @@ where
 }
 
 /// The port that a frame came in on, and where it is without its tag.
+#[inline]
 fn received(
     hops: &NextHops,
     port: u16,
@@ -295,6 +300,7 @@ fn received(
 }
 
 /// A frame that leaves by `port`, with its tag if that is a VLAN.
+#[inline]
 fn to_send(hops: &NextHops, port: u16, buffer: &mut [u8], (start, len): (usize, usize)) -> Verdict {
     let Some(Tagged { trunk, vlan }) = hops.tagged(port) else {
         return Verdict::Transmit { port, start, len };

@@ -19,6 +19,7 @@ pub fn internet_checksum(start: u32, bytes: &[u8]) -> u16 {
 
 /// Whether the checksum in `header` is right; most have no options, and those are summed at once.
 //= RFC 1071 section 2(B): the sum does not depend on the order of octets, as long as it is one
+#[inline]
 pub(crate) fn is_right(header: &[u8]) -> bool {
     let Ok(plain) = <&[u8; 20]>::try_from(header) else {
         return internet_checksum(0, header) == 0;
@@ -29,20 +30,48 @@ pub(crate) fn is_right(header: &[u8]) -> bool {
     fold(word(0) + word(4) + word(8) + word(12) + word(16)) == 0xffff
 }
 
-/// `checksum` after one 16-bit word under it changed.
+/// A checksum while words under it change: folded once, when all have.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Sum(u64);
+
 //= RFC 1624 section 3: HC' = ~(~HC + ~m + m')
+impl Sum {
+    /// That of a header before.
+    pub(crate) fn of(checksum: u16) -> Self {
+        Self(u64::from(!checksum))
+    }
+
+    /// A 16-bit word changed.
+    pub(crate) fn replace16(&mut self, old: u16, new: u16) {
+        self.0 += u64::from(!old) + u64::from(new);
+    }
+
+    /// A 32-bit word, at an even offset, changed.
+    pub(crate) fn replace32(&mut self, old: u32, new: u32) {
+        // The two halves of a word add up to what the fold makes of the whole.
+        self.0 += u64::from(!old) + u64::from(new);
+    }
+
+    /// That of the header afterwards.
+    pub(crate) fn checksum(self) -> u16 {
+        !fold(self.0)
+    }
+}
+
+/// `checksum` after one 16-bit word under it changed.
 #[must_use]
 pub fn update16(checksum: u16, old: u16, new: u16) -> u16 {
-    !fold(u64::from(!checksum) + u64::from(!old) + u64::from(new))
+    let mut sum = Sum::of(checksum);
+    sum.replace16(old, new);
+    sum.checksum()
 }
 
 /// `checksum` after a 32-bit word under it, at an even offset, changed.
 #[must_use]
 pub fn update32(checksum: u16, old: u32, new: u32) -> u16 {
-    let half = |word: u32| (u64::from(word >> 16), u64::from(word & 0xffff));
-    let (old_high, old_low) = half(!old);
-    let (new_high, new_low) = half(new);
-    !fold(u64::from(!checksum) + old_high + old_low + new_high + new_low)
+    let mut sum = Sum::of(checksum);
+    sum.replace32(old, new);
+    sum.checksum()
 }
 
 /// `checksum` after bytes under it, at an even offset and of an even length, changed.

@@ -22,6 +22,7 @@ mod mss;
 mod options;
 mod parse;
 mod pieces;
+mod plain;
 mod proxy;
 mod quic;
 mod quote;
@@ -50,6 +51,7 @@ pub use parse::{
     ArpRequest, Content, Fragment, Packet, ParseError, Parsed, Solicitation, Transport, parse,
 };
 pub use pieces::{PIECES_MAX, Pieces};
+pub use plain::{Plain, Rewrite, plain};
 pub use proxy::{add_proxy, cut_payload, proxy_len, set_acknowledged};
 pub use quic::{DestinationCid, destination_cid};
 pub use quote::{

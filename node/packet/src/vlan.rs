@@ -29,6 +29,7 @@ pub struct Untagged {
 
 /// The VLAN of a frame, if it has a whole tag.
 #[must_use]
+#[inline]
 pub fn vlan_of(frame: &[u8]) -> Option<u16> {
     let ethernet = view::<Ethernet>(frame, 0)?;
     if ethernet.ether_type.get() != ether_type::VLAN {
@@ -39,6 +40,7 @@ pub fn vlan_of(frame: &[u8]) -> Option<u16> {
 }
 
 /// Takes the tag off the frame of `len` bytes at `start` of `buffer`; `None` when it has none.
+#[inline]
 pub fn untag(buffer: &mut [u8], start: usize, len: usize) -> Option<Untagged> {
     let vlan = vlan_of(buffer.get(start..start.checked_add(len)?)?)?;
     buffer.copy_within(start..start + ADDRESSES_LEN, start + TAG_LEN);

@@ -144,6 +144,7 @@ impl Node {
         buffer.extend(&frame);
         buffer.resize(HEADROOM + len.max(ANSWER_LEN_MAX), 0xee);
         let (now_ns, actions) = (self.now_ns, &mut self.actions);
+        self.worker.prepare(std::iter::once(&frame[..]));
         let verdict = self.worker.handle_frame(now_ns, port, &mut buffer, (HEADROOM, len), actions);
         if let Verdict::Transmit { port, start, len } = verdict {
             assert!(port < 2, "sent from a port that is none, or from a VLAN without its tag");

@@ -49,6 +49,8 @@ pub struct Lab {
     pub actions: Vec<Action>,
     /// What left after the frame of the verdict.
     pub also: Vec<(u16, Vec<u8>)>,
+    /// Frames are prepared before they are handled, as the driver does.
+    pub prepares: bool,
 }
 
 /// What became of a frame.
@@ -192,7 +194,15 @@ impl Lab {
         shared.set_next_hops(NextHops::new(next_hops(1)));
         let log = Arc::new(Log::default());
         let worker = Worker::new(0, Arc::clone(&shared), Arc::clone(&log));
-        let lab = Self { shared, worker, log, now: START, actions: Vec::new(), also: Vec::new() };
+        let lab = Self {
+            shared,
+            worker,
+            log,
+            now: START,
+            actions: Vec::new(),
+            also: Vec::new(),
+            prepares: true,
+        };
         lab.set_role(holder());
         lab.shared.groups.group(GROUP).set_announce_until_ns(START + SECOND);
         lab
@@ -213,6 +223,9 @@ impl Lab {
         buffer.resize(HEADROOM + frame.len().max(ANSWER_LEN_MAX), 0);
         let mut actions = Actions::new();
         let (now, worker) = (self.now, &mut self.worker);
+        if self.prepares {
+            worker.prepare(std::iter::once(frame));
+        }
         let verdict =
             worker.handle_frame(now, port, &mut buffer, (HEADROOM, frame.len()), &mut actions);
         self.also.clear();

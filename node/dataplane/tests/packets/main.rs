@@ -11,6 +11,7 @@ mod client_address;
 mod defence;
 mod deltas;
 mod early;
+mod express;
 mod fragments;
 mod ftp;
 mod full_nat;

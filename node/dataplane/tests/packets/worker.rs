@@ -461,7 +461,7 @@ fn what_was_prepared_never_decides_where_a_packet_goes() {
     let same = vec![frames[4]; 64];
     let mut first = None;
     for prepared in [&[][..], &frames[..], &backwards[..], &frames[1..], &same[..]] {
-        let mut lab = Lab::new();
+        let mut lab = Lab { prepares: false, ..Lab::new() };
         let mut outcomes = Vec::new();
         for _ in 0..3 {
             lab.worker.prepare(prepared.iter().copied());

@@ -19,9 +19,9 @@ const OWN_MAC: [u8; 6] = [2, 0, 0, 0, 0, 0xd];
 
 /// A random TCP or UDP packet.
 #[derive(Clone, Debug)]
-struct Sample {
-    tcp: bool,
-    src: IpAddr,
+pub(super) struct Sample {
+    pub(super) tcp: bool,
+    pub(super) src: IpAddr,
     dst: IpAddr,
     ports: (u16, u16),
     ttl: u8,
@@ -49,7 +49,7 @@ fn another(like: IpAddr, bits: u128) -> IpAddr {
     }
 }
 
-fn sample() -> impl Strategy<Value = Sample> {
+pub(super) fn sample() -> impl Strategy<Value = Sample> {
     (
         (any::<bool>(), addresses(), any::<(u16, u16)>(), any::<u8>()),
         (0..=10usize, any::<u8>(), any::<(u32, u32)>()),
@@ -77,7 +77,7 @@ fn sample() -> impl Strategy<Value = Sample> {
 }
 
 impl Sample {
-    fn frame(&self) -> Vec<u8> {
+    pub(super) fn frame(&self) -> Vec<u8> {
         let protocol = if self.tcp { ip_number::TCP } else { ip_number::UDP };
         let headers = match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
@@ -140,7 +140,7 @@ impl Sample {
     }
 }
 
-fn packet(frame: &[u8]) -> Packet {
+pub(super) fn packet(frame: &[u8]) -> Packet {
     match parse(frame).unwrap().content {
         Content::Ip(packet) => packet,
         other => panic!("not IP: {other:?}"),

@@ -7,6 +7,7 @@ mod errors;
 mod frames;
 mod ftp;
 mod pieces;
+mod plain;
 mod proxy;
 mod sctp;
 mod shift;

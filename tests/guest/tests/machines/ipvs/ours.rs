@@ -293,6 +293,7 @@ impl<'a> Ours<'a> {
         buffer.resize(frame.len().max(ANSWER_LEN_MAX), 0);
         let mut actions = Actions::new();
         let place = (0, frame.len());
+        self.worker.prepare(std::iter::once(frame));
         let verdict = self.worker.handle_frame(self.now, port, &mut buffer, place, &mut actions);
         // A port other than the one it came from: an answer to the sender is none of IPVS's.
         let (to, frame) = match verdict {
