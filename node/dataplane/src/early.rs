@@ -105,6 +105,7 @@ where
                 continue;
             }
             let mut frame = Frame::new(now_ns, port, &mut buffer, HEADROOM, len);
+            let before = actions.outbox.len();
             match self.decide(&mut frame, view, actions) {
                 Verdict::Transmit { port, start, len } => {
                     self.core.counters.count_released();
@@ -112,6 +113,8 @@ where
                         to.get_mut(..len)?.copy_from_slice(buffer.get(start..start + len)?);
                         Some((port, 0, len))
                     });
+                    // What it was cut into beside the first piece is queued by now.
+                    actions.outbox.put_last_after(before);
                 }
                 Verdict::Drop(reason) => self.core.counters.count_dropped(reason),
             }

@@ -32,6 +32,20 @@ impl Outbox {
         self.frames.is_empty()
     }
 
+    /// Frames that wait so far.
+    pub(crate) fn len(&self) -> usize {
+        self.frames.len()
+    }
+
+    /// Lets the last frame leave before those that came after the first `before`.
+    pub(crate) fn put_last_after(&mut self, before: usize) {
+        if let Some(since) = self.frames.get_mut(before..)
+            && !since.is_empty()
+        {
+            since.rotate_right(1);
+        }
+    }
+
     /// So many frames that need so much memory each have room.
     pub(crate) fn has_room(&self, frames: usize, each: usize) -> bool {
         self.frames.len() + frames <= OUTBOX_FRAMES_MAX

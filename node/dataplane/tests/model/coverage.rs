@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
-    naive::{Cell, Fate, Kept, Mode, Naive, Place, reopens, step},
+    naive::{Cell, Fate, Kept, Mode, Naive, Parted, Place, reopens, step},
     packet::{Body, Pkt, Proto},
     world::steer::steps,
 };
@@ -17,6 +17,9 @@ pub(crate) const HITS_AIMED_AT: u64 = 4 * HITS_MIN;
 
 /// So many choices among servers that warm up are steered to: few of them depend on it.
 pub(crate) const WARMED_AIMED_AT: u64 = 10 * HITS_AIMED_AT;
+
+/// Ways of datagrams without a connection.
+pub(crate) const ONCE_MET: usize = 8;
 
 /// Packets from one look at what was met least to the next.
 const LOOK_EVERY: u64 = 1024;
@@ -80,11 +83,12 @@ impl Coverage {
             *self.cells.entry(cell).or_default() += 1;
             self.live += 1;
         }
-        self.live += u64::from(naive.passed);
+        self.live += u64::from(naive.passed || naive.is_following);
         let verdict = match fate {
             Fate::Dropped(reason) => *reason,
             Fate::Sent(_) if naive.passed => "error_passed",
             Fate::Sent(_) if naive.passed_once => "sent_once",
+            Fate::Sent(_) if naive.is_following => "followed",
             Fate::Sent(_) if naive.met.is_some() => "forwarded",
             Fate::Sent(Pkt { body: Body::Icmp { kind: 3, code: 4, .. }, .. }) => "told_too_big",
             Fate::Sent(Pkt { body: Body::Icmp { kind: 2, .. }, .. }) => "told_too_big",
@@ -118,6 +122,11 @@ impl Coverage {
             let way = if *inbound { "in" } else { "out" };
             println!("{hits:>8}  {} error {mode:?} {proto:?} {way}", family(*v6));
         }
+        for ((v6, mode, proto, inbound), hits) in &naive.fragments.followed {
+            let way = if *inbound { "in" } else { "out" };
+            println!("{hits:>8}  {} later part {mode:?} {proto:?} {way}", family(*v6));
+        }
+        println!("parts of packets: {:?}", naive.fragments.parted);
         for ((v6, mode, inbound), hits) in &naive.once {
             let way = if *inbound { "in" } else { "out" };
             println!("{hits:>8}  {} once {mode:?} {way}", family(*v6));
@@ -138,13 +147,13 @@ impl Coverage {
         for (tunnel, hits) in &naive.tunnels {
             assert!(*hits >= HITS_MIN, "{hits} packets through {tunnel:?}: too few");
         }
-        for (mode, proto) in KINDS {
-            let ways = if mode.returns() { &[true, false][..] } else { &[true] };
-            for (v6, inbound) in [false, true].iter().flat_map(|v6| ways.iter().map(|w| (*v6, *w)))
-            {
-                let met = naive.errors.get(&(v6, mode, proto, inbound)).copied().unwrap_or(0);
-                assert!(met >= HITS_MIN, "{met} errors of {mode:?} {proto:?}: too few");
-            }
+        for way in ways() {
+            let met = naive.errors.get(&way).copied().unwrap_or(0);
+            assert!(met >= HITS_MIN, "{met} errors of {way:?}: too few");
+        }
+        for way in ways_of_parts() {
+            let met = naive.fragments.followed.get(&way).copied().unwrap_or(0);
+            assert!(met >= HITS_MIN, "{met} later parts of {way:?}: too few");
         }
         for v6 in [false, true] {
             let ways = [(Mode::Dr, true), (Mode::Nat, true), (Mode::Nat, false)];
@@ -172,6 +181,10 @@ impl Coverage {
             least >= HITS_MIN,
             "full, free again, passed over, warming up: {bounds:?}, too few"
         );
+        for parted in PARTED {
+            let hits = naive.fragments.parted.get(&parted).copied().unwrap_or(0);
+            assert!(hits >= HITS_MIN, "{hits} parts {parted:?}: too few");
+        }
         for kept in KEPT {
             let hits = naive.kept.get(&kept).copied().unwrap_or(0);
             assert!(hits >= HITS_MIN, "{hits} templates {kept:?}: too few");
@@ -185,6 +198,22 @@ impl Coverage {
             assert!(hits >= HITS_MIN, "{hits} packets {} {verdict}: too few", family(ipv6));
         }
     }
+}
+
+/// A way of connections: whether of IPv6, mode, protocol, whether to the server.
+pub(crate) type Way = (bool, Mode, Proto, bool);
+
+/// All of them.
+pub(crate) fn ways() -> impl Iterator<Item = Way> {
+    let all = [(false, true), (true, true), (false, false), (true, false)];
+    let kinds = KINDS.into_iter().flat_map(move |kind| all.map(|way| (kind, way)));
+    let ways = kinds.map(|((mode, proto), (v6, inbound))| (v6, mode, proto, inbound));
+    ways.filter(|(_, mode, _, inbound)| *inbound || mode.returns())
+}
+
+/// Those that packets in parts can go: the checksum of SCTP is over what no part has.
+pub(crate) fn ways_of_parts() -> impl Iterator<Item = Way> {
+    ways().filter(|(_, mode, proto, _)| *proto != Proto::Sctp || !mode.returns())
 }
 
 fn family(ipv6: bool) -> &'static str {
@@ -235,13 +264,30 @@ const PLACES: [(bool, Place); 7] = [
 const KEPT: [Kept; 6] =
     [Kept::New, Kept::Stayed, Kept::StayedQuiescent, Kept::Moved, Kept::Outlived, Kept::Ended];
 
+/// What can become of parts.
+const PARTED: [Parted; 8] = [
+    Parted::Whole,
+    Parted::Late,
+    Parted::Gaps,
+    Parted::PushedOut,
+    Parted::Released,
+    Parted::Forgotten,
+    Parted::EarlyPushedOut,
+    Parted::NoRoom,
+];
+
 /// What can become of a packet in this world.
-const VERDICTS: [&str; 25] = [
+const VERDICTS: [&str; 30] = [
     "answered",
     "error_passed",
     "icmp_quote",
     "icmp_unknown",
+    "followed",
     "forwarded",
+    "fragment",
+    "fragment_early",
+    "fragment_overlap",
+    "fragment_unknown",
     "by_hash",
     "relayed",
     "sent_once",

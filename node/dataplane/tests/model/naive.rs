@@ -4,6 +4,7 @@
 mod admit;
 mod excess;
 mod forward;
+mod fragments;
 mod full_nat;
 mod icmp;
 mod load;
@@ -24,6 +25,7 @@ use std::{
     net::IpAddr,
 };
 
+pub(crate) use fragments::{Fragments, Parted, SEED, set};
 pub(crate) use persist::{Kept, Persist, Template};
 
 pub(crate) use load::SLOW_START;
@@ -55,6 +57,8 @@ pub(crate) struct Conn {
     pub(crate) vip: IpAddr,
     pub(crate) vport: u16,
     gone: Gone,
+    /// No other one ever has it.
+    serial: u64,
     pub(crate) server: u32,
     pub(crate) addr: IpAddr,
     pub(crate) port: u16,
@@ -143,6 +147,11 @@ pub(crate) struct Naive {
     /// cut, by mode and way.
     pub(crate) rest: Vec<Pkt>,
     pub(crate) cut: BTreeMap<(Mode, bool), u64>,
+    /// What the crate made of the packet at hand beside that.
+    pub(crate) seen_rest: Vec<Vec<u8>>,
+    pub(crate) fragments: Fragments,
+    /// Parts that waited for the packet at hand.
+    released: Vec<Pkt>,
     outer_id: u16,
     paid: u64,
     told_paid: u64,
@@ -172,6 +181,8 @@ pub(crate) struct Naive {
     pub(crate) errors: BTreeMap<icmp::Passed, u64>,
     /// It was a datagram without a connection, and went on.
     pub(crate) passed_once: bool,
+    /// It was a later part of a packet, and followed the first.
+    pub(crate) is_following: bool,
     pub(crate) once: BTreeMap<once::Once, u64>,
 }
 
@@ -199,6 +210,9 @@ impl Naive {
             tunnels: BTreeMap::new(),
             rest: Vec::new(),
             cut: BTreeMap::new(),
+            seen_rest: Vec::new(),
+            fragments: Fragments::default(),
+            released: Vec::new(),
             outer_id: 0,
             paid: 0,
             told_paid: 0,
@@ -218,6 +232,7 @@ impl Naive {
             passed: false,
             errors: BTreeMap::new(),
             passed_once: false,
+            is_following: false,
             once: BTreeMap::new(),
         }
     }
@@ -234,10 +249,22 @@ impl Naive {
 
     pub(crate) fn packet(&mut self, pkt: &Pkt) -> Fate {
         self.met = None;
-        (self.passed, self.passed_once) = (false, false);
+        (self.passed, self.passed_once, self.is_following) = (false, false, false);
         self.rest.clear();
+        let fate = self.decide(pkt);
+        self.release_parts();
+        fate
+    }
+
+    fn decide(&mut self, pkt: &Pkt) -> Fate {
+        if let Some(reason) = pkt.unfit() {
+            return Fate::Dropped(reason);
+        }
         if pkt.dst_mac != self.own[usize::from(pkt.port)] {
             return Fate::Dropped("other_mac");
+        }
+        if let Some(fate) = self.part(pkt) {
+            return fate;
         }
         let Some(proto) = pkt.proto() else { return self.icmp(pkt) };
         if self.vips.contains(&pkt.dst) {

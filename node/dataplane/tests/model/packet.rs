@@ -1,11 +1,13 @@
 //! Packets as plain values, and their frames written from scratch: every checksum in full.
 
 pub(crate) mod checksum;
+mod part;
 mod sctp;
 
 use std::net::IpAddr;
 
 use checksum::ones_complement;
+pub(crate) use part::Part;
 pub(crate) use sctp::{Chunk, Sctp};
 
 pub(crate) type Mac = [u8; 6];
@@ -76,12 +78,11 @@ pub(crate) struct Pkt {
     pub(crate) dst: IpAddr,
     pub(crate) ttl: u8,
     pub(crate) tos: u8,
-    /// IPv4: not to be fragmented, and the identification.
+    /// IPv4: not to be fragmented, and the identification; IPv6: that of a part.
     pub(crate) df: bool,
     pub(crate) id: u16,
-    /// IPv4: where in its packet it stands, in octets, and whether more follows.
-    pub(crate) offset: u16,
-    pub(crate) more: bool,
+    /// Only this part of the packet.
+    pub(crate) part: Option<Part>,
     /// Flow label of IPv6.
     pub(crate) label: u32,
     pub(crate) body: Body,
@@ -154,7 +155,7 @@ impl Pkt {
 
     pub(crate) fn row(&self) -> Row {
         match &self.body {
-            Body::Sctp(sctp) => sctp.row(),
+            Body::Sctp(sctp) => sctp.row(self.fragment().map_or(usize::MAX, |part| part.len)),
             Body::Tcp { flags, .. } if flags & RST != 0 => Row::Rst,
             Body::Tcp { flags, .. } if flags & SYN != 0 => Row::Syn,
             Body::Tcp { flags, .. } if flags & FIN != 0 => Row::Fin,
@@ -190,7 +191,12 @@ impl Pkt {
 
     /// Length of the IP packet.
     pub(crate) fn len(&self) -> usize {
-        let header = if self.src.is_ipv6() { 40 } else { 20 };
+        let header = match (self.src.is_ipv6(), self.part) {
+            (true, Some(part)) => return 40 + part::HEADER + part.len,
+            (false, Some(part)) => return 20 + part.len,
+            (true, None) => 40,
+            (false, None) => 20,
+        };
         header
             + match &self.body {
                 Body::Tcp { options, data, .. } => 20 + options.len() + data.len(),
@@ -249,14 +255,18 @@ impl Pkt {
             };
             l4[at..at + 2].copy_from_slice(&sum.to_be_bytes());
         }
+        if let Some(part) = self.part {
+            l4 = part.of(l4);
+        }
         let mut packet = match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
                 let mut ip = Vec::with_capacity(20 + l4.len());
                 ip.extend([0x45, self.tos]);
                 ip.extend((l4.len() as u16 + 20).to_be_bytes());
                 ip.extend(self.id.to_be_bytes());
-                let flags = u16::from(self.df) << 14 | u16::from(self.more) << 13;
-                ip.extend((flags | (self.offset / 8)).to_be_bytes());
+                let more = self.part.is_some_and(|part| part.more);
+                let flags = u16::from(self.df) << 14 | u16::from(more) << 13;
+                ip.extend((flags | self.part.map_or(0, Part::offset_field)).to_be_bytes());
                 ip.extend([self.ttl, protocol, 0, 0]);
                 ip.extend(src.octets());
                 ip.extend(dst.octets());
@@ -268,10 +278,19 @@ impl Pkt {
                 let label = self.label.to_be_bytes();
                 let mut ip = Vec::with_capacity(40 + l4.len());
                 ip.extend([0x60 | self.tos >> 4, self.tos << 4 | label[1], label[2], label[3]]);
-                ip.extend((l4.len() as u16).to_be_bytes());
-                ip.extend([protocol, self.ttl]);
+                let (first, len) = match self.part {
+                    Some(_) => (44, l4.len() + part::HEADER),
+                    None => (protocol, l4.len()),
+                };
+                ip.extend((len as u16).to_be_bytes());
+                ip.extend([first, self.ttl]);
                 ip.extend(src.octets());
                 ip.extend(dst.octets());
+                if let Some(part) = self.part {
+                    ip.extend([protocol, 0]);
+                    ip.extend((part.offset_field() << 3 | u16::from(part.more)).to_be_bytes());
+                    ip.extend(self.wide_id().to_be_bytes());
+                }
                 ip
             }
             _ => panic!("two families"),

@@ -6,7 +6,7 @@ use steadfast_dataplane as dp;
 
 use crate::{
     lab,
-    naive::{Clamp, Gone, Mode, Naive, Role, SLOW_START, Sched, Service, Tunnel, Way},
+    naive::{Clamp, Gone, Mode, Naive, Role, SEED, SLOW_START, Sched, Service, Tunnel, Way},
     packet::Proto,
     world::{BACK, FRONT, PEER},
 };
@@ -35,7 +35,7 @@ impl Plane {
         let options = dp::TableOptions {
             connections_max: CONNECTIONS_MAX,
             half_open_max: HALF_OPEN_MAX,
-            seed: [1, 2],
+            seed: SEED,
         };
         let shared = Arc::new(dp::Shared::new(options));
         let worker = dp::Worker::new(0, Arc::clone(&shared), dp::NoHook);

@@ -3,16 +3,17 @@
 mod errors;
 mod kinds;
 mod packets;
+mod parts;
 mod sctp;
 pub(crate) mod steer;
 
-use std::net::IpAddr;
+use std::{collections::VecDeque, net::IpAddr};
 
 use self::kinds::{ASSOCIATIONS, BOUNDED, LOCALS, ONCE, SCHEDULERS, THRESHOLDS, TUNNELS};
 use crate::{
     coverage::{Coverage, HITS_AIMED_AT, WARMED_AIMED_AT},
     naive::{Kept, Mode, Naive, Persist, Role, SECOND, Sched, Server, Service, Tunnel, Way},
-    packet::{Mac, Proto},
+    packet::{Mac, Pkt, Proto},
 };
 
 /// All times are multiples of this, the resolution of the timers.
@@ -99,6 +100,10 @@ pub(crate) struct World {
     bounded: Vec<usize>,
     locals: Vec<usize>,
     ways: steer::Ways,
+    /// Packets of which some parts have not come yet.
+    flights: Vec<VecDeque<Pkt>>,
+    /// Parts that come at once.
+    storm: VecDeque<Pkt>,
     /// Packets to come that nobody serves: more at once than are answered.
     burst: usize,
     /// The configuration changed: the crate must be told.
@@ -125,6 +130,8 @@ impl World {
             bounded: Vec::new(),
             locals: Vec::new(),
             ways: steer::Ways::new(),
+            flights: Vec::new(),
+            storm: VecDeque::new(),
             burst: 0,
             is_reconfigured: true,
             is_new_role: true,
@@ -277,7 +284,7 @@ impl World {
             self.naive.role = Role::Holder { since: self.naive.now, complete: true };
         }
         // Those of a burst come at once.
-        if self.burst > 0 || self.random.below(20) != 0 {
+        if self.burst > 0 || !self.storm.is_empty() || self.random.below(20) != 0 {
             return false;
         }
         let steps = match self.random.below(200) {
@@ -291,6 +298,23 @@ impl World {
 
     fn reconfigure(&mut self) {
         self.is_reconfigured = true;
+        // Where nobody answers steering would lead again and again.
+        let silent = |naive: &Naive, server: &Server| {
+            server.takes() && matches!(naive.way(server.addr), Way::Silent)
+        };
+        if self.random.percent(20) {
+            let services = self.naive.services.iter().enumerate();
+            let of = |(at, service): (usize, &Service)| {
+                let place = service.servers.iter().position(|server| silent(&self.naive, server));
+                place.map(|place| (at, place))
+            };
+            let found: Vec<(usize, usize)> = services.filter_map(of).collect();
+            if !found.is_empty() {
+                let (at, place) = self.random.of(&found);
+                self.naive.services[at].servers[place].up = false;
+                return;
+            }
+        }
         let mut at = self.random.below(self.naive.services.len());
         // Rare: a client whose server of weight 0 is still its own.
         let kept = self.naive.kept.get(&Kept::StayedQuiescent).copied().unwrap_or(0);

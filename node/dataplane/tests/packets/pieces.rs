@@ -130,7 +130,6 @@ fn through_a_tunnel_each_piece_has_its_own_outer_header() {
 
 #[test]
 fn pieces_are_cut_further() {
-    let mut lab = lab(800);
     let between = |port| (at(NET.client, CLIENT_PORT), at(NET.vip, port));
     let arrive = cut_into((CLIENT, FRONT), &datagram(between(DR_PORT), 64, 3020, ID), ID, 1480);
     let whole = datagram(between(DR_PORT), 63, 3020, ID);
@@ -141,10 +140,24 @@ fn pieces_are_cut_further() {
         let piece = &payload[from..to];
         fragment((FRONT, DR_1), header, piece, (ID, from, to < 3000))
     };
-    let expected = spans.map(part).to_vec();
-    let all: Vec<_> = arrive.iter().flat_map(|frame| left(&mut lab, 0, frame)).collect();
-    assert_eq!(all, by(0, expected));
-    assert_eq!(lab.worker.counters().fragmented(), 2);
+    let expected = by(0, spans.map(part).to_vec());
+    let mut in_order = lab(800);
+    let all: Vec<_> = arrive.iter().flat_map(|frame| left(&mut in_order, 0, frame)).collect();
+    assert_eq!(all, expected);
+    assert_eq!(in_order.worker.counters().fragmented(), 2);
+    // Also those of a part that waited for the first one leave in order.
+    let mut late = lab(800);
+    for early in &arrive[1..] {
+        assert_eq!(late.handle(0, early), dropped(Reason::FragmentEarly));
+    }
+    assert_eq!(left(&mut late, 0, &arrive[0]), filled(expected));
+    assert_eq!(late.worker.counters().fragmented(), 2);
+}
+
+/// Frames that leave beside another one are filled up.
+fn filled(mut frames: Vec<(u16, Vec<u8>)>) -> Vec<(u16, Vec<u8>)> {
+    frames.iter_mut().for_each(|(_, frame)| frame.resize(frame.len().max(60), 0));
+    frames
 }
 
 #[test]

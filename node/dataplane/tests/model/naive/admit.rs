@@ -6,7 +6,7 @@ use super::{
     Conn, Fate, Mode, Naive, Role, Way,
     forward::{quotation, take_token},
 };
-use crate::packet::{ACK, Body, FIN, Pkt, Proto, RST, SYN};
+use crate::packet::{ACK, Body, FIN, Part, Pkt, Proto, RST, SYN};
 
 impl Naive {
     pub(super) fn unknown(&mut self, pkt: &Pkt, proto: Proto, old: Option<usize>) -> Fate {
@@ -108,6 +108,7 @@ impl Naive {
             vip: pkt.dst,
             vport,
             gone: service.gone,
+            serial: self.entries,
             server: server.id,
             addr: server.addr,
             port: server.port,
@@ -180,10 +181,11 @@ impl Naive {
             return Fate::Dropped("rate_limited");
         }
         let body = match &pkt.body {
-            Body::Tcp { sport, dport, seq, ack, flags, data, .. } => {
+            Body::Tcp { sport, dport, seq, ack, flags, options, data, .. } => {
                 let has_ack = flags & ACK != 0;
                 let ends = u32::from(flags & SYN != 0) + u32::from(flags & FIN != 0);
-                let len = data.len() as u32 + ends;
+                let here = |part: Part| part.len - 20 - options.len();
+                let len = pkt.fragment().map_or(data.len(), here) as u32 + ends;
                 Body::Tcp {
                     sport: *dport,
                     dport: *sport,
@@ -195,6 +197,8 @@ impl Naive {
                     data: Vec::new(),
                 }
             }
+            // Whether a part is what was sent nobody can tell.
+            Body::Sctp(_) if pkt.fragment().is_some() => return Fate::Dropped("unknown_reset"),
             Body::Sctp(sctp) => match sctp.refusal() {
                 Some(refusal) => Body::Sctp(refusal),
                 None => return Fate::Dropped("unknown_reset"),
@@ -219,7 +223,7 @@ impl Naive {
             }
             _ => (pkt.port, pkt.src_mac),
         };
-        let plain = Pkt { tos: 0, df: true, id: 0, label: 0, ..pkt.clone() };
+        let plain = Pkt { tos: 0, df: true, id: 0, label: 0, part: None, ..pkt.clone() };
         let src_mac = self.own[usize::from(port)];
         let (src, dst, dst_mac) = (pkt.dst, pkt.src, mac);
         let like = like.cloned().unwrap_or(plain);

@@ -112,6 +112,10 @@ impl Naive {
         }
         let of = &mut self.services[service];
         of.hashing = of.hashing.max(self.now + 60 * SECOND);
+        // Its other parts would find nothing to follow.
+        if pkt.fragment().is_some() {
+            return Fate::Dropped("over_limit");
+        }
         let path = of.path(true, (pkt.src, cport), (server.addr, server.port));
         self.on_way(pkt, &path).map_or_else(|fate| *fate, Fate::Sent)
     }
@@ -129,6 +133,9 @@ impl Naive {
         let server = self.services[service].servers[server];
         if (server.addr, server.port) != (pkt.src, sport) {
             return None;
+        }
+        if pkt.fragment().is_some() {
+            return Some(Fate::Dropped("over_limit"));
         }
         let of = &self.services[service];
         let path = of.path(false, (pkt.dst, dport), (server.addr, server.port));

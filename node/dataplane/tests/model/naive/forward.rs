@@ -23,17 +23,10 @@ pub(super) struct Path {
 
 impl Naive {
     pub(super) fn forward(&mut self, pkt: &Pkt, at: usize, inbound: bool) -> Fate {
-        let conn = &self.conns[at];
-        let of = self.services.iter().find(|service| service.id == conn.service);
-        let path = Path {
-            inbound,
-            mode: conn.mode,
-            tunnel: conn.tunnel,
-            clamp: of.map_or(Clamp::Off, |service| service.clamp),
-            flow: ((conn.client, conn.cport), (conn.vip, conn.vport)),
-            server: (conn.addr, conn.port),
-            local: conn.local,
-        };
+        if let Err(reason) = self.lead(pkt, at, inbound) {
+            return Fate::Dropped(reason);
+        }
+        let path = self.path(at, inbound);
         let sent = match self.on_way(pkt, &path) {
             Ok(sent) => sent,
             Err(fate) => return *fate,
@@ -66,6 +59,21 @@ impl Naive {
         Fate::Sent(sent)
     }
 
+    /// The way of a connection's packets.
+    pub(super) fn path(&self, at: usize, inbound: bool) -> Path {
+        let conn = &self.conns[at];
+        let of = self.services.iter().find(|service| service.id == conn.service);
+        Path {
+            inbound,
+            mode: conn.mode,
+            tunnel: conn.tunnel,
+            clamp: of.map_or(Clamp::Off, |service| service.clamp),
+            flow: ((conn.client, conn.cport), (conn.vip, conn.vport)),
+            server: (conn.addr, conn.port),
+            local: conn.local,
+        }
+    }
+
     /// What of a packet goes to its next hop.
     pub(super) fn on_way(&mut self, pkt: &Pkt, path: &Path) -> Result<Pkt, Box<Fate>> {
         let ((client, vip), server) = ((path.flow.0, path.flow.1), path.server);
@@ -96,7 +104,7 @@ impl Naive {
             return Err(Box::new(self.tell_too_big(&quoted, teller, room)));
         }
         let fits = room.min(usize::from(self.port_mtus[usize::from(pkt.port)]));
-        let clamped = clamp(&mut sent, path.clamp, fits);
+        let clamped = !pkt.is_later() && clamp(&mut sent, path.clamp, fits);
         self.clamped += u64::from(clamped);
         match (path.mode, path.inbound) {
             (Mode::Nat, true) => {
@@ -143,6 +151,10 @@ impl Naive {
     /// The sender hears that its packet came no further, from the node itself if that has an
     /// address where the answer leaves.
     fn tell_expired(&mut self, pkt: &Pkt, path: &Path) -> Fate {
+        // In IPv4 nobody is told about a part but the first (RFC 1122 section 3.2.2).
+        if pkt.is_later() && !pkt.src.is_ipv6() {
+            return Fate::Dropped("ttl_exceeded");
+        }
         if !take_token(&mut self.paid, self.now) {
             return Fate::Dropped("rate_limited");
         }
@@ -162,7 +174,7 @@ impl Naive {
     /// The sender hears how much goes through, if anybody has to send so little.
     fn tell_too_big(&mut self, pkt: &Pkt, teller: IpAddr, room: usize) -> Fate {
         let v6 = pkt.src.is_ipv6();
-        if room < if v6 { 1280 } else { ROOM_MIN } {
+        if room < if v6 { 1280 } else { ROOM_MIN } || (pkt.is_later() && !v6) {
             return Fate::Dropped("too_big");
         }
         if !take_token(&mut self.told_paid, self.now) {

@@ -12,7 +12,13 @@ impl Naive {
             true => octets(22, 16).and_then(|of| <[u8; 16]>::try_from(of).ok()).map(IpAddr::from),
             false => octets(26, 4).and_then(|of| <[u8; 4]>::try_from(of).ok()).map(IpAddr::from),
         };
-        let port = octets(if ipv6 { 54 } else { 34 }, 2);
+        // A part has a header that says so.
+        let at = match (ipv6, self.seen.get(20)) {
+            (true, Some(44)) => 62,
+            (true, _) => 54,
+            (false, _) => 34,
+        };
+        let port = octets(at, 2);
         let port = port.map_or(0, |of| u16::from_be_bytes([of[0], of[1]]));
         (addr.unwrap_or_else(|| IpAddr::from([0; 4])), port)
     }

@@ -33,6 +33,9 @@ impl Naive {
     }
 
     fn pass_once(&mut self, pkt: &Pkt, path: &super::forward::Path) -> Fate {
+        if pkt.fragment().is_some() {
+            return Fate::Dropped("fragment");
+        }
         match self.on_way(pkt, path) {
             Ok(sent) => {
                 let once = (pkt.src.is_ipv6(), path.mode, path.inbound);

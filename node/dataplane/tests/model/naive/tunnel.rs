@@ -94,7 +94,7 @@ impl Naive {
         let id = if df { 0 } else { self.outer_id };
         let label = if server.is_ipv6() { spread } else { 0 };
         let (dst, body) = (server, Body::Inside { protocol, bytes });
-        Pkt { src, dst, df, id, label, offset: 0, more: false, body, ..inner.clone() }
+        Pkt { src, dst, df, id, label, part: None, body, ..inner.clone() }
     }
 
     /// The number that spreads flows over ways is the crate's own choice, but the same for all

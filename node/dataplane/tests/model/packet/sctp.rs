@@ -60,12 +60,14 @@ impl Chunk {
 }
 
 impl Sctp {
-    /// The first chunk speaks for the packet; behind a cookie an ABORT does.
-    pub(super) fn row(&self) -> Row {
+    /// The first chunk speaks for the packet; behind a cookie an ABORT does, if its header is among
+    /// the first `len` octets.
+    pub(super) fn row(&self, len: usize) -> Row {
         let row = self.chunks[0].row();
         let bundles = matches!(row, Row::CookieEcho | Row::CookieAck);
+        let second = 12 + (4 + self.chunks[0].value.len()).next_multiple_of(4);
         match self.chunks.get(1).map(Chunk::row) {
-            Some(Row::Abort) if bundles => Row::Abort,
+            Some(Row::Abort) if bundles && second + 4 <= len => Row::Abort,
             _ => row,
         }
     }

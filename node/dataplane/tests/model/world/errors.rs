@@ -2,7 +2,7 @@
 
 use super::{BACK, World, addr};
 use crate::{
-    naive::Conn,
+    naive::{Conn, Mode},
     packet::{Body, Pkt},
 };
 
@@ -23,7 +23,8 @@ impl World {
             pkt.src = to.0;
         }
         match self.random.below(30) {
-            0 => quoted.set_ports(from.1, to.1 ^ 1),
+            // Under full-NAT that may be another service's server, to which nobody here knows the way.
+            0 if conn.mode != Mode::FullNat => quoted.set_ports(from.1, to.1 ^ 1),
             1 => quoted.src = addr(ipv6, 0, 99),
             2 => pkt.dst = addr(ipv6, 0, 99),
             _ => {}

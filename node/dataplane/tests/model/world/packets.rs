@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::{BACK, FRONT, PEER, World, addr, ip};
+use super::{BACK, FRONT, PEER, World, addr, ip, steer::rare};
 use crate::{
-    coverage::{Coverage, WARMED_AIMED_AT},
+    coverage::{Coverage, HITS_AIMED_AT, ONCE_MET, WARMED_AIMED_AT, ways},
     naive::{Conn, Mode, Role, Sched, Service},
     packet::{ACK, Body, FIN, Pkt, Proto, RST, Row, SYN},
 };
@@ -18,15 +18,18 @@ impl World {
         }
         self.burst = self.burst.saturating_sub(1);
         let kind = self.random.below(100);
+        let part = if self.burst > 0 { None } else { self.part(coverage) };
         let mut pkt = match kind {
             _ if self.burst > 0 => self.unserved(),
+            _ if part.is_some() => part.unwrap(),
             0..45 if !coverage.wanted.is_empty() => match self.steered(coverage) {
                 Some(pkt) => pkt,
                 None => self.opening(coverage),
             },
             45..50 if !self.naive.conns.is_empty() => {
                 let at = self.random.below(self.naive.conns.len());
-                let conn = self.naive.conns[at].clone();
+                let found = rare(&mut self.random, &self.naive.conns, &self.naive.errors, ways());
+                let conn = found.map_or(&self.naive.conns[at], |(conn, _)| conn).clone();
                 match conn.mode {
                     // Nobody saw its local address.
                     Mode::FullNat if conn.local.is_none() => self.of_a_connection(coverage),
@@ -47,7 +50,7 @@ impl World {
         pkt
     }
 
-    fn of_a_connection(&mut self, coverage: &Coverage) -> Pkt {
+    pub(super) fn of_a_connection(&mut self, coverage: &Coverage) -> Pkt {
         // Twice as many of those that came last: they are in more states.
         let conns = &self.naive.conns;
         let recent = conns.len().min(40);
@@ -91,7 +94,7 @@ impl World {
         self.pkt(proto, hosts, ports, proto.opening())
     }
 
-    fn opening(&mut self, coverage: &Coverage) -> Pkt {
+    pub(super) fn opening(&mut self, coverage: &Coverage) -> Pkt {
         let mut at = self.random.below(self.naive.services.len());
         if coverage.lacks("reply_taken")
             && self.random.percent(20)
@@ -113,6 +116,14 @@ impl World {
             at = self.bounded_that(|service| matches!(service.sched, Sched::Lblc | Sched::Lblcr));
         } else if self.naive.warmed < WARMED_AIMED_AT && self.random.percent(12) {
             at = self.bounded_that(|service| service.slow_start);
+        }
+        let once = self.naive.once.values();
+        if self.naive.once.len() < ONCE_MET || once.min().is_none_or(|hits| *hits < HITS_AIMED_AT) {
+            let services = self.naive.services.iter().enumerate();
+            let once: Vec<usize> = services.filter(|(_, of)| of.once).map(|(at, _)| at).collect();
+            if self.random.percent(8) {
+                at = self.random.of(&once);
+            }
         }
         self.opening_at(at)
     }
@@ -167,7 +178,7 @@ impl World {
     }
 
     /// For nobody, from nobody, or not to be balanced.
-    fn odd(&mut self) -> Pkt {
+    pub(super) fn odd(&mut self) -> Pkt {
         let ipv6 = self.random.percent(50);
         let (vip, client) = (addr(ipv6, 0, 100), addr(ipv6, 0, 210));
         let proto = self.random.of(&[Proto::Tcp, Proto::Udp, Proto::Sctp]);
@@ -302,8 +313,7 @@ impl World {
             df: self.random.percent(if is_big { 40 } else { 70 }),
             id: if self.random.percent(50) { self.random.next() as u16 } else { 0 },
             label: self.random.next() as u32 & 0xf_ffff,
-            offset: 0,
-            more: false,
+            part: None,
             body,
         }
     }

@@ -1,11 +1,11 @@
 //! Packets that lead to what was met least: what is rare at random is not left to chance.
 
-use std::collections::{HashMap, VecDeque};
+use std::collections::{BTreeMap, HashMap, VecDeque};
 
-use super::World;
+use super::{Random, World};
 use crate::{
-    coverage::Coverage,
-    naive::{Cell, Conn, Mode, Server, State, Way, reopens, step},
+    coverage::{Coverage, HITS_AIMED_AT, Way},
+    naive::{self, Cell, Conn, Mode, Server, State, reopens, step},
     packet::{Pkt, Proto, Row},
 };
 
@@ -59,7 +59,7 @@ impl World {
     /// Packets find the next hop.
     fn goes_on(&self, conn: &Conn, aim: Cell) -> bool {
         let towards = if aim.inbound { conn.addr } else { conn.client };
-        matches!(self.naive.way(towards), Way::Known(..))
+        matches!(self.naive.way(towards), naive::Way::Known(..))
     }
 
     fn opening_of(&mut self, aim: Cell) -> Option<Pkt> {
@@ -82,6 +82,25 @@ impl Cell {
     fn is_of(&self, conn: &Conn) -> bool {
         (conn.client.is_ipv6(), conn.mode, conn.proto) == (self.ipv6, self.mode, self.proto)
     }
+}
+
+/// A connection of those whose way was met too seldom so far, and that way.
+pub(super) fn rare<'a>(
+    random: &mut Random,
+    conns: &'a [Conn],
+    met: &BTreeMap<Way, u64>,
+    ways: impl Iterator<Item = Way>,
+) -> Option<(&'a Conn, bool)> {
+    let hits = |way: &Way| met.get(way).copied().unwrap_or(0);
+    let ways: Vec<Way> = ways.filter(|way| hits(way) < HITS_AIMED_AT).collect();
+    let (ipv6, mode, proto, inbound) = *ways.get(random.below(ways.len().max(1)))?;
+    // Of full-NAT somebody has to have seen the local address.
+    let is_so = |conn: &&Conn| {
+        (conn.client.is_ipv6(), conn.mode, conn.proto) == (ipv6, mode, proto)
+            && (mode != Mode::FullNat || conn.local.is_some())
+    };
+    let conns: Vec<&Conn> = conns.iter().filter(is_so).collect();
+    Some((*conns.get(random.below(conns.len().max(1)))?, inbound))
 }
 
 /// The first packet on the shortest way of a connection to a state.
