@@ -11,7 +11,7 @@ use crate::{
     world::{ACK, RING, Shape, Way, World},
 };
 
-/// Flows that fit in the worker's own cache, and flows that do not.
+/// Flows whose connections fit in the processor's caches, and flows whose do not.
 const FLOWS: [u64; 2] = [1_000, 100_000];
 const FLOWS_QUICK: [u64; 1] = [1_000];
 /// What is counted is the difference between so many packets and twice as many.
