@@ -23,12 +23,13 @@ use rustix::{
     thread::{CpuSet, sched_setaffinity},
     time::{ClockId, clock_gettime},
 };
-use steadfast_dataplane::{Actions, Forwarding, SchedulerKind, Verdict};
+use steadfast_dataplane::{Actions, SchedulerKind, Verdict};
 
 use crate::{
     cable::{Cable, NODE, PEER, run},
     draw::{Draw, Drawer},
-    world::{ACK, Shape, Way, World, vip},
+    mode::Mode,
+    world::{ACK, LEN, Shape, Way, World, vip},
 };
 
 /// Frames that the sender sends again and again.
@@ -152,7 +153,7 @@ impl Drop for Object {
 
 fn world(flows: u64) -> Result<World> {
     let mut world = World::new(Shape {
-        forwarding: Forwarding::Dr,
+        mode: Mode::Dr,
         services: VIPS,
         servers: 10,
         scheduler: SchedulerKind::default(),
@@ -163,9 +164,14 @@ fn world(flows: u64) -> Result<World> {
     Ok(world)
 }
 
-fn frames(world: &World, flows: u64) -> Vec<[u8; 64]> {
+fn frames(world: &World, flows: u64) -> Vec<[u8; LEN]> {
     let mut drawer = Drawer::new(Draw::Uniform, flows, 17);
-    (0..FRAMES).map(|_| world.build(drawer.next(), Way::In, ACK)).collect()
+    let mut frame = [0; LEN];
+    let mut next = |_| {
+        frame.copy_from_slice(&world.build(drawer.next(), Way::In, ACK)[..LEN]);
+        frame
+    };
+    (0..FRAMES).map(&mut next).collect()
 }
 
 fn round(

@@ -1,21 +1,25 @@
 //! Instructions per packet, counted by an emulator: the same in every run, whatever else the machine
 //! does, and on machines whose processor shows no counters to programs.
 
-use std::process::Command;
+use std::{hint::black_box, process::Command};
 
 use anyhow::{Context, bail, ensure};
-use steadfast_dataplane::{Forwarding, SchedulerKind};
+use steadfast_dataplane::SchedulerKind;
 
 use crate::{
     draw::{Draw, Drawer},
-    world::{ACK, RING, Shape, Way, World},
+    mode::Mode,
+    world::{ACK, RING, SYN, Shape, Way, World},
 };
 
-/// Flows whose connections fit in the processor's caches, and flows whose do not.
-const FLOWS: [u64; 2] = [1_000, 100_000];
+/// Connections in the table. More would take the emulator hours; what a packet does depends on how
+/// full the table is, not on how large.
+const FLOWS: [u64; 3] = [1_000, 100_000, 1_000_000];
 const FLOWS_QUICK: [u64; 1] = [1_000];
-/// What is counted is the difference between so many packets and twice as many.
-const PACKETS: usize = 16 * RING;
+/// Turns of the ring that are counted.
+const TURNS: usize = 16;
+/// Nothing but what this calls is counted.
+const COUNTED: &str = "steadfast_bench::instructions::counted";
 
 /// Prints the table.
 pub(crate) fn print(quick: bool) -> anyhow::Result<()> {
@@ -24,62 +28,73 @@ pub(crate) fn print(quick: bool) -> anyhow::Result<()> {
         return Ok(());
     }
     println!(
-        "\nInstructions per packet of established connections drawn uniformly, counted by \
-         valgrind's cachegrind: from receiving to the verdict, with preparation, timers' marks and \
-         counters.\n"
+        "\nInstructions per packet, flows drawn uniformly, counted by valgrind's callgrind: from \
+         receiving to the verdict, with preparation, timers' marks and counters. `new`: a SYN that \
+         opens a connection.\n"
     );
-    println!("| connections | DR | NAT in | NAT out |\n|---|---|---|---|");
+    println!("| connections | mode | established | new |\n|---|---|---|---|");
     for flows in if quick { &FLOWS_QUICK[..] } else { &FLOWS } {
-        let count = |mode, way| per_packet(mode, way, *flows);
-        let (dr, inbound, out) = (count("dr", "in")?, count("nat", "in")?, count("nat", "out")?);
-        println!("| {flows} | {dr:.0} | {inbound:.0} | {out:.0} |");
+        for mode in Mode::ALL {
+            for way in mode.ways() {
+                let established = per_packet(mode, *way, *flows, "established")?;
+                let new = match way {
+                    Way::In => format!("{:.0}", per_packet(mode, *way, *flows, "new")?),
+                    Way::Out => "-".to_owned(),
+                };
+                println!("| {flows} | {} | {established:.0} | {new} |", mode.title(*way));
+            }
+        }
     }
     Ok(())
 }
 
-fn per_packet(mode: &str, way: &str, flows: u64) -> anyhow::Result<f64> {
-    let count = |what, packets| counted(mode, way, flows, packets, what);
-    let grown = |what| Ok::<_, anyhow::Error>(count(what, 2 * PACKETS)? - count(what, PACKETS)?);
-    Ok((grown("handle")? - grown("write")?) as f64 / PACKETS as f64)
-}
-
-fn counted(mode: &str, way: &str, flows: u64, packets: usize, what: &str) -> anyhow::Result<i64> {
+fn per_packet(mode: Mode, way: Way, flows: u64, what: &str) -> anyhow::Result<f64> {
     let mut command = Command::new("valgrind");
-    command.args(["--tool=cachegrind", "--cache-sim=no", "--cachegrind-out-file=/dev/null"]);
+    command.args(["--tool=callgrind", "--callgrind-out-file=/dev/null", "--collect-atstart=no"]);
+    command.arg(format!("--toggle-collect={COUNTED}"));
     command.arg(std::env::current_exe()?);
-    command.args(["--replay", mode, way, &flows.to_string(), &packets.to_string(), what]);
+    let way = if way == Way::Out { "out" } else { "in" };
+    command.args(["--replay", mode.name(), way, &flows.to_string(), what]);
     let output = command.output()?;
     let text = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.success(), "{command:?}: {text}");
-    let line = text.lines().find_map(|line| line.split_once("I   refs:")).map(|(_, count)| count);
+    let line = text.lines().find_map(|line| line.split_once("Collected :")).map(|(_, count)| count);
     let count = line.with_context(|| format!("no count in what valgrind printed: {text}"))?;
-    Ok(count.replace(',', "").trim().parse()?)
+    let count: f64 = count.trim().parse()?;
+    ensure!(count > 0.0, "valgrind found no function {COUNTED}");
+    Ok(count / (TURNS * RING) as f64)
 }
 
-/// Writes packets into the ring, and handles them if that is what is counted.
-pub(crate) fn replay(
-    forwarding: Forwarding,
-    way: Way,
-    flows: u64,
-    packets: usize,
-    handle: bool,
-) -> anyhow::Result<()> {
+/// Handles packets, under an emulator that counts what [`counted`] does.
+pub(crate) fn replay(mode: Mode, way: Way, flows: u64, new: bool) -> anyhow::Result<()> {
     let (services, servers, scheduler) = (10, 10, SchedulerKind::default());
-    let connections_max = flows as usize;
-    let mut world =
-        World::new(Shape { forwarding, services, servers, scheduler, connections_max })?;
+    let connections_max = flows as usize + TURNS * RING;
+    let mut world = World::new(Shape { mode, services, servers, scheduler, connections_max })?;
     world.fill(0, flows)?;
     world.age(flows);
     world.set_peers()?;
     let mut drawer = Drawer::new(Draw::Uniform, flows, 11);
-    for _ in 0..packets.div_ceil(RING) {
+    let mut next = flows;
+    // The first turn shows the table replies, and is not counted.
+    for turn in 0..=TURNS {
         for place in 0..RING {
-            let flow = drawer.next();
-            world.put(place, flow, way, ACK);
+            let flow = if new { next } else { drawer.next() };
+            next += 1;
+            world.put(place, flow, way, if new { SYN } else { ACK });
         }
-        if handle && world.turn(way, RING) != RING {
-            bail!("not all packets went out");
+        let sent = if turn == 0 && !new { world.turn(way, RING) } else { counted(&mut world, way) };
+        if sent != RING {
+            bail!("{sent} of {RING} packets went out");
+        }
+        if new && turn + 1 == TURNS {
+            break;
         }
     }
     Ok(())
+}
+
+/// By its name the emulator finds what to count.
+#[inline(never)]
+fn counted(world: &mut World, way: Way) -> usize {
+    black_box(world.turn(way, RING))
 }

@@ -9,15 +9,17 @@ mod draw;
 mod forward;
 mod instructions;
 mod measure;
+mod mode;
 mod report;
 mod world;
 
 use anyhow::bail;
 use clap::Parser;
-use steadfast_dataplane::{Forwarding, SchedulerKind};
+use steadfast_dataplane::SchedulerKind;
 
 use crate::{
     draw::Draw,
+    mode::Mode,
     world::{Shape, Way, World},
 };
 
@@ -36,9 +38,9 @@ struct Args {
     /// Measures one row: PART MODE N; for the program itself.
     #[arg(long, num_args = 3, hide = true)]
     row: Vec<String>,
-    /// Handles (or only writes) packets, for who counts its instructions: MODE WAY FLOWS PACKETS
-    /// write|handle; for the program itself.
-    #[arg(long, num_args = 5, hide = true)]
+    /// Handles packets for who counts instructions: MODE WAY FLOWS established|new; for the program
+    /// itself.
+    #[arg(long, num_args = 4, hide = true)]
     replay: Vec<String>,
 }
 
@@ -56,26 +58,17 @@ fn main() -> anyhow::Result<()> {
     let args = Args::parse();
     match (args.row.as_slice(), args.replay.as_slice()) {
         ([part, mode, number], _) => row(part, mode, number.parse()?, args.quick),
-        (_, [mode, way, flows, packets, what]) => {
+        (_, [mode, way, flows, what]) => {
             let way = if way == "out" { Way::Out } else { Way::In };
-            let (flows, packets) = (flows.parse()?, packets.parse()?);
-            instructions::replay(forwarding(mode)?, way, flows, packets, what == "handle")
+            instructions::replay(Mode::of(mode)?, way, flows.parse()?, what == "new")
         }
         _ => report::print(&args),
     }
 }
 
-fn forwarding(mode: &str) -> anyhow::Result<Forwarding> {
-    match mode {
-        "dr" => Ok(Forwarding::Dr),
-        "nat" => Ok(Forwarding::Nat),
-        _ => bail!("unknown mode {mode}"),
-    }
-}
-
 /// Measures one row and prints its fields, tab-separated.
 fn row(part: &str, mode: &str, number: u64, quick: bool) -> anyhow::Result<()> {
-    let forwarding = forwarding(mode)?;
+    let mode = Mode::of(mode)?;
     let packets = if quick { PACKETS_QUICK } else { PACKETS };
     let new = if quick { NEW_QUICK } else { NEW };
     let growth = if quick { GROWTH_FLOWS_QUICK } else { GROWTH_FLOWS };
@@ -86,8 +79,7 @@ fn row(part: &str, mode: &str, number: u64, quick: bool) -> anyhow::Result<()> {
         _ => bail!("unknown part {part}"),
     };
     let connections_max = (flows + 2 * new) as usize;
-    let mut world =
-        World::new(Shape { forwarding, services, servers, scheduler, connections_max })?;
+    let mut world = World::new(Shape { mode, services, servers, scheduler, connections_max })?;
     let before = measure::resident()?;
     world.fill(0, flows)?;
     let grown = measure::resident()? - before;
@@ -96,9 +88,7 @@ fn row(part: &str, mode: &str, number: u64, quick: bool) -> anyhow::Result<()> {
     fields.push(format!("{:.0}", before as f64 / connections_max as f64));
     fields.push(format!("{:.1}", world.parsing(flows, packets / 4)));
     fields.push(format!("{:.1}", world.finding(flows, packets / 4)));
-    let ways: &[Way] =
-        if forwarding == Forwarding::Nat { &[Way::In, Way::Out] } else { &[Way::In] };
-    for way in ways {
+    for way in mode.ways() {
         for draw in [Draw::Uniform, Draw::Zipf] {
             fields.push(format!("{:.1}", world.established(draw, *way, flows, packets)?));
         }

@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::{Args, forward, instructions};
+use crate::{Args, forward, instructions, mode::Mode};
 
 const SIZES: [u64; 3] = [1_000, 1_000_000, 10_000_000];
 const SIZES_QUICK: [u64; 2] = [1_000, 20_000];
@@ -25,7 +25,7 @@ pub(crate) fn print(args: &Args) -> anyhow::Result<()> {
         println!("- quick: the sizes are too small for the figures to mean anything");
     }
     println!(
-        "\nOne core. Packets are 64 bytes long, in a ring of 2048 frames of 4 KiB; times are \
+        "\nOne core. Packets are 64 bytes long (IPv6: 84), in a ring of 2048 frames of 4 KiB; times are \
          nanoseconds per packet, the lower quartile of turns of the ring. There is no cache of flows: each packet is looked up. \
          Baselines of the same run: `parse` reads headers and checksum, `find` looks a key up in \
          the table. `grown` is the growth of resident memory per connection, in \
@@ -34,15 +34,15 @@ pub(crate) fn print(args: &Args) -> anyhow::Result<()> {
     let sizes = if args.quick { &SIZES_QUICK[..] } else { &SIZES };
     let sizes = if args.sizes.is_empty() { sizes } else { &args.sizes };
     if wanted("size") {
-        part(args, "size", "connections", &["dr", "nat"], sizes)?;
+        part(args, "size", "connections", &Mode::ALL, sizes)?;
     }
     if wanted("services") {
         let numbers = if args.quick { &SERVICES_QUICK[..] } else { &SERVICES };
-        part(args, "services", "services of 10 servers, wrr", &["dr"], numbers)?;
+        part(args, "services", "services of 10 servers, wrr", &[Mode::Dr], numbers)?;
     }
     if wanted("servers") {
         let numbers = if args.quick { &SERVERS_QUICK[..] } else { &SERVERS };
-        part(args, "servers", "servers of 1 service", &["dr"], numbers)?;
+        part(args, "servers", "servers of 1 service", &[Mode::Dr], numbers)?;
     }
     if wanted("instructions") {
         instructions::print(args.quick)?;
@@ -57,7 +57,7 @@ fn part(
     args: &Args,
     part: &str,
     title: &str,
-    modes: &[&str],
+    modes: &[Mode],
     numbers: &[u64],
 ) -> anyhow::Result<()> {
     println!(
@@ -67,18 +67,14 @@ fn part(
     println!("|---|---|---|---|---|---|---|---|---|---|---|---|");
     for number in numbers {
         for mode in modes {
-            let fields = measure(args, part, mode, *number)?;
+            let fields = measure(args, part, *mode, *number)?;
             let [grown, sized, parse, find, established @ .., new, cycle] = fields.as_slice()
             else {
                 continue;
             };
-            for (way, figures) in established.chunks(2).enumerate() {
+            for (way, figures) in mode.ways().iter().zip(established.chunks(2)) {
                 let [uniform, zipf] = figures else { continue };
-                let name = match (*mode, way) {
-                    ("nat", 0) => "NAT in",
-                    ("nat", _) => "NAT out",
-                    _ => "DR",
-                };
+                let name = mode.title(*way);
                 let (to_parse, to_find) = (uniform / parse, uniform / find);
                 println!(
                     "| {number} | {name} | {uniform:.0} ns | {to_parse:.1} | {to_find:.1} | \
@@ -91,15 +87,15 @@ fn part(
     Ok(())
 }
 
-fn measure(args: &Args, part: &str, mode: &str, number: u64) -> anyhow::Result<Vec<f64>> {
+fn measure(args: &Args, part: &str, mode: Mode, number: u64) -> anyhow::Result<Vec<f64>> {
     let mut command = Command::new(std::env::current_exe()?);
-    command.args(["--row", part, mode, &number.to_string()]);
+    command.args(["--row", part, mode.name(), &number.to_string()]);
     if args.quick {
         command.arg("--quick");
     }
     let output = command.output()?;
     let error = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{part} {mode} {number}: {error}");
+    ensure!(output.status.success(), "{part} {} {number}: {error}", mode.name());
     String::from_utf8(output.stdout)?
         .split_whitespace()
         .map(|field| field.parse().with_context(|| format!("not a figure: {field}")))

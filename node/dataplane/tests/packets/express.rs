@@ -119,6 +119,8 @@ proptest! {
                 found.iter().map(facts).collect::<Vec<_>>()
             };
             prop_assert_eq!(list(&short), list(&long), "step {}, {:?}", at, step);
+            let stale = |lab: &Lab| lab.shared.stale_senders.take();
+            prop_assert_eq!(stale(&short), stale(&long), "step {}, {:?}", at, step);
             let counts = |lab: &Lab| {
                 let config = lab.shared.config.load();
                 let spec = config_spec(1);
