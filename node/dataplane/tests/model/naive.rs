@@ -138,6 +138,11 @@ pub(crate) struct Naive {
     pub(crate) locals: Vec<IpAddr>,
     pub(crate) local_ports: std::ops::Range<u16>,
     pub(crate) chosen: u64,
+    /// The crate found none for the packet at hand; how often, in IPv4 and IPv6, and how often a
+    /// connection that had finished gave way.
+    pub(crate) seen_exhausted: bool,
+    pub(crate) exhausted: [u64; 2],
+    pub(crate) gave_way: [u64; 2],
     pub(crate) spread: HashMap<(bool, Flow), u32>,
     /// Handshakes with another segment size, and packets inside others: tunnel, whether the inner
     /// and the outer one are IPv6.
@@ -205,6 +210,9 @@ impl Naive {
             locals: Vec::new(),
             local_ports: 0..0,
             chosen: 0,
+            seen_exhausted: false,
+            exhausted: [0; 2],
+            gave_way: [0; 2],
             spread: HashMap::new(),
             clamped: 0,
             tunnels: BTreeMap::new(),

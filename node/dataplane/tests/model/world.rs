@@ -4,6 +4,7 @@ mod errors;
 mod kinds;
 mod packets;
 mod parts;
+mod rush;
 mod sctp;
 pub(crate) mod steer;
 
@@ -104,6 +105,9 @@ pub(crate) struct World {
     flights: Vec<VecDeque<Pkt>>,
     /// Parts that come at once.
     storm: VecDeque<Pkt>,
+    /// Packets to one server, one after the other; afterwards their connections are left to end.
+    rush: VecDeque<Pkt>,
+    was_rush: bool,
     /// Packets to come that nobody serves: more at once than are answered.
     burst: usize,
     /// The configuration changed: the crate must be told.
@@ -132,6 +136,8 @@ impl World {
             ways: steer::Ways::new(),
             flights: Vec::new(),
             storm: VecDeque::new(),
+            rush: VecDeque::new(),
+            was_rush: false,
             burst: 0,
             is_reconfigured: true,
             is_new_role: true,
@@ -262,6 +268,12 @@ impl World {
 
     /// Time passes, and now and then something changes. True when time has passed.
     pub(crate) fn happen(&mut self, coverage: &Coverage) -> bool {
+        if self.is_rushing() {
+            return false;
+        }
+        if self.begins_rush() {
+            return true;
+        }
         if self.random.below(250) == 0 {
             self.reconfigure();
         }

@@ -47,12 +47,13 @@ pub(super) const ONCE: [(Mode, Sched); 4] = [
     (Mode::Tunnel, Sched::Wrr),
 ];
 
-/// Services of full-NAT.
-pub(super) const LOCALS: [(Proto, Sched); 4] = [
+/// Services of full-NAT; to the last one there is a rush.
+pub(super) const LOCALS: [(Proto, Sched); 5] = [
     (Proto::Tcp, Sched::Rr),
     (Proto::Tcp, MAGLEV),
     (Proto::Udp, Sched::Wlc),
     (Proto::Sctp, Sched::Sed),
+    (Proto::Tcp, Sched::Rr),
 ];
 
 /// Services with thresholds, or whose servers start slowly.

@@ -12,6 +12,9 @@ use crate::{
 impl World {
     /// The next packet.
     pub(crate) fn packet(&mut self, coverage: &Coverage) -> Pkt {
+        if let Some(pkt) = self.rush.pop_front() {
+            return pkt;
+        }
         let often = if coverage.lacks("rate_limited") { 2500 } else { 5000 };
         if self.random.below(often) == 0 {
             self.burst = 130;
