@@ -112,7 +112,8 @@ impl Coverage {
         println!("destinations of lblcr or not: {:?}", naive.places);
         let Naive { filled, freed, passed_over, warmed, .. } = naive;
         println!("packets cut: {:?}", naive.cut);
-        println!("{warmed} choices with a server that warms up");
+        let passed = naive.turns_passed;
+        println!("{warmed} choices with a server that warms up, {passed} turns let pass");
         println!(
             "{filled} servers full, {freed} free again, {passed_over} choices passed one over"
         );
@@ -179,11 +180,12 @@ impl Coverage {
             let hits = naive.cut.get(&of).copied().unwrap_or(0);
             assert!(hits >= HITS_MIN, "{hits} packets of {of:?} cut: too few");
         }
-        let bounds = [naive.filled, naive.freed, naive.passed_over, naive.warmed];
+        let Naive { filled, freed, passed_over, warmed, turns_passed, .. } = *naive;
+        let bounds = [filled, freed, passed_over, warmed, turns_passed];
         let least = bounds.iter().min().copied().unwrap_or(0);
         assert!(
             least >= HITS_MIN,
-            "full, free again, passed over, warming up: {bounds:?}, too few"
+            "full, free again, passed over, warming up, turns: {bounds:?}, too few"
         );
         for parted in PARTED {
             let hits = naive.fragments.parted.get(&parted).copied().unwrap_or(0);

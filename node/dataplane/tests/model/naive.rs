@@ -177,6 +177,8 @@ pub(crate) struct Naive {
     pub(crate) passed_over: u64,
     /// How often one with less than its share could be chosen.
     pub(crate) warmed: u64,
+    /// Turns of wrr that a server let pass while it warmed up.
+    pub(crate) turns_passed: u64,
     /// What became of destinations, at lblc and at lblcr.
     pub(crate) places: BTreeMap<(bool, Place), u64>,
     /// The cell that the packet at hand met.
@@ -235,6 +237,7 @@ impl Naive {
             freed: 0,
             passed_over: 0,
             warmed: 0,
+            turns_passed: 0,
             places: BTreeMap::new(),
             met: None,
             passed: false,

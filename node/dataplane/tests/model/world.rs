@@ -339,6 +339,11 @@ impl World {
                 at = self.bounded_that(|service| service.slow_start);
             }
         }
+        // Rare: a round with a server that warms up.
+        let comes_up = self.naive.turns_passed < HITS_AIMED_AT && self.random.percent(25);
+        if comes_up {
+            at = self.bounded_that(|service| service.sched == Sched::Wrr);
+        }
         let (now, bounded) = (self.naive.now, self.naive.services[at].is_bounded());
         let service = &mut self.naive.services[at];
         let (ipv6, count) = (service.servers_are_ipv6(), service.servers.len());
@@ -349,6 +354,7 @@ impl World {
         let shared = service.is_on_shared();
         let took: Vec<u32> = service.servers.iter().filter(|s| s.takes()).map(|s| s.id).collect();
         match self.random.below(if lacks { 5 } else { 4 }) {
+            _ if comes_up => service.servers[place].up ^= true,
             _ if count > 0 && bounded && self.random.percent(40) => {
                 let server = &mut service.servers[place];
                 (server.upper, server.lower) = self.random.of(&THRESHOLDS);

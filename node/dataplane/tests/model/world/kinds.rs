@@ -57,7 +57,7 @@ pub(super) const LOCALS: [(Proto, Sched); 5] = [
 ];
 
 /// Services with thresholds, or whose servers start slowly.
-pub(super) const BOUNDED: [(Mode, Sched, bool); 10] = [
+pub(super) const BOUNDED: [(Mode, Sched, bool); 12] = [
     (Mode::Dr, Sched::Lblc, false),
     (Mode::Nat, Sched::Lblc, false),
     (Mode::Dr, Sched::Lblcr, false),
@@ -68,6 +68,8 @@ pub(super) const BOUNDED: [(Mode, Sched, bool); 10] = [
     (Mode::Nat, Sched::Rr, false),
     (Mode::Dr, Sched::Sh { port: true, fallback: true }, false),
     (Mode::Nat, MAGLEV, false),
+    (Mode::Nat, Sched::Wrr, true),
+    (Mode::Dr, Sched::Rr, true),
 ];
 
 /// Thresholds, upper and lower.

@@ -117,6 +117,8 @@ impl World {
         }
         if coverage.lacks_days(&self.naive) && self.random.percent(20) {
             at = self.bounded_that(|service| matches!(service.sched, Sched::Lblc | Sched::Lblcr));
+        } else if self.naive.turns_passed < HITS_AIMED_AT && self.random.percent(12) {
+            at = self.bounded_that(|service| service.sched == Sched::Wrr);
         } else if self.naive.warmed < WARMED_AIMED_AT && self.random.percent(12) {
             at = self.bounded_that(|service| service.slow_start);
         }
