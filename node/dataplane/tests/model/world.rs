@@ -275,7 +275,9 @@ impl World {
             return true;
         }
         if self.random.below(250) == 0 {
+            // Both are told of it at this time.
             self.reconfigure();
+            return false;
         }
         let of_roles = ["held_back", "no_holder", "relay_loop"];
         let often = if of_roles.iter().any(|name| coverage.lacks(name)) { 1000 } else { 2500 };
