@@ -278,8 +278,12 @@ where
         let state = State::first(key.protocol);
         let (table, timeouts) = (&self.shared.table, &service.spec.timeouts);
         let mut evicted = Vec::new();
+        let mut given = None;
         for _ in 0..INSERT_TRIES_MAX {
-            let local = self.pick_local(service, &key, &target)?;
+            let local = match given.take() {
+                Some(local) => Some(local),
+                None => self.pick_local(service, &key, &target)?,
+            };
             let record = Record { local, ..record };
             let connection = NewConnection {
                 counted: service.spec.limits.per_source > 0,
@@ -335,6 +339,8 @@ where
                     if let Some(gone) = gone {
                         self.hook.removed(&gone, Removal::Reused, now_ns);
                     }
+                    // Who looks for a free one again may not come by it.
+                    given = local;
                 }
             }
         }

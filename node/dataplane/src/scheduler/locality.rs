@@ -30,6 +30,7 @@ pub(super) struct Locality(Mutex<HashMap<IpAddr, Entry>>);
 
 #[derive(Clone, Debug)]
 struct Entry {
+    /// The newest first.
     servers: Vec<ServerId>,
     used_ns: u64,
     changed_ns: u64,
@@ -86,7 +87,8 @@ impl Locality {
         let index = least_overhead(pool, pool.available())?;
         let id = pool.id(index)?;
         if !entry.servers.contains(&id) {
-            entry.servers.push(id);
+            //= ip_vs_dest_set_insert(): the newest stands first, so of equals it is the one
+            entry.servers.insert(0, id);
             entry.changed_ns = now_ns;
         }
         Some(index)

@@ -247,6 +247,7 @@ fn a_destination_stays_with_its_server_until_that_has_too_much_to_do() {
         // More active connections than its weight, while another has less than half of its own.
         assert_eq!(pick(&[(1, 0), (3, 0), (2, 0)], 1, 0), Some(2), "nobody is idle enough");
         assert_eq!(pick(&[(1, 0), (3, 0), (0, 0)], 1, 0), Some(3), "now one is");
+        assert_eq!(pick(&[(0, 0), (1, 0), (1, 0)], 1, 0), Some(3), "of equals the newest");
         let kept = if kind == SchedulerKind::Lblc { 3 } else { 2 };
         let day = 24 * 3600 * 1_000_000_000;
         assert_eq!(
@@ -275,7 +276,8 @@ fn a_destination_whose_server_is_gone_gets_another() {
         assert_eq!(next.pick(&all, &[], &asked(1)), Some(1));
         all[0].up = true;
         let kept = if kind == SchedulerKind::Lblc { Some(1) } else { Some(0) };
-        assert_eq!(next.pick(&all, &[], &asked(1)), kept, "{kind:?}");
+        assert_eq!(next.pick(&all, &loads(&[(0, 0), (1, 0)]), &asked(1)), kept, "{kind:?}");
+        assert_eq!(next.pick(&all, &[], &asked(1)), Some(1), "{kind:?}: of equals the newest");
         let fewer = &all[1..];
         let next = Scheduler::compile(kind, fewer, Some((&next, &all)));
         assert_eq!(next.pick(fewer, &[], &asked(1)), Some(0), "{kind:?}");

@@ -107,10 +107,13 @@ impl Coverage {
         }
         println!("{} handshakes with another segment size", naive.clamped);
         println!("{} local ports chosen: each of this node and free", naive.chosen);
+        let Naive { exhausted, gave_way, .. } = naive;
+        println!("{exhausted:?} times none was found, {gave_way:?} gave way, IPv4 and IPv6");
         println!("destinations of lblcr or not: {:?}", naive.places);
         let Naive { filled, freed, passed_over, warmed, .. } = naive;
         println!("packets cut: {:?}", naive.cut);
-        println!("{warmed} choices with a server that warms up");
+        let passed = naive.turns_passed;
+        println!("{warmed} choices with a server that warms up, {passed} turns let pass");
         println!(
             "{filled} servers full, {freed} free again, {passed_over} choices passed one over"
         );
@@ -163,6 +166,8 @@ impl Coverage {
             }
         }
         assert!(naive.chosen >= HITS_MIN, "{} local ports: too few", naive.chosen);
+        let least = naive.exhausted.iter().chain(&naive.gave_way).min().copied().unwrap_or(0);
+        assert!(least >= HITS_MIN, "{least} local ports that are not there: too few");
         let clamped = naive.clamped;
         assert!(clamped >= HITS_MIN, "{clamped} handshakes with another segment size: too few");
         let spread: BTreeSet<u32> = naive.spread.values().copied().collect();
@@ -175,11 +180,12 @@ impl Coverage {
             let hits = naive.cut.get(&of).copied().unwrap_or(0);
             assert!(hits >= HITS_MIN, "{hits} packets of {of:?} cut: too few");
         }
-        let bounds = [naive.filled, naive.freed, naive.passed_over, naive.warmed];
+        let Naive { filled, freed, passed_over, warmed, turns_passed, .. } = *naive;
+        let bounds = [filled, freed, passed_over, warmed, turns_passed];
         let least = bounds.iter().min().copied().unwrap_or(0);
         assert!(
             least >= HITS_MIN,
-            "full, free again, passed over, warming up: {bounds:?}, too few"
+            "full, free again, passed over, warming up, turns: {bounds:?}, too few"
         );
         for parted in PARTED {
             let hits = naive.fragments.parted.get(&parted).copied().unwrap_or(0);
@@ -277,7 +283,7 @@ const PARTED: [Parted; 8] = [
 ];
 
 /// What can become of a packet in this world.
-const VERDICTS: [&str; 30] = [
+const VERDICTS: [&str; 31] = [
     "answered",
     "error_passed",
     "icmp_quote",
@@ -293,6 +299,7 @@ const VERDICTS: [&str; 30] = [
     "sent_once",
     "told_too_big",
     "held_back",
+    "local_ports_exhausted",
     "malformed",
     "next_hop_unresolved",
     "no_holder",

@@ -138,6 +138,11 @@ pub(crate) struct Naive {
     pub(crate) locals: Vec<IpAddr>,
     pub(crate) local_ports: std::ops::Range<u16>,
     pub(crate) chosen: u64,
+    /// The crate found none for the packet at hand; how often, in IPv4 and IPv6, and how often a
+    /// connection that had finished gave way.
+    pub(crate) seen_exhausted: bool,
+    pub(crate) exhausted: [u64; 2],
+    pub(crate) gave_way: [u64; 2],
     pub(crate) spread: HashMap<(bool, Flow), u32>,
     /// Handshakes with another segment size, and packets inside others: tunnel, whether the inner
     /// and the outer one are IPv6.
@@ -172,6 +177,8 @@ pub(crate) struct Naive {
     pub(crate) passed_over: u64,
     /// How often one with less than its share could be chosen.
     pub(crate) warmed: u64,
+    /// Turns of wrr that a server let pass while it warmed up.
+    pub(crate) turns_passed: u64,
     /// What became of destinations, at lblc and at lblcr.
     pub(crate) places: BTreeMap<(bool, Place), u64>,
     /// The cell that the packet at hand met.
@@ -205,6 +212,9 @@ impl Naive {
             locals: Vec::new(),
             local_ports: 0..0,
             chosen: 0,
+            seen_exhausted: false,
+            exhausted: [0; 2],
+            gave_way: [0; 2],
             spread: HashMap::new(),
             clamped: 0,
             tunnels: BTreeMap::new(),
@@ -227,6 +237,7 @@ impl Naive {
             freed: 0,
             passed_over: 0,
             warmed: 0,
+            turns_passed: 0,
             places: BTreeMap::new(),
             met: None,
             passed: false,

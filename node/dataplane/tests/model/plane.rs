@@ -25,6 +25,9 @@ pub(crate) struct Plane {
     worker: dp::Worker<dp::NoHook>,
     actions: dp::Actions,
     generation: u64,
+    counters: Arc<dp::WorkerCounters>,
+    /// No local port was found for the frame at hand.
+    pub(crate) is_exhausted: bool,
     /// Frames that leave beside the one at hand.
     pub(crate) rest: Vec<(u16, Vec<u8>)>,
     packets: usize,
@@ -39,8 +42,9 @@ impl Plane {
         };
         let shared = Arc::new(dp::Shared::new(options));
         let worker = dp::Worker::new(0, Arc::clone(&shared), dp::NoHook);
-        let (actions, rest) = (dp::Actions::new(), Vec::new());
-        Self { shared, worker, actions, generation: 0, rest, packets: 0 }
+        let (counters, actions) = (worker.counters(), dp::Actions::new());
+        let (generation, is_exhausted, rest, packets) = (0, false, Vec::new(), 0);
+        Self { shared, worker, actions, generation, counters, is_exhausted, rest, packets }
     }
 
     pub(crate) fn configure(&mut self, naive: &Naive) {
@@ -135,7 +139,10 @@ impl Plane {
         // Every other packet may go the short way.
         self.packets += 1;
         self.worker.prepare(std::iter::once(frame).take(self.packets % 2));
+        let exhausted = || self.counters.dropped(dp::Reason::LocalPortsExhausted);
+        let before = exhausted();
         let verdict = self.worker.handle_frame(now_ns, port, &mut buffer, span, &mut self.actions);
+        self.is_exhausted = exhausted() > before;
         self.rest.clear();
         self.actions.send_frames(|port, frame| self.rest.push((port, frame.to_vec())));
         match verdict {

@@ -4,6 +4,7 @@ mod errors;
 mod kinds;
 mod packets;
 mod parts;
+mod rush;
 mod sctp;
 pub(crate) mod steer;
 
@@ -104,6 +105,9 @@ pub(crate) struct World {
     flights: Vec<VecDeque<Pkt>>,
     /// Parts that come at once.
     storm: VecDeque<Pkt>,
+    /// Packets to one server, one after the other; afterwards their connections are left to end.
+    rush: VecDeque<Pkt>,
+    was_rush: bool,
     /// Packets to come that nobody serves: more at once than are answered.
     burst: usize,
     /// The configuration changed: the crate must be told.
@@ -132,6 +136,8 @@ impl World {
             ways: steer::Ways::new(),
             flights: Vec::new(),
             storm: VecDeque::new(),
+            rush: VecDeque::new(),
+            was_rush: false,
             burst: 0,
             is_reconfigured: true,
             is_new_role: true,
@@ -262,8 +268,16 @@ impl World {
 
     /// Time passes, and now and then something changes. True when time has passed.
     pub(crate) fn happen(&mut self, coverage: &Coverage) -> bool {
+        if self.is_rushing() {
+            return false;
+        }
+        if self.begins_rush() {
+            return true;
+        }
         if self.random.below(250) == 0 {
+            // Both are told of it at this time.
             self.reconfigure();
+            return false;
         }
         let of_roles = ["held_back", "no_holder", "relay_loop"];
         let often = if of_roles.iter().any(|name| coverage.lacks(name)) { 1000 } else { 2500 };
@@ -327,6 +341,11 @@ impl World {
                 at = self.bounded_that(|service| service.slow_start);
             }
         }
+        // Rare: a round with a server that warms up.
+        let comes_up = self.naive.turns_passed < HITS_AIMED_AT && self.random.percent(25);
+        if comes_up {
+            at = self.bounded_that(|service| service.sched == Sched::Wrr);
+        }
         let (now, bounded) = (self.naive.now, self.naive.services[at].is_bounded());
         let service = &mut self.naive.services[at];
         let (ipv6, count) = (service.servers_are_ipv6(), service.servers.len());
@@ -337,6 +356,7 @@ impl World {
         let shared = service.is_on_shared();
         let took: Vec<u32> = service.servers.iter().filter(|s| s.takes()).map(|s| s.id).collect();
         match self.random.below(if lacks { 5 } else { 4 }) {
+            _ if comes_up => service.servers[place].up ^= true,
             _ if count > 0 && bounded && self.random.percent(40) => {
                 let server = &mut service.servers[place];
                 (server.upper, server.lower) = self.random.of(&THRESHOLDS);

@@ -237,6 +237,28 @@ fn exhaustion_is_counted_and_refused_as_what_nobody_serves() {
     }
 }
 
+/// One for one: nobody gives way in vain.
+#[test]
+fn who_is_given_the_port_of_a_finished_connection_gets_it() {
+    const MORE: u16 = 50;
+    for net in NETS {
+        let mut lab = node();
+        let before = 2000..2000 + PORTS_PER_SLOT;
+        for from in before.clone() {
+            open(&mut lab, net, Protocol::Tcp, (from, PORT));
+        }
+        for from in before {
+            connection(&lab, net, Protocol::Tcp, (from, PORT)).set_state(State::TimeWait);
+        }
+        lab.log.take();
+        for from in 9100..9100 + MORE {
+            open(&mut lab, net, Protocol::Tcp, (from, PORT));
+        }
+        let gone = lab.log.take().iter().filter(|line| line.starts_with("removed ")).count();
+        assert_eq!(gone, usize::from(MORE), "{}", net.name);
+    }
+}
+
 #[test]
 fn without_a_slot_nothing_is_opened() {
     let mut lab = lab_of(full_nat(1, None), 100);

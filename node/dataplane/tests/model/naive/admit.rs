@@ -126,6 +126,9 @@ impl Naive {
             entered: self.entries,
         };
         self.entries += 1;
+        if let Some(fate) = self.refuse_exhausted(pkt, &conn) {
+            return fate;
+        }
         // Two connections of one client port with one server's port could not be told apart.
         let twin = self.conns.iter().enumerate().position(|(at, held)| {
             held.cport == conn.cport

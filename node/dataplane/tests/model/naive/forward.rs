@@ -22,7 +22,7 @@ pub(super) struct Path {
 }
 
 impl Naive {
-    pub(super) fn forward(&mut self, pkt: &Pkt, at: usize, inbound: bool) -> Fate {
+    pub(super) fn forward(&mut self, pkt: &Pkt, mut at: usize, inbound: bool) -> Fate {
         if let Err(reason) = self.lead(pkt, at, inbound) {
             return Fate::Dropped(reason);
         }
@@ -33,7 +33,7 @@ impl Naive {
         };
         if self.conns[at].mode == Mode::FullNat && self.conns[at].local.is_none() {
             let local = self.seen_local(sent.src.is_ipv6());
-            self.take_local(at, local);
+            at = self.take_local(at, local);
         }
         let conn = &self.conns[at];
         let row = pkt.row();

@@ -67,6 +67,11 @@ impl Pool {
         self.takers().iter().any(is_less)
     }
 
+    /// What counts of a weight.
+    pub(super) fn thousandths(&self, at: usize) -> u64 {
+        self.shares[at] / u64::from(self.servers[at].weight.max(1))
+    }
+
     pub(super) fn takers(&self) -> Vec<usize> {
         (0..self.servers.len()).filter(|at| self.takes(*at)).collect()
     }

@@ -8,7 +8,7 @@ use super::{Naive, SECOND, load::Pool};
 /// An address not asked for in this time is forgotten; a set that did not change in it loses one.
 const DAY: u64 = 24 * 3600 * SECOND;
 
-/// Where a destination was sent, by server ids in the order in which they came.
+/// Where a destination was sent, by server ids, the newest first.
 #[derive(Clone, Debug)]
 pub(super) struct Kept {
     vip: IpAddr,
@@ -74,7 +74,8 @@ impl Naive {
             kept.servers = vec![id];
             self.note_place(sets, Place::Moved);
         } else if !kept.servers.contains(&id) {
-            kept.servers.push(id);
+            // ip_vs_dest_set_insert(): the newest stands first.
+            kept.servers.insert(0, id);
             kept.changed = now;
             self.note_place(sets, Place::Grew);
         }

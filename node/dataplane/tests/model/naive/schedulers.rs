@@ -5,6 +5,9 @@ use std::{cell::RefCell, collections::BTreeMap, hash::Hasher, net::IpAddr, rc::R
 use super::{Naive, Sched, Server, Service};
 use crate::packet::Pkt;
 
+/// When so many turns would be let pass, the last one is taken.
+const TURNS_MAX: u64 = 32;
+
 impl Naive {
     pub(super) fn schedule(&mut self, service: usize, pkt: &Pkt) -> Option<usize> {
         use Sched::{Lblc, Lblcr, Lc, Nq, Ovf, Sed, Wlc};
@@ -39,6 +42,7 @@ impl Naive {
                 if takers.is_empty() {
                     return None;
                 }
+                let mut turns = 0;
                 loop {
                     let (at, level) = &mut service.walk;
                     *at = (*at + 1) % servers.len() as isize;
@@ -50,7 +54,18 @@ impl Naive {
                     }
                     let server = servers[*at as usize];
                     if takes(*at as usize) && i64::from(server.weight) >= *level {
-                        return Some(*at as usize);
+                        turns += 1;
+                        let at = *at as usize;
+                        let share = pool.thousandths(at);
+                        // One that warms up takes so many of a thousand turns.
+                        let taken = service.turns.entry(server.id).or_default();
+                        if share < 1000 {
+                            *taken += share;
+                        }
+                        if share == 1000 || *taken % 1000 < share || turns == TURNS_MAX {
+                            return Some(at);
+                        }
+                        self.turns_passed += 1;
                     }
                 }
             }

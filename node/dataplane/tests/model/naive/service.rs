@@ -1,6 +1,6 @@
 //! Services and their servers.
 
-use std::net::IpAddr;
+use std::{collections::HashMap, net::IpAddr};
 
 use super::{Clamp, Persist, Tunnel, locality};
 use crate::packet::Proto;
@@ -90,6 +90,8 @@ pub(crate) struct Service {
     pub(super) last: Option<(IpAddr, u16)>,
     /// wrr: where the walk stands, and the weight it asks for.
     pub(super) walk: (isize, i64),
+    /// wrr: what the turns of servers that warmed up counted so far, by their ids.
+    pub(super) turns: HashMap<u32, u64>,
     /// Until then packets of unknown connections go by the hash.
     pub(super) hashing: u64,
 }
@@ -123,6 +125,7 @@ impl Service {
             servers,
             last,
             walk,
+            turns: HashMap::new(),
             hashing,
         };
         service.sort();
@@ -137,7 +140,7 @@ impl Service {
 
     /// Its servers have thresholds, or start slowly.
     pub(crate) fn is_bounded(&self) -> bool {
-        self.id % 200 / 10 == 16
+        (160..180).contains(&(self.id % 200))
     }
 
     /// The family of its servers, which over a tunnel may be another one than its own.

@@ -47,16 +47,17 @@ pub(super) const ONCE: [(Mode, Sched); 4] = [
     (Mode::Tunnel, Sched::Wrr),
 ];
 
-/// Services of full-NAT.
-pub(super) const LOCALS: [(Proto, Sched); 4] = [
+/// Services of full-NAT; to the last one there is a rush.
+pub(super) const LOCALS: [(Proto, Sched); 5] = [
     (Proto::Tcp, Sched::Rr),
     (Proto::Tcp, MAGLEV),
     (Proto::Udp, Sched::Wlc),
     (Proto::Sctp, Sched::Sed),
+    (Proto::Tcp, Sched::Rr),
 ];
 
 /// Services with thresholds, or whose servers start slowly.
-pub(super) const BOUNDED: [(Mode, Sched, bool); 10] = [
+pub(super) const BOUNDED: [(Mode, Sched, bool); 12] = [
     (Mode::Dr, Sched::Lblc, false),
     (Mode::Nat, Sched::Lblc, false),
     (Mode::Dr, Sched::Lblcr, false),
@@ -67,6 +68,8 @@ pub(super) const BOUNDED: [(Mode, Sched, bool); 10] = [
     (Mode::Nat, Sched::Rr, false),
     (Mode::Dr, Sched::Sh { port: true, fallback: true }, false),
     (Mode::Nat, MAGLEV, false),
+    (Mode::Nat, Sched::Wrr, true),
+    (Mode::Dr, Sched::Rr, true),
 ];
 
 /// Thresholds, upper and lower.

@@ -12,6 +12,9 @@ use crate::{
 impl World {
     /// The next packet.
     pub(crate) fn packet(&mut self, coverage: &Coverage) -> Pkt {
+        if let Some(pkt) = self.rush.pop_front() {
+            return pkt;
+        }
         let often = if coverage.lacks("rate_limited") { 2500 } else { 5000 };
         if self.random.below(often) == 0 {
             self.burst = 130;
@@ -114,6 +117,8 @@ impl World {
         }
         if coverage.lacks_days(&self.naive) && self.random.percent(20) {
             at = self.bounded_that(|service| matches!(service.sched, Sched::Lblc | Sched::Lblcr));
+        } else if self.naive.turns_passed < HITS_AIMED_AT && self.random.percent(12) {
+            at = self.bounded_that(|service| service.sched == Sched::Wrr);
         } else if self.naive.warmed < WARMED_AIMED_AT && self.random.percent(12) {
             at = self.bounded_that(|service| service.slow_start);
         }
