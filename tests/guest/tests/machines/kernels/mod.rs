@@ -19,3 +19,17 @@ fn kernels_take_tunnels_and_speak_sctp() {
     expected.extend(SCTP.map(str::to_owned));
     told.assert_seen(expected.iter().map(String::as_str));
 }
+
+/// Two sessions through each kind of tunnel, either family in either, and two associations of each
+/// SCTP service: one at each of its servers.
+#[test]
+fn tunnels_and_associations_outlive_the_holder() {
+    let told = script::run(
+        "kernels/failover.sh",
+        &["clusterd", "clusterctl", "lab-server", "lab-client", "sctp-lines"],
+    );
+    let kept = ["sctp-dr", "sctp-dr-6", "sctp-nat", "sctp-nat-6"]
+        .map(|service| format!("{service} kept at two servers"));
+    told.assert_seen(kept.iter().map(String::as_str));
+    told.assert_kept(3 * FAMILIES.len() * 2, &["t1", "t2"]);
+}
