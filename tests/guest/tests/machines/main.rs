@@ -3,4 +3,5 @@
 
 mod ipvs;
 mod kernels;
+mod script;
 mod vlan;
