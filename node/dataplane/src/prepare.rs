@@ -4,7 +4,7 @@
 //! is found there that has not the packet's own key. A frame that is left out, or is another by the
 //! time it is handled, costs time.
 
-use std::net::Ipv4Addr;
+use std::net::{Ipv4Addr, Ipv6Addr};
 
 use steadfast_packet::vlan_of;
 
@@ -95,23 +95,38 @@ impl Trail {
     }
 }
 
-/// The tuple of a frame that looks like TCP or UDP over IPv4 without options, unchecked.
+/// The tuple of a frame that looks like TCP or UDP, over IPv4 without options or IPv6 without
+/// extension headers, unchecked.
 fn peek(frame: &[u8]) -> Option<Tuple> {
     // Behind a tag everything but the addresses comes four octets later.
     let frame = if vlan_of(frame).is_some() { frame.get(4..)? } else { frame };
     let header: &[u8; 38] = frame.first_chunk()?;
-    let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
-    let addr = |at: usize| Ipv4Addr::from_bits(u32::from(word(at)) << 16 | u32::from(word(at + 2)));
-    let protocol = match header[23] {
-        6 => Protocol::Tcp,
-        17 => Protocol::Udp,
-        _ => return None,
-    };
-    (word(12) == 0x0800 && header[14] == 0x45).then(|| Tuple {
-        protocol,
-        src: addr(26).into(),
-        src_port: word(34),
-        dst: addr(30).into(),
-        dst_port: word(36),
-    })
+    match [header[12], header[13], header[14]] {
+        [0x08, 0x00, 0x45] => {
+            let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+            let addr = |at: usize| {
+                Ipv4Addr::new(header[at], header[at + 1], header[at + 2], header[at + 3])
+            };
+            let (src, dst) = (addr(26).into(), addr(30).into());
+            let (protocol, src_port, dst_port) = (protocol(header[23])?, word(34), word(36));
+            Some(Tuple { protocol, src, src_port, dst, dst_port })
+        }
+        [0x86, 0xdd, 0x60..0x70] => {
+            let header: &[u8; 58] = frame.first_chunk()?;
+            let word = |at: usize| u16::from_be_bytes([header[at], header[at + 1]]);
+            let addr = |at: usize| header[at..].first_chunk().map(|addr| Ipv6Addr::from(*addr));
+            let (src, dst) = (addr(22)?.into(), addr(38)?.into());
+            let (protocol, src_port, dst_port) = (protocol(header[20])?, word(54), word(56));
+            Some(Tuple { protocol, src, src_port, dst, dst_port })
+        }
+        _ => None,
+    }
+}
+
+fn protocol(number: u8) -> Option<Protocol> {
+    match number {
+        6 => Some(Protocol::Tcp),
+        17 => Some(Protocol::Udp),
+        _ => None,
+    }
 }

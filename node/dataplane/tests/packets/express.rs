@@ -10,8 +10,17 @@ const FLOWS: u16 = 6;
 /// One thing that happens to both nodes.
 #[derive(Clone, Debug)]
 enum Step {
-    /// A frame of one of a few flows: service, way, flags, time to live, and what is done to it.
-    Frame { flow: u16, kind: u8, out: bool, flags: u8, ttl: u8, spoil: Option<(usize, u8)> },
+    /// A frame of one of a few flows: service, way, flags, time to live, and what is done to it; and
+    /// how far from it the flow is that was prepared in its place.
+    Frame {
+        flow: u16,
+        kind: u8,
+        out: bool,
+        flags: u8,
+        ttl: u8,
+        spoil: Option<(usize, u8)>,
+        off: u16,
+    },
     /// Time goes by, in ms.
     Wait(u64),
     /// The first server of each service comes or goes.
@@ -29,10 +38,11 @@ fn step() -> impl Strategy<Value = Step> {
     ];
     let spoil = proptest::option::weighted(0.1, (0..60_usize, 0..8_u8));
     let ttl = prop_oneof![9 => Just(64_u8), 1 => 0..3_u8];
-    let frame = (0..FLOWS, 0..3_u8, any::<bool>(), flags, ttl, spoil);
+    let off = prop_oneof![6 => Just(0), 1 => 0..FLOWS];
+    let frame = (0..FLOWS, 0..3_u8, any::<bool>(), flags, ttl, spoil, off);
     prop_oneof![
-        60 => frame.prop_map(|(flow, kind, out, flags, ttl, spoil)| {
-            Step::Frame { flow, kind, out, flags, ttl, spoil }
+        60 => frame.prop_map(|(flow, kind, out, flags, ttl, spoil, off)| {
+            Step::Frame { flow, kind, out, flags, ttl, spoil, off }
         }),
         4 => (0..2000_u64).prop_map(Step::Wait),
         1 => any::<bool>().prop_map(Step::Server),
@@ -66,9 +76,13 @@ fn facts(connection: &Connection) -> String {
 }
 
 impl Step {
-    fn take(&self, lab: &mut Lab) -> Option<Outcome> {
+    fn take(&self, lab: &mut Lab, prepares: bool) -> Option<Outcome> {
         match *self {
-            Self::Frame { flow, kind, out, flags, ttl, spoil } => {
+            Self::Frame { flow, kind, out, flags, ttl, spoil, off } => {
+                if prepares {
+                    let (_, other) = frame((flow + off) % FLOWS, kind, out, flags, ttl);
+                    lab.worker.prepare(std::iter::once(&other[..]));
+                }
                 let (port, mut frame) = frame(flow, kind, out, flags, ttl);
                 if let Some((at, bit)) = spoil.filter(|(at, _)| *at < frame.len()) {
                     frame[at] ^= 1 << bit;
@@ -108,11 +122,11 @@ proptest! {
     fn the_short_way_leaves_all_as_the_long_way_does(
         steps in proptest::collection::vec(step(), 1..120),
     ) {
-        let mut short = Lab::new();
+        let mut short = Lab { prepares: false, ..Lab::new() };
         let mut long = Lab { prepares: false, ..Lab::new() };
         for (at, step) in steps.iter().enumerate() {
-            let outcome = step.take(&mut short);
-            prop_assert_eq!(outcome, step.take(&mut long), "step {}, {:?}", at, step);
+            let outcome = step.take(&mut short, true);
+            prop_assert_eq!(outcome, step.take(&mut long, false), "step {}, {:?}", at, step);
             prop_assert_eq!(short.log.take(), long.log.take(), "step {}, {:?}", at, step);
             let list = |lab: &Lab| {
                 let (found, _) = lab.shared.table.walk(Default::default(), 1000);
