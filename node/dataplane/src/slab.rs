@@ -281,8 +281,7 @@ impl Slab {
     #[inline]
     pub(crate) fn follow_plain(&self, slot: u32, way: Way, packet: &Plain) -> Option<PlainEnds> {
         const NEEDED: u64 = OPEN | ASSURED | BOUND;
-        const SPECIAL: u64 =
-            SUPERSEDED | ADOPTED | CLIENT6 | VIP6 | SERVER6 | HAS_LOCAL | HAS_DELTAS | SHAKING;
+        const SPECIAL: u64 = SUPERSEDED | CLIENT6 | VIP6 | SERVER6 | HAS_DELTAS | SHAKING;
         let word = self.word(slot);
         let (state, protocol) = match packet.is_tcp {
             true => (State::Established, Protocol::Tcp),
