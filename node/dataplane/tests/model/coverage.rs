@@ -229,9 +229,8 @@ fn family(ipv6: bool) -> &'static str {
 /// Tunnels of the world, each over one outer family for each inner one.
 const TUNNELS_MET: usize = 18;
 
-/// What connections there are, each cell of which is asked for; SCTP by full-NAT is met here and
-/// there.
-const KINDS: [(Mode, Proto); 11] = [
+/// What connections there are, each cell of which is asked for.
+const KINDS: [(Mode, Proto); 12] = [
     (Mode::Dr, Proto::Tcp),
     (Mode::Nat, Proto::Tcp),
     (Mode::Dr, Proto::Udp),
@@ -240,6 +239,7 @@ const KINDS: [(Mode, Proto); 11] = [
     (Mode::Nat, Proto::Sctp),
     (Mode::FullNat, Proto::Tcp),
     (Mode::FullNat, Proto::Udp),
+    (Mode::FullNat, Proto::Sctp),
     (Mode::Tunnel, Proto::Tcp),
     (Mode::Tunnel, Proto::Udp),
     (Mode::Tunnel, Proto::Sctp),
