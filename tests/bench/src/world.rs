@@ -36,6 +36,9 @@ const BURST: usize = 64;
 pub(crate) const LEN: usize = 64;
 /// That of IPv6.
 const LEN6: usize = 84;
+/// A quarter as many half-open connections as others, as by default, and at least as many as are
+/// opened at a time.
+const HALF_OPEN_MIN: usize = 1 << 17;
 /// Some time after start.
 const START_NS: u64 = 5_000_000_000_000;
 
@@ -214,7 +217,7 @@ impl World {
         let seed = [0x5eed_0001, 0x5eed_0002];
         let shared = Arc::new(Shared::new(TableOptions {
             connections_max,
-            half_open_max: connections_max,
+            half_open_max: (connections_max / 4).max(HALF_OPEN_MIN),
             seed,
         }));
         shared.set_config(Config::compile(config(&shape), None)?);
