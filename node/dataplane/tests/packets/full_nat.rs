@@ -18,10 +18,10 @@ use steadfast_dataplane::{
 
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 /// The services with the server behind the node, and beside the client.
-const PORT: u16 = 9090;
-const ONE_ARM_PORT: u16 = 9091;
+pub(crate) const PORT: u16 = 9090;
+pub(crate) const ONE_ARM_PORT: u16 = 9091;
 /// The slot of this node, and of another.
-const SLOT: u16 = 2;
+pub(crate) const SLOT: u16 = 2;
 const OTHER_SLOT: u16 = 5;
 
 fn local_of(net: Net) -> IpAddr {
@@ -30,7 +30,7 @@ fn local_of(net: Net) -> IpAddr {
 }
 
 /// Services of all protocols, by full-NAT, beside those of `both`.
-fn full_nat(generation: u64, slot: Option<u16>) -> ConfigSpec {
+pub(crate) fn full_nat(generation: u64, slot: Option<u16>) -> ConfigSpec {
     let mut spec = both::spec(generation);
     spec.port_slot = slot.map(|slot| PortSlot::new(slot).unwrap());
     let mut id = 1000;
@@ -63,7 +63,7 @@ fn node() -> Lab {
     lab_of(full_nat(1, Some(SLOT)), 5000)
 }
 
-fn connection(lab: &Lab, net: Net, protocol: Protocol, ports: (u16, u16)) -> Connection {
+pub(crate) fn connection(lab: &Lab, net: Net, protocol: Protocol, ports: (u16, u16)) -> Connection {
     let (client, vip) = (net.client.parse().unwrap(), net.vip.parse().unwrap());
     let key = FlowKey { protocol, client, client_port: ports.0, vip, vip_port: ports.1 };
     lab.shared.table.find(&key).unwrap()

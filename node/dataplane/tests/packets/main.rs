@@ -7,6 +7,7 @@ mod attack;
 #[path = "../both/mod.rs"]
 mod both;
 mod churn;
+mod churn_kinds;
 mod client_address;
 mod defence;
 mod deltas;

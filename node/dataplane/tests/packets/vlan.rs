@@ -1,7 +1,13 @@
 //! VLANs: a port whose frames have a tag behaves as one whose frames have none.
 
+use std::net::SocketAddr;
+
+use crate::both::{
+    self, CLIENT_PORT, NETS, Net, REAL_PORT, at, cut::cut, error::Error, framed, packet,
+};
+use crate::full_nat::{ONE_ARM_PORT, PORT, SLOT, connection, full_nat};
 use crate::lab::{
-    self, ACK, BACK, BROADCAST, CLIENT, FRONT, Lab, NAT_1, Outcome, PEER, SECOND, START, SYN,
+    self, ACK, BACK, BROADCAST, CLIENT, DR_1, FRONT, Lab, NAT_1, Outcome, PEER, SECOND, START, SYN,
     SYN_ACK, arp_request, dropped, from_client, next_hops, run, server, service, tcp, udp,
 };
 use steadfast_dataplane::{
@@ -22,8 +28,7 @@ fn plain_hops() -> NextHopsSpec {
 }
 
 /// The same, its ports as VLANs of a third interface.
-fn tagged_hops() -> NextHopsSpec {
-    let mut hops = plain_hops();
+fn tagged(mut hops: NextHopsSpec) -> NextHopsSpec {
     for (port, vlan) in hops.ports.iter_mut().zip(VLANS) {
         port.tagged = Some(Tagged { trunk: TRUNK, vlan });
     }
@@ -112,10 +117,14 @@ fn frames() -> Vec<(&'static str, u16, Vec<u8>)> {
 }
 
 fn labs() -> (Lab, Lab) {
-    let plain = Lab::with(spec(), 1000);
-    plain.shared.set_next_hops(NextHops::new(plain_hops()));
-    let with_tags = Lab::with(spec(), 1000);
-    with_tags.shared.set_next_hops(NextHops::new(tagged_hops()));
+    labs_of(&spec(), &plain_hops())
+}
+
+fn labs_of(spec: &ConfigSpec, hops: &NextHopsSpec) -> (Lab, Lab) {
+    let plain = Lab::with(spec.clone(), 1000);
+    plain.shared.set_next_hops(NextHops::new(hops.clone()));
+    let with_tags = Lab::with(spec.clone(), 1000);
+    with_tags.shared.set_next_hops(NextHops::new(tagged(hops.clone())));
     (plain, with_tags)
 }
 
@@ -149,6 +158,98 @@ fn what_is_tagged_is_treated_as_what_is_not() {
     let (mut plain, mut with_tags) = labs();
     let (sent, crossed) = same(&mut plain, &mut with_tags, &frames());
     assert!(sent >= 13 && crossed >= 6, "{sent} sent, {crossed} from one VLAN to the other");
+}
+
+/// Full-NAT in both families, beside DR, NAT and a tunnel.
+fn spec_of_both() -> ConfigSpec {
+    let mut spec = full_nat(1, Some(SLOT));
+    for (id, net) in (7..).zip(NETS) {
+        let servers = vec![server(60 + id, net.nat, 90)];
+        let mut service = service(id, Protocol::Udp, 90, servers);
+        service.forwarding = Forwarding::Tunnel(Tunnel::IpIp);
+        service.listen[0].vip = net.vip.parse().unwrap();
+        spec.services.push(service);
+    }
+    spec
+}
+
+fn hops_of_both() -> NextHopsSpec {
+    let mut hops = both::next_hops();
+    hops.ports.iter_mut().for_each(|port| port.mtu = 1500);
+    hops.ports[1].addrs = ["198.18.1.11", "2001:db8:1::11"].map(|a| a.parse().unwrap()).to_vec();
+    hops
+}
+
+/// What a client of one family sends: description and frame.
+fn of_client(net: Net) -> Vec<(&'static str, u16, Vec<u8>)> {
+    let to = |protocol, port, len: usize| {
+        packet(protocol, (at(net.client, CLIENT_PORT), at(net.vip, port)), 64, &vec![7; len])
+    };
+    let frame = |protocol, port, len| framed((CLIENT, FRONT), &to(protocol, port, len));
+    // It fits 1500 octets alone, but not with another header.
+    let too_large = if net.name == "IPv4" { 1460 } else { 1440 };
+    let mut all = vec![
+        ("SYN by DR", 0, frame(Protocol::Tcp, both::DR_PORT, 9)),
+        ("SYN by NAT, from one VLAN to the other", 0, frame(Protocol::Tcp, both::NAT_PORT, 9)),
+        ("UDP by NAT", 0, frame(Protocol::Udp, both::NAT_PORT, 9)),
+        ("into IPIP", 0, frame(Protocol::Udp, 90, 9)),
+        ("too large for the tunnel", 0, frame(Protocol::Udp, 90, too_large)),
+        ("no service there", 0, frame(Protocol::Udp, 9999, 9)),
+        ("full-NAT, TCP", 0, frame(Protocol::Tcp, PORT, 9)),
+        ("full-NAT, UDP", 0, frame(Protocol::Udp, PORT, 9)),
+        ("full-NAT, SCTP", 0, frame(Protocol::Sctp, PORT, 9)),
+        ("full-NAT within one VLAN", 0, frame(Protocol::Tcp, ONE_ARM_PORT, 9)),
+    ];
+    for part in cut((CLIENT, FRONT), &to(Protocol::Udp, PORT, 100), 7) {
+        all.push(("full-NAT, a fragment", 0, part));
+    }
+    all
+}
+
+/// What its servers say to that.
+fn of_server(net: Net, lab: &Lab) -> Vec<(&'static str, u16, Vec<u8>)> {
+    let local = |protocol, port| -> SocketAddr {
+        let local = connection(lab, net, protocol, (CLIENT_PORT, port)).local().unwrap();
+        (local.addr, local.port).into()
+    };
+    let (client, real) = (at(net.client, CLIENT_PORT), at(net.nat, REAL_PORT));
+    let macs = (NAT_1, BACK);
+    let about = (Protocol::Udp, local(Protocol::Udp, PORT), real);
+    let kind = if net.name == "IPv4" { [3, 3] } else { [1, 4] };
+    let dst = about.1.ip();
+    let error = Error { src: real.ip(), dst, ttl: 60, kind, about, quoted: 20 };
+    let mut all = vec![
+        ("an answer by NAT", 1, framed(macs, &packet(Protocol::Udp, (real, client), 64, b"yes"))),
+        ("an error about full-NAT", 1, error.frame(macs)),
+    ];
+    for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+        let ends = (real, local(protocol, PORT));
+        all.push(("an answer by full-NAT", 1, framed(macs, &packet(protocol, ends, 64, b"yes"))));
+    }
+    let ends = (at(net.dr, REAL_PORT), local(Protocol::Tcp, ONE_ARM_PORT));
+    let answer = framed((DR_1, FRONT), &packet(Protocol::Tcp, ends, 64, b"yes"));
+    all.push(("an answer by full-NAT within one VLAN", 0, answer));
+    let ends = (real, local(Protocol::Udp, PORT));
+    for part in cut(macs, &packet(Protocol::Udp, ends, 64, &[7; 100]), 8) {
+        all.push(("an answer by full-NAT, a fragment", 1, part));
+    }
+    all
+}
+
+#[test]
+fn both_families_and_full_nat_are_treated_the_same_with_tags() {
+    for net in NETS {
+        let (mut plain, mut with_tags) = labs_of(&spec_of_both(), &hops_of_both());
+        let asked = of_client(net);
+        let (sent, crossed) = same(&mut plain, &mut with_tags, &asked);
+        assert_eq!(sent, asked.len(), "{}", net.name);
+        // By NAT, into the tunnel, by full-NAT but within the VLAN, and the fragments.
+        assert_eq!(crossed, 3 + 3 + (asked.len() - 10), "{}", net.name);
+        let answers = of_server(net, &plain);
+        assert_eq!(of_server(net, &with_tags), answers, "{}: the same local ports", net.name);
+        let (sent, crossed) = same(&mut plain, &mut with_tags, &answers);
+        assert_eq!((sent, crossed), (answers.len(), answers.len() - 1), "{}", net.name);
+    }
 }
 
 /// `clusterctl trace` names the VLAN, and shows what the port that it is sends.
