@@ -62,6 +62,8 @@ reasons! {
     EtherType => "ethertype",
     /// Of a VLAN that no segment is on.
     Vlan => "vlan",
+    /// IPv4 options with a source route, or that cannot be told apart.
+    IpOptions => "ip_options",
     /// IPv6 extension headers that are not followed: too many, out of place, or a source route.
     Extension => "extension",
     /// A fragment of neither TCP, UDP nor SCTP, of SCTP that would need another checksum, or one that

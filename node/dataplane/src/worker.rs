@@ -314,6 +314,7 @@ fn to_send(hops: &NextHops, port: u16, buffer: &mut [u8], (start, len): (usize, 
 pub(crate) fn reason_of(error: ParseError) -> Reason {
     match error {
         ParseError::HeaderChecksum => Reason::HeaderChecksum,
+        ParseError::Options => Reason::IpOptions,
         ParseError::Extension => Reason::Extension,
         ParseError::Fragment => Reason::Fragment,
         ParseError::Quote => Reason::Quote,

@@ -158,6 +158,9 @@ pub enum ParseError {
     /// The header checksum is wrong.
     #[error("the IPv4 header checksum is wrong")]
     HeaderChecksum,
+    /// A source route, or options that cannot be told apart.
+    #[error("the IPv4 options are not acceptable")]
+    Options,
     /// Extension headers that are not to be followed: too many, out of place, or a source route.
     #[error("the IPv6 extension headers are not acceptable")]
     Extension,

@@ -5,6 +5,7 @@ use etherparse::PacketBuilder;
 use steadfast_dataplane::{
     Action, ConfigSpec, NextHops, OnServerGone, Protocol, Reason, Role, Sent, State, Unserved,
 };
+use steadfast_packet::internet_checksum;
 
 #[test]
 fn dr_rewrites_macs_and_ttl_only() {
@@ -205,6 +206,12 @@ fn what_is_not_forwarded_is_counted_by_reason() {
         frame[54..58].copy_from_slice(&[6, 2, 0, 1]);
         frame
     };
+    // A stop that the packet is to make after the VIP, and a list of options that goes along.
+    let loose = with_options(&from_client(4000, 80, SYN), &[131, 7, 4, 198, 18, 0, 9, 0]);
+    let endless = with_options(&from_client(4000, 80, SYN), &[7, 0, 0, 0]);
+    let alert = with_options(&from_client(4001, 8080, SYN), &[148, 4, 0, 0]);
+    let with_alert = tcp((BACK, NAT_1), "198.18.0.2:4001", "198.18.1.21:80", 63, SYN);
+    let with_alert = with_options(&with_alert, &[148, 4, 0, 0]);
     let mut tagged = from_client(4000, 80, SYN);
     tagged.splice(12..12, [0x81, 0x00, 0x00, 0x05]);
     let macs = (CLIENT, FRONT);
@@ -225,6 +232,9 @@ fn what_is_not_forwarded_is_counted_by_reason() {
             ("EtherType", 0, mangled(12, 9), dropped(Reason::EtherType)),
             ("another MAC", 0, mangled(0, 4), dropped(Reason::OtherMac)),
             ("IPv6 source route", 0, routed, dropped(Reason::Extension)),
+            ("IPv4 source route", 0, loose, dropped(Reason::IpOptions)),
+            ("options of no length", 0, endless, dropped(Reason::IpOptions)),
+            ("router alert", 0, alert, Outcome::Sent(1, with_alert)),
             ("VLAN", 0, tagged, dropped(Reason::Vlan)),
             ("fragment", 0, fragment, dropped(Reason::Fragment)),
             ("another address", 0, other, dropped(Reason::NotOurs)),
@@ -239,7 +249,20 @@ fn what_is_not_forwarded_is_counted_by_reason() {
     let counters = lab.worker.counters();
     assert_eq!(counters.dropped(Reason::Malformed), 2);
     assert_eq!(counters.dropped(Reason::NotOurs), 2);
-    assert_eq!((counters.received(), counters.sent(Sent::Forwarded)), (14, 1));
+    assert_eq!((counters.received(), counters.sent(Sent::Forwarded)), (17, 2));
+    assert_eq!(counters.dropped(Reason::IpOptions), 2);
+}
+
+/// A frame of IPv4 without options, with these; shorter ones are not padded any more.
+fn with_options(frame: &[u8], options: &[u8]) -> Vec<u8> {
+    let len = usize::from(u16::from_be_bytes([frame[16], frame[17]])) + 14;
+    let mut frame = [&frame[..34], options, &frame[34..len]].concat();
+    frame[14] += options.len() as u8 / 4;
+    frame[16..18].copy_from_slice(&((len - 14 + options.len()) as u16).to_be_bytes());
+    frame[24..26].fill(0);
+    let sum = internet_checksum(0, &frame[14..34 + options.len()]);
+    frame[24..26].copy_from_slice(&sum.to_be_bytes());
+    frame
 }
 
 #[test]

@@ -597,6 +597,51 @@ fn fragments_and_impossible_lengths_are_told_apart() {
     }
 }
 
+#[test]
+fn ipv4_options_go_along_but_for_source_routes() {
+    let to = [2; 4];
+    // (description, options, accepted)
+    let cases: [(&str, &[u8], bool); 19] = [
+        ("none", &[], true),
+        ("no operation", &[1, 1, 1, 1], true),
+        ("record route", &[&[7, 7, 4][..], &to, &[0]].concat(), true),
+        ("timestamp", &[68, 8, 5, 0, 0, 0, 0, 0], true),
+        ("router alert, RFC 2113", &[148, 4, 0, 0], true),
+        ("one that nobody knows", &[222, 4, 9, 9], true),
+        ("one that fills the header", &[&[222, 40][..], &[9; 38]].concat(), true),
+        ("loose source route", &[&[131, 7, 4][..], &to, &[0]].concat(), false),
+        ("strict source route", &[&[137, 7, 4][..], &to, &[0]].concat(), false),
+        ("one that is used up", &[&[131, 7, 8][..], &to, &[0]].concat(), false),
+        ("one of wrong length", &[131, 0, 0, 0], false),
+        ("one without a length", &[1, 1, 1, 131], false),
+        ("behind another option", &[&[148, 4, 0, 0, 1, 131, 7, 4][..], &to].concat(), false),
+        ("behind the end of the list", &[&[0, 131, 7, 4][..], &to].concat(), true),
+        ("inside another option", &[222, 4, 131, 4], true),
+        ("no length", &[1, 1, 1, 7], false),
+        ("length 0", &[7, 0, 0, 0], false),
+        ("length 1", &[7, 1, 1, 1], false),
+        ("beyond the header", &[222, 5, 0, 0], false),
+    ];
+    for (description, options, accepted) in cases {
+        for later in [false, true] {
+            let mut ip = Ipv4Header::new(0, 9, ip_number::UDP, [1; 4], to).unwrap();
+            ip.options = options.try_into().unwrap();
+            ip.dont_fragment = false;
+            ip.fragment_offset = if later { 3 } else { 0 }.try_into().unwrap();
+            let headers = IpHeaders::Ipv4(ip, etherparse::Ipv4Extensions::default());
+            let mut frame = Vec::new();
+            let builder = PacketBuilder::ethernet2(CLIENT_MAC, OWN_MAC).ip(headers);
+            builder.write(&mut frame, ip_number::UDP, &[0, 1, 0, 2, 0, 8, 0, 0]).unwrap();
+            if accepted {
+                assert_eq!(packet(&frame).l4, 34 + options.len(), "{description}");
+            } else {
+                let refused = Err(steadfast_packet::ParseError::Options);
+                assert_eq!(parse(&frame), refused, "{description}");
+            }
+        }
+    }
+}
+
 /// Fragments of UDP, IPv4 and IPv6: (description, offset, more, octets, refused).
 #[test]
 fn fragments_that_nobody_makes_are_refused() {

@@ -106,7 +106,7 @@ fn put_together_again_pieces_are_the_packet() {
 #[test]
 fn options_of_the_first_alone_are_padding_in_the_others() {
     // Options, and what they are in pieces after the first.
-    let table: [(&str, &[u8], &[u8]); 6] = [
+    let table: [(&str, &[u8], &[u8]); 4] = [
         ("router alert is copied", &[0x94, 4, 0, 0], &[0x94, 4, 0, 0]),
         ("record route is not", &[7, 7, 4, 9, 9, 9, 9, 0], &[1, 1, 1, 1, 1, 1, 1, 0]),
         (
@@ -115,8 +115,6 @@ fn options_of_the_first_alone_are_padding_in_the_others() {
             &[1, 0x94, 4, 0, 0, 1, 1, 1, 1, 0, 0, 0],
         ),
         ("nothing is looked at behind the end", &[0, 7, 3, 4], &[0, 7, 3, 4]),
-        ("a length of nothing", &[7, 0, 4, 4], &[7, 0, 4, 4]),
-        ("a length beyond the header", &[1, 7, 9, 4], &[1, 7, 9, 4]),
     ];
     for (description, options, expected) in table {
         let all = cut(&packet(1500, options, (0, false)), 1400).unwrap();
