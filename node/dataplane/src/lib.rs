@@ -103,7 +103,7 @@ pub use local_ports::{
 pub use next_hop::{Hop, NextHops, NextHopsSpec, PortSpec, Resolved, Route, Tagged};
 pub use outbox::{OUTBOX_BYTES_MAX, OUTBOX_FRAMES_MAX};
 pub use pending::{HANDSHAKES_MAX, WAITS_MS};
-pub use policies::{OnServerGone, Policies};
+pub use policies::{ConnReuse, OnServerGone, Policies};
 pub use question::{Question, Step};
 pub use quic::{
     NONCE_LEN_MIN, QUIC_CONFIGS_MAX, QUIC_SERVER_ID_LEN_MAX, QuicConfig, QuicServerId, QuicSpec,

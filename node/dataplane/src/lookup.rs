@@ -71,8 +71,9 @@ where
             None => view.config.service(found.service()),
         };
         let policies = service.map(|service| service.spec.policies).unwrap_or_default();
-        let finished = found.state().is_reusable();
-        let fate = policies.fate(part, finished, standing(server));
+        let both_ways = found.target().is_some_and(|target| target.forwarding.is_nat());
+        let replaced = policies.reuse.replaces(found.state(), both_ways);
+        let fate = policies.fate(part, replaced, standing(server));
         if found.is_superseded() || fate == Fate::Replace {
             let old = Some(found.clone());
             *found = self.admit(frame, packet, key, old, view, actions)?;

@@ -5,18 +5,46 @@
 
 use steadfast_packet::Protocol;
 
+use crate::State;
+
 /// The settings of a service for that.
 #[derive(Clone, Copy, Debug, Eq, Hash, PartialEq)]
 pub struct Policies {
     /// When the server of a connection is in the configuration no more.
     pub on_server_gone: OnServerGone,
-    /// A SYN of a connection in TIME_WAIT or CLOSE, or an INIT of a closed one, opens a new one (`conn_reuse_mode=1`); without
-    /// it, it follows the old one (`conn_reuse_mode=0`).
-    pub reuse: bool,
+    /// Of which connections a SYN or an INIT opens a new one in their place.
+    pub reuse: ConnReuse,
     /// Any TCP packet but a reset opens a connection (`sloppy_tcp=1`).
     pub sloppy_tcp: bool,
     /// Any SCTP packet but an ABORT opens a connection (`sloppy_sctp=1`).
     pub sloppy_sctp: bool,
+}
+
+/// Of which connections a SYN or an INIT opens a new one in their place; of the others it follows the
+/// old one.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub enum ConnReuse {
+    /// Of none (`conn_reuse_mode=0`).
+    Never,
+    /// Of those in TIME_WAIT or CLOSE, and of closed associations (`conn_reuse_mode=1`).
+    #[default]
+    Always,
+    /// Of these, and of those in FIN_WAIT whose answers do not pass here: nothing of theirs will show
+    /// that the server has closed, too (`conn_reuse_mode=2`, or 3).
+    FinWait,
+}
+
+impl ConnReuse {
+    /// An opening packet takes the place of a connection in `state`. `both_ways`: its answers pass here.
+    //= Linux net/netfilter/ipvs/ip_vs_core.c, is_new_conn_expected(): NOOUTPUT is `both_ways` here,
+    //= for what a server sends by itself is never seen
+    pub(crate) fn replaces(self, state: State, both_ways: bool) -> bool {
+        match self {
+            Self::Never => false,
+            Self::Always => state.is_reusable(),
+            Self::FinWait => state.is_reusable() || state == State::FinWait && !both_ways,
+        }
+    }
 }
 
 /// What becomes of a connection whose server is in the configuration no more.
@@ -69,7 +97,7 @@ impl Default for Policies {
     fn default() -> Self {
         Self {
             on_server_gone: OnServerGone::Reset,
-            reuse: true,
+            reuse: ConnReuse::Always,
             sloppy_tcp: false,
             sloppy_sctp: false,
         }
@@ -77,14 +105,14 @@ impl Default for Policies {
 }
 
 impl Policies {
-    /// What to do with a packet of a known connection. `finished`: the connection is in TIME_WAIT
-    /// or CLOSE.
+    /// What to do with a packet of a known connection. `replaced`: an opening one takes the place of
+    /// this connection, see [`ConnReuse::replaces`].
     //= Linux net/netfilter/ipvs/ip_vs_core.c, ip_vs_in_hook(): the port reuse check, then the
     //= server's
-    pub(crate) fn fate(self, part: Part, finished: bool, standing: Standing) -> Fate {
+    pub(crate) fn fate(self, part: Part, replaced: bool, standing: Standing) -> Fate {
         let opening = part == Part::Opening;
         match (standing, self.on_server_gone) {
-            _ if opening && finished && self.reuse => Fate::Replace,
+            _ if opening && replaced => Fate::Replace,
             (Standing::Drained, OnServerGone::Reschedule) if opening => Fate::Replace,
             (Standing::Serving | Standing::Drained, _) => Fate::Follow,
             (Standing::Gone, OnServerGone::Drop) => Fate::Drop,
@@ -107,6 +135,24 @@ impl Policies {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_opening_packet_replaces_what_has_ended() {
+        use ConnReuse::*;
+        let ended = [State::TimeWait, State::Close, State::SctpClosed];
+        for state in State::ALL {
+            for both_ways in [false, true] {
+                let has_ended = ended.contains(&state);
+                let half_closed = state == State::FinWait && !both_ways;
+                let cases =
+                    [(Never, false), (Always, has_ended), (FinWait, has_ended || half_closed)];
+                for (reuse, expected) in cases {
+                    let found = reuse.replaces(state, both_ways);
+                    assert_eq!(found, expected, "{reuse:?} {state} {both_ways}");
+                }
+            }
+        }
+    }
 
     #[test]
     fn each_packet_of_a_known_connection_has_its_fate() {
@@ -135,10 +181,6 @@ mod tests {
                 let policies = Policies { on_server_gone, ..Policies::default() };
                 let fate = policies.fate(part, finished, standing);
                 assert_eq!(fate, expected, "{on_server_gone:?} {part:?} {finished} {standing:?}");
-                // Without reuse a finished connection is as good as another.
-                let fate = Policies { reuse: false, ..policies }.fate(part, finished, standing);
-                let other = policies.fate(part, false, standing);
-                assert_eq!(fate, other, "{on_server_gone:?} {part:?} {finished} {standing:?}");
             }
         }
     }

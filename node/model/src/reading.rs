@@ -98,7 +98,7 @@ services:
         ),
         ("scheduler: rr", "hash: {ports: true}", "expected one of port, fallback (line 5,"),
         ("scheduler: rr", "on_server_gone: no", "expected one of drop, reset, reschedule (line 5,"),
-        ("scheduler: rr", "conn_reuse: 1", "expected one of always, never (line 5,"),
+        ("scheduler: rr", "conn_reuse: 1", "expected one of always, fin_wait, never (line 5,"),
         ("scheduler: rr", "timeouts: {tcp: 9}", "unknown field `tcp`, expected one of tcp_s,"),
         ("scheduler: rr", "hash: {port: 1}", "not `true` or `false`; write one (line 5,"),
         ("scheduler: rr", "sceduler: rr", "unknown field `sceduler`, expected one of name,"),

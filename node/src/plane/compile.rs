@@ -107,7 +107,11 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
                 OnServerGone::Reset => dp::OnServerGone::Reset,
                 OnServerGone::Reschedule => dp::OnServerGone::Reschedule,
             },
-            reuse: spec.conn_reuse == ConnReuse::Always,
+            reuse: match spec.conn_reuse {
+                ConnReuse::Always => dp::ConnReuse::Always,
+                ConnReuse::FinWait => dp::ConnReuse::FinWait,
+                ConnReuse::Never => dp::ConnReuse::Never,
+            },
             sloppy_tcp: spec.sloppy_tcp,
             sloppy_sctp: spec.sloppy_sctp,
         },

@@ -88,7 +88,7 @@ fn settings_arrive_where_they_belong() {
         service.policies,
         dp::Policies {
             on_server_gone: dp::OnServerGone::Reschedule,
-            reuse: false,
+            reuse: dp::ConnReuse::Never,
             sloppy_tcp: true,
             sloppy_sctp: false
         }
@@ -100,6 +100,8 @@ fn settings_arrive_where_they_belong() {
     let sctp = compiled(&mut started(), "protocol: sctp, sloppy_sctp: true,", "");
     assert!(sctp.policies.sloppy_sctp && !sctp.policies.sloppy_tcp);
     let server = service.servers[0];
+    let busy = compiled(&mut started(), "conn_reuse: fin_wait,", "");
+    assert_eq!(busy.policies.reuse, dp::ConnReuse::FinWait);
     assert_eq!((server.drained, server.up, server.upper, server.lower), (true, true, 5, 4));
     assert_eq!((server.weight, service.servers[1].weight, service.servers[1].up), (3, 1, false));
 }

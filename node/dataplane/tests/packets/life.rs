@@ -3,8 +3,8 @@
 
 use crate::lab::{self, *};
 use steadfast_dataplane::{
-    HOLD_BACK_NS, OnServerGone, Policies, Protocol, Reason, Role, SchedulerKind, ServerId, State,
-    Timeouts,
+    ConnReuse, HOLD_BACK_NS, OnServerGone, Policies, Protocol, Reason, Role, SchedulerKind,
+    ServerId, State, Timeouts,
 };
 
 /// The server that a SYN from this client port gets.
@@ -182,17 +182,42 @@ fn a_client_of_a_drained_server_may_start_anew_where_lvs_lets_it() {
 
 #[test]
 fn a_finished_connection_is_reused_as_the_service_says() {
-    for (reuse, mac) in [(true, DR_2), (false, DR_1)] {
+    let cases = [
+        (ConnReuse::Always, RST, DR_2),
+        (ConnReuse::FinWait, RST, DR_2),
+        (ConnReuse::Never, RST, DR_1),
+        (ConnReuse::Always, FIN_ACK, DR_1),
+        (ConnReuse::FinWait, FIN_ACK, DR_2),
+        (ConnReuse::Never, FIN_ACK, DR_1),
+    ];
+    for (reuse, last, mac) in cases {
         let mut spec = config_spec(1);
         spec.services[0].policies.reuse = reuse;
         let mut lab = Lab::with(spec, 1000);
-        for flags in [SYN, ACK, RST] {
+        for flags in [SYN, ACK, last] {
             assert_eq!(lab.handle(0, &from_client(4000, 80, flags)), to(DR_1, flags));
         }
-        assert_eq!(lab.handle(0, &from_client(4000, 80, SYN)), to(mac, SYN), "reuse {reuse}");
+        assert_eq!(lab.handle(0, &from_client(4000, 80, SYN)), to(mac, SYN), "{reuse:?} {last}");
         let found = lab.find(Protocol::Tcp, "198.18.0.2:4000", "198.18.0.100:80").unwrap();
-        assert_eq!(found.state(), State::SynRecv, "reuse {reuse}");
+        assert_eq!(found.state(), State::SynRecv, "{reuse:?} {last}");
+        let connections = lab.shared.table.len();
+        assert_eq!(connections, 1, "the old one is gone: {reuse:?} {last}");
     }
+}
+
+#[test]
+fn a_half_closed_connection_by_nat_is_not_reused() {
+    let mut spec = config_spec(1);
+    for service in &mut spec.services {
+        service.policies.reuse = ConnReuse::FinWait;
+    }
+    let mut lab = Lab::with(spec, 1000);
+    // By NAT the answers show when the server has closed, too.
+    for flags in [SYN, ACK, FIN_ACK, SYN] {
+        assert!(matches!(lab.handle(0, &from_client(4000, 8080, flags)), Outcome::Sent(1, _)));
+    }
+    let found = lab.find(Protocol::Tcp, "198.18.0.2:4000", "198.18.0.100:8080").unwrap();
+    assert_eq!(found.in_pkts(), 4, "the SYN follows the old one");
 }
 
 #[test]

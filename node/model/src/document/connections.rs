@@ -18,11 +18,14 @@ pub enum OnServerGone {
 
 /// What a SYN of a connection in TIME_WAIT or CLOSE does.
 #[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[serde(rename_all = "snake_case")]
 pub enum ConnReuse {
     /// It opens a new connection, to whichever server; LVS's `conn_reuse_mode=1`.
     #[default]
     Always,
+    /// As `always`, and also in FIN_WAIT, the last state that is seen of a connection by DR and TUN;
+    /// LVS's `conn_reuse_mode=2` or 3.
+    FinWait,
     /// It follows the old one to its server; LVS's `conn_reuse_mode=0`.
     Never,
 }

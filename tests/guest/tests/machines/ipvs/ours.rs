@@ -7,10 +7,10 @@ use std::{
 };
 
 use steadfast_dataplane::{
-    Actions, ClientAddress, Config, ConfigSpec, FlowKey, Forwarding, GroupId, GroupSpec, Limits,
-    Listen, MssClamp, NextHops, NoHook, OnServerGone, Origin, Persistence, Policies, Protocol,
-    Role, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared, SyncSettings,
-    TableOptions, TemplateKey, Timeouts, Unserved, Verdict, Worker,
+    Actions, ClientAddress, Config, ConfigSpec, ConnReuse, FlowKey, Forwarding, GroupId, GroupSpec,
+    Limits, Listen, MssClamp, NextHops, NoHook, OnServerGone, Origin, Persistence, Policies,
+    Protocol, Role, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared,
+    SyncSettings, TableOptions, TemplateKey, Timeouts, Unserved, Verdict, Worker,
 };
 use steadfast_guest::ipvs::{
     self as oracle, Entry, Flow, Scenario, Seen, Sent, Server, Step, VIP_PORT, hexadecimal,
@@ -248,7 +248,7 @@ impl<'a> Ours<'a> {
             // expire_nodest_conn=0, conn_reuse_mode=1, sloppy_tcp=0, sloppy_sctp=0
             policies: Policies {
                 on_server_gone: OnServerGone::Drop,
-                reuse: true,
+                reuse: ConnReuse::Always,
                 sloppy_tcp: false,
                 sloppy_sctp: false,
             },
