@@ -215,6 +215,19 @@ fn timeouts(timeouts: &Timeouts) -> dp::Timeouts {
         .with(dp::State::LastAck, timeouts.last_ack_s)
         .with(dp::State::Listen, timeouts.listen_s)
         .with(dp::State::SynAck, timeouts.synack_s)
+        .with(dp::State::None, timeouts.none_s)
+        .with(dp::State::SctpInit1, timeouts.sctp_init1_s)
+        .with(dp::State::SctpInit, timeouts.sctp_init_s)
+        .with(dp::State::SctpCookieSent, timeouts.sctp_cookie_sent_s)
+        .with(dp::State::SctpCookieReplied, timeouts.sctp_cookie_replied_s)
+        .with(dp::State::SctpCookieWait, timeouts.sctp_cookie_wait_s)
+        .with(dp::State::SctpCookie, timeouts.sctp_cookie_s)
+        .with(dp::State::SctpCookieEchoed, timeouts.sctp_cookie_echoed_s)
+        .with(dp::State::SctpShutdownSent, timeouts.sctp_shutdown_sent_s)
+        .with(dp::State::SctpShutdownReceived, timeouts.sctp_shutdown_received_s)
+        .with(dp::State::SctpShutdownAckSent, timeouts.sctp_shutdown_ack_sent_s)
+        .with(dp::State::SctpRejected, timeouts.sctp_rejected_s)
+        .with(dp::State::SctpClosed, timeouts.sctp_closed_s)
 }
 
 /// The protocol in the data plane's type.

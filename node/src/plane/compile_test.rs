@@ -78,9 +78,13 @@ fn settings_arrive_where_they_belong() {
     assert_eq!((service.order, service.slow_start_ns), (dp::ServerOrder::Canonical, 0));
     let fields = "scheduler: wlc, server_order: newest_first, slow_start_s: 3, sloppy_tcp: true,
         on_server_gone: reschedule, conn_reuse: never,
-        timeouts: {tcp_s: 1, syn_sent_s: 2, syn_recv_s: 3, tcp_fin_s: 4, time_wait_s: 5,
-          close_s: 6, close_wait_s: 7, last_ack_s: 8, listen_s: 9, synack_s: 10, udp_s: 11,
-          sctp_s: 12},";
+        timeouts: {none_s: 1, tcp_s: 2, syn_sent_s: 3, syn_recv_s: 4, tcp_fin_s: 5,
+          time_wait_s: 6, close_s: 7, close_wait_s: 8, last_ack_s: 9, listen_s: 10, synack_s: 11,
+          udp_s: 12, sctp_init1_s: 13, sctp_init_s: 14, sctp_cookie_sent_s: 15,
+          sctp_cookie_replied_s: 16, sctp_cookie_wait_s: 17, sctp_cookie_s: 18,
+          sctp_cookie_echoed_s: 19, sctp_s: 20, sctp_shutdown_sent_s: 21,
+          sctp_shutdown_received_s: 22, sctp_shutdown_ack_sent_s: 23, sctp_rejected_s: 24,
+          sctp_closed_s: 25},";
     let service = compiled(&mut state, fields, ", drain: true, upper: 5, lower: 4, weight: 3");
     assert_eq!(service.order, dp::ServerOrder::NewestFirst);
     assert_eq!(service.slow_start_ns, 3_000_000_000);
@@ -93,15 +97,14 @@ fn settings_arrive_where_they_belong() {
             sloppy_sctp: false
         }
     );
-    let settable = dp::State::ALL[..=dp::TCP_STATES].iter().chain([&dp::State::SctpEstablished]);
-    for (number, state) in (0..).zip(settable).skip(1) {
-        assert_eq!(service.timeouts.of_ns(*state), number * 1_000_000_000, "{state}");
+    for (number, state) in (1..).zip(dp::State::ALL) {
+        assert_eq!(service.timeouts.of_ns(state), number * 1_000_000_000, "{state}");
     }
+    let busy = compiled(&mut started(), "conn_reuse: fin_wait,", "");
+    assert_eq!(busy.policies.reuse, dp::ConnReuse::FinWait);
     let sctp = compiled(&mut started(), "protocol: sctp, sloppy_sctp: true,", "");
     assert!(sctp.policies.sloppy_sctp && !sctp.policies.sloppy_tcp);
     let server = service.servers[0];
-    let busy = compiled(&mut started(), "conn_reuse: fin_wait,", "");
-    assert_eq!(busy.policies.reuse, dp::ConnReuse::FinWait);
     assert_eq!((server.drained, server.up, server.upper, server.lower), (true, true, 5, 4));
     assert_eq!((server.weight, service.servers[1].weight, service.servers[1].up), (3, 1, false));
 }

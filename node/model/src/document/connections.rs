@@ -58,12 +58,38 @@ pub struct Timeouts {
     pub listen_s: u32,
     /// SYNACK.
     pub synack_s: u32,
+    /// NONE: before the first state of TCP or SCTP.
+    pub none_s: u32,
+    /// INIT1: the client has sent an INIT.
+    pub sctp_init1_s: u32,
+    /// INIT: it has sent another.
+    pub sctp_init_s: u32,
+    /// C-SENT: the server has answered with a cookie.
+    pub sctp_cookie_sent_s: u32,
+    /// C-REPLIED: the client has shown the cookie.
+    pub sctp_cookie_replied_s: u32,
+    /// C-WAIT: the server opens.
+    pub sctp_cookie_wait_s: u32,
+    /// COOKIE: the client has answered a server that opens.
+    pub sctp_cookie_s: u32,
+    /// C-ECHOED: the server has shown a cookie.
+    pub sctp_cookie_echoed_s: u32,
+    /// S-SENT: the server closes.
+    pub sctp_shutdown_sent_s: u32,
+    /// S-RECEIVED: the client closes.
+    pub sctp_shutdown_received_s: u32,
+    /// S-ACK-SENT: the server has answered a close.
+    pub sctp_shutdown_ack_sent_s: u32,
+    /// REJECTED: refused.
+    pub sctp_rejected_s: u32,
+    /// CLOSED: ended.
+    pub sctp_closed_s: u32,
 }
 
 impl Timeouts {
     /// Each with its name in the document.
     #[must_use]
-    pub fn named(&self) -> [(&'static str, u32); 12] {
+    pub fn named(&self) -> [(&'static str, u32); 25] {
         [
             ("tcp_s", self.tcp_s),
             ("tcp_fin_s", self.tcp_fin_s),
@@ -77,6 +103,19 @@ impl Timeouts {
             ("last_ack_s", self.last_ack_s),
             ("listen_s", self.listen_s),
             ("synack_s", self.synack_s),
+            ("none_s", self.none_s),
+            ("sctp_init1_s", self.sctp_init1_s),
+            ("sctp_init_s", self.sctp_init_s),
+            ("sctp_cookie_sent_s", self.sctp_cookie_sent_s),
+            ("sctp_cookie_replied_s", self.sctp_cookie_replied_s),
+            ("sctp_cookie_wait_s", self.sctp_cookie_wait_s),
+            ("sctp_cookie_s", self.sctp_cookie_s),
+            ("sctp_cookie_echoed_s", self.sctp_cookie_echoed_s),
+            ("sctp_shutdown_sent_s", self.sctp_shutdown_sent_s),
+            ("sctp_shutdown_received_s", self.sctp_shutdown_received_s),
+            ("sctp_shutdown_ack_sent_s", self.sctp_shutdown_ack_sent_s),
+            ("sctp_rejected_s", self.sctp_rejected_s),
+            ("sctp_closed_s", self.sctp_closed_s),
         ]
     }
 }
@@ -96,6 +135,19 @@ impl Default for Timeouts {
             last_ack_s: 30,
             listen_s: 120,
             synack_s: 120,
+            none_s: 3,
+            sctp_init1_s: 4,
+            sctp_init_s: 61,
+            sctp_cookie_sent_s: 61,
+            sctp_cookie_replied_s: 61,
+            sctp_cookie_wait_s: 61,
+            sctp_cookie_s: 61,
+            sctp_cookie_echoed_s: 61,
+            sctp_shutdown_sent_s: 61,
+            sctp_shutdown_received_s: 61,
+            sctp_shutdown_ack_sent_s: 61,
+            sctp_rejected_s: 4,
+            sctp_closed_s: 61,
         }
     }
 }
