@@ -4,137 +4,19 @@
 //! happened before the first. `notation.rs` says how to read them.
 
 mod notation;
-
-use std::net::IpAddr;
+mod world;
 
 use notation::Notation;
-use steadfast_dataplane::{
-    ConfigSpec, Forwarding, GroupSpec, Listen, NextHops, NextHopsSpec, PortSlot, PortSpec,
-    Protocol, Role, Route, ServerSpec, ServiceSpec,
-};
-use steadfast_packet::{Tunnel, UdpChecksum};
+use steadfast_dataplane::{NextHops, Role};
+use world::{addresses, next_hops, spec};
 
 use crate::{
     both::{NETS, Net},
-    lab::{BACK, CLIENT, DR_1, FRONT, GROUP, Lab, Mac, NAT_1, PEER, server, service},
+    lab::{Lab, PEER},
 };
-
-const ROUTER: Mac = [2, 0, 0, 0, 1, 1];
-const GUE_PORT: u16 = 6080;
 
 /// What is said of a packet, the packet, and what leaves.
 type Line = (&'static str, &'static str, &'static str);
-
-/// Ports of the services, in both families and by TCP, UDP and SCTP.
-const SERVICES: [(u16, Way); 8] = [
-    (80, Way::Dr),
-    (8080, Way::Nat),
-    (9090, Way::FullNat),
-    (90, Way::Tun(Tunnel::IpIp, SAME)),
-    (91, Way::Tun(Tunnel::Gue { port: GUE_PORT, checksum: UdpChecksum::ByFamily }, SAME)),
-    (92, Way::Tun(Tunnel::Gre { checksum: true }, SAME)),
-    (95, Way::Tun(Tunnel::IpIp, OTHER)),
-    (82, Way::Down),
-];
-
-const SAME: &str = "tun";
-const OTHER: &str = "tun-other";
-
-/// How a service's packets get to its server.
-#[derive(Clone, Copy)]
-enum Way {
-    Dr,
-    Nat,
-    FullNat,
-    Tun(Tunnel, &'static str),
-    Down,
-}
-
-fn addresses(six: bool) -> [(&'static str, IpAddr); 6] {
-    let of = |text: &str| text.parse().unwrap();
-    let (v4, v6) = (of("203.0.113.31"), of("2001:db8:9::31"));
-    let (node4, node6) = (of("198.18.0.11"), of("2001:db8::11"));
-    let (back4, back6) = (of("198.18.1.200"), of("2001:db8:1::200"));
-    let pick = |six: bool, a: IpAddr, b: IpAddr| if six { b } else { a };
-    [
-        ("node", pick(six, node4, node6)),
-        ("node-other", pick(!six, node4, node6)),
-        ("local", pick(six, back4, back6)),
-        ("gateway", of(if six { "2001:db8:1::1" } else { "198.18.1.1" })),
-        (SAME, pick(six, v4, v6)),
-        (OTHER, pick(!six, v4, v6)),
-    ]
-}
-
-fn spec() -> ConfigSpec {
-    let mut group = GroupSpec { id: GROUP, ..GroupSpec::default() };
-    let mut services = Vec::new();
-    for net in NETS {
-        let named = addresses(net.name == "IPv6");
-        let of = |name: &str| named.iter().find(|(known, _)| *known == name).unwrap().1;
-        let vip: IpAddr = net.vip.parse().unwrap();
-        group.vips.push(vip);
-        group.gateways.push(of("gateway"));
-        group.locals.push(of("local"));
-        for (port, way) in SERVICES {
-            for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
-                let id = services.len() as u32 + 1;
-                let tun = |name| of(name).to_string();
-                let (forwarding, addr, to) = match way {
-                    Way::Dr => (Forwarding::Dr, net.dr.to_owned(), port),
-                    Way::Nat | Way::Down => (Forwarding::Nat, net.nat.to_owned(), port + 1),
-                    Way::FullNat => (Forwarding::FullNat, net.nat.to_owned(), port + 1),
-                    Way::Tun(tunnel, name) => (Forwarding::Tunnel(tunnel), tun(name), port),
-                };
-                let up = !matches!(way, Way::Down);
-                let servers = vec![ServerSpec { up, ..server(id, &addr, to) }];
-                let listen = vec![Listen::new(protocol, vip, port)];
-                let service = service(id, protocol, port, servers);
-                services.push(ServiceSpec { listen, forwarding, ..service });
-            }
-        }
-    }
-    let port_slot = PortSlot::new(2);
-    ConfigSpec { generation: 1, groups: vec![group], services, workers: 2, now_ns: 0, port_slot }
-}
-
-fn next_hops() -> NextHopsSpec {
-    let of = |text: &str| -> IpAddr { text.parse().unwrap() };
-    let route = |prefix: &str, prefix_len, port, gateway: Option<&str>| Route {
-        prefix: of(prefix),
-        prefix_len,
-        port: Some(port),
-        gateway: gateway.map(of),
-        src: None,
-        mtu: None,
-    };
-    let own = [false, true].map(|six| addresses(six)[0].1);
-    let port = |mac, addrs| PortSpec {
-        mac,
-        addrs,
-        cluster_macs: vec![PEER],
-        mtu: 1500,
-        ..PortSpec::default()
-    };
-    let mut neighbours = vec![(0, of("198.18.0.1"), ROUTER), (0, of("2001:db8::1"), ROUTER)];
-    for net in NETS {
-        let known = [(0, net.client, CLIENT), (0, net.dr, DR_1), (1, net.nat, NAT_1)];
-        neighbours.extend(known.map(|(port, addr, mac)| (port, of(addr), mac)));
-    }
-    NextHopsSpec {
-        generation: 2,
-        ports: vec![port(FRONT, own.to_vec()), port(BACK, Vec::new())],
-        routes: vec![
-            route("198.18.0.0", 24, 0, None),
-            route("198.18.1.0", 24, 1, None),
-            route("0.0.0.0", 0, 0, Some("198.18.0.1")),
-            route("2001:db8::", 64, 0, None),
-            route("2001:db8:1::", 64, 1, None),
-            route("::", 0, 0, Some("2001:db8::1")),
-        ],
-        neighbours,
-    }
-}
 
 /// Runs the lines on a node of their own for each family.
 fn holds(role: Option<Role>, lines: &[Line]) {
@@ -217,6 +99,205 @@ fn by_direct_routing() {
                 "one about no connection is nobody's",
                 "front<router port-unreachable router > vip of udp vip:80 > client:4009",
                 "dropped: icmp_unknown",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn where_packets_do_not_fit() {
+    holds(
+        None,
+        &[
+            (
+                "a SYN to a server behind a smaller MTU",
+                "front tcp client:4000 > vip:81 S",
+                "front>narrow tcp client:4000 > vip:81 S ttl=63",
+            ),
+            (
+                "a segment that fits",
+                "front tcp client:4000 > vip:81 PA len=1240",
+                "front>narrow tcp client:4000 > vip:81 PA ttl=63",
+            ),
+            (
+                "one that does not: its sender hears of it",
+                "front tcp client:4000 > vip:81 PA len=1261",
+                "front>client too-big vip > client of tcp client:4000 > vip:81 ttl=64",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn on_a_vlan() {
+    holds(
+        None,
+        &[
+            (
+                "a server on a VLAN gets its tag",
+                "front tcp client:4000 > vip:8082 S",
+                "front.7>tagged tcp client:4000 > tagged:8083 S ttl=63",
+            ),
+            (
+                "its answer loses it",
+                "front.7 tcp tagged:8083 > client:4000 SA",
+                "front>client tcp vip:8082 > client:4000 SA ttl=63",
+            ),
+            (
+                "a client on the VLAN gets in, too",
+                "front.7<tagged tcp far:4000 > vip:80 S",
+                "front>dr tcp far:4000 > vip:80 S ttl=63",
+            ),
+            (
+                "a VLAN that no segment is on",
+                "front.8<client tcp client:4001 > vip:80 S",
+                "dropped: vlan",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn in_one_segment() {
+    holds(
+        None,
+        &[
+            (
+                "NAT to a server in the segment that the packet came from",
+                "front tcp far:4000 > vip:8084 S",
+                "front>arm tcp far:4000 > arm:8085 S ttl=63",
+            ),
+            (
+                "its answer comes by the same interface",
+                "front tcp arm:8085 > far:4000 SA",
+                "front>router tcp vip:8084 > far:4000 SA ttl=63",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn in_parts() {
+    holds(
+        None,
+        &[
+            (
+                "DR: the first part decides",
+                "front udp client:4000 > vip:80 first",
+                "front>dr udp client:4000 > vip:80 first ttl=63",
+            ),
+            (
+                "the others follow it",
+                "front udp client:4000 > vip:80 last",
+                "front>dr udp client > vip last ttl=63",
+            ),
+            (
+                "NAT: the first part",
+                "front udp client:4001 > vip:8080 first id=2",
+                "back>nat udp client:4001 > nat:8081 first ttl=63",
+            ),
+            (
+                "the others have no ports, and go to the same server",
+                "front udp client:4001 > vip:8080 last id=2",
+                "back>nat udp client > nat last ttl=63",
+            ),
+            (
+                "an answer in parts",
+                "back udp nat:8081 > client:4001 first id=3",
+                "front>client udp vip:8080 > client:4001 first ttl=63",
+            ),
+            (
+                "its rest",
+                "back udp nat:8081 > client:4001 last id=3",
+                "front>client udp vip > client last ttl=63",
+            ),
+            (
+                "a tunnel",
+                "front udp client:4002 > vip:90 first id=4",
+                "front>router ipip node > tun ttl=63 | udp client:4002 > vip:90 first ttl=63",
+            ),
+            (
+                "its rest",
+                "front udp client:4002 > vip:90 last id=4",
+                "front>router ipip node > tun ttl=63 | udp client > vip last ttl=63",
+            ),
+            (
+                "a later part before its first one waits",
+                "front udp client:4003 > vip:80 last id=5",
+                "dropped: fragment_early",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn one_by_one() {
+    holds(
+        None,
+        &[
+            (
+                "one-packet scheduling: a datagram",
+                "front udp client:4000 > vip:8086",
+                "front>arm udp client:4000 > arm:8087 ttl=63",
+            ),
+            (
+                "the next one of the same port goes to the next server",
+                "front udp client:4000 > vip:8086",
+                "back>nat udp client:4000 > nat:8087 ttl=63",
+            ),
+            (
+                "an answer comes from the VIP",
+                "back udp nat:8087 > client:4000",
+                "front>client udp vip:8086 > client:4000 ttl=63",
+            ),
+        ],
+    );
+}
+
+#[test]
+fn with_the_clients_address() {
+    holds(
+        None,
+        &[
+            (
+                "TOA: the SYN has the option",
+                "front tcp client:4000 > vip:9092 S",
+                "back>nat tcp local:* > nat:9093 S toa=client:4000 ttl=63",
+            ),
+            (
+                "and what the client sends then",
+                "front tcp client:4000 > vip:9092 PA",
+                "back>nat tcp local:* > nat:9093 PA toa=client:4000 ttl=63",
+            ),
+            (
+                "the answer has none",
+                "back tcp nat:9093 > local:* SA",
+                "front>client tcp vip:9092 > client:4000 SA ttl=63",
+            ),
+            (
+                "PROXY: the SYN goes without the header",
+                "front tcp client:4000 > vip:8088 S seq=1000",
+                "back>nat tcp client:4000 > nat:8089 S ttl=63",
+            ),
+            (
+                "the server's answer too",
+                "back tcp nat:8089 > client:4000 SA seq=1999 ack=1001",
+                "front>client tcp vip:8088 > client:4000 SA ttl=63",
+            ),
+            (
+                "the ACK of the handshake brings it",
+                "front tcp client:4000 > vip:8088 A seq=1001 ack=2000 len=0",
+                "back>nat tcp client:4000 > nat:8089 A proxy=client:4000>vip:8088 ttl=63",
+            ),
+            (
+                "and so do the first data while the server has not acknowledged it",
+                "front tcp client:4000 > vip:8088 PA seq=1001 ack=2000",
+                "back>nat tcp client:4000 > nat:8089 PA proxy=client:4000>vip:8088 ttl=63",
+            ),
+            (
+                "what follows has none",
+                "front tcp client:4000 > vip:8088 PA seq=1008 ack=2000",
+                "back>nat tcp client:4000 > nat:8089 PA ttl=63",
             ),
         ],
     );
@@ -379,6 +460,26 @@ fn by_tunnels() {
                 "GRE",
                 "front tcp client:4000 > vip:92 S",
                 "front>router gre+sum node > tun ttl=63 | tcp client:4000 > vip:92 S ttl=63",
+            ),
+            (
+                "GRE without checksum",
+                "front tcp client:4000 > vip:93 S",
+                "front>router gre node > tun ttl=63 | tcp client:4000 > vip:93 S ttl=63",
+            ),
+            (
+                "GUE of the other family",
+                "front tcp client:4000 > vip:96 S",
+                "front>router gue node-other > tun-other:6080 ttl=63 | tcp client:4000 > vip:96 S ttl=63",
+            ),
+            (
+                "GRE of the other family",
+                "front tcp client:4000 > vip:97 S",
+                "front>router gre+sum node-other > tun-other ttl=63 | tcp client:4000 > vip:97 S ttl=63",
+            ),
+            (
+                "a packet that does not fit with the outer header: its sender hears of it",
+                "front tcp client:4000 > vip:90 A len=1441",
+                "front>client too-big vip > client of tcp client:4000 > vip:90 ttl=64",
             ),
             (
                 "IPIP of the other family",

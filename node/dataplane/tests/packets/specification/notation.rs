@@ -1,7 +1,8 @@
 //! Packets as lines of text: `front tcp client:4000 > vip:80 S` comes in at the front, and
 //! `front>dr tcp client:4000 > vip:80 S ttl=63` leaves there for that neighbour. Addresses have
-//! names, so that a line stands for both families. What is sent is read by etherparse, which
-//! computes each checksum again.
+//! names, so that a line stands for both families. `front.7` is VLAN 7 of the front; `first` and `last`
+//! are the two parts of a packet in fragments, `id=2` says of which. What is sent is read by
+//! etherparse, which computes each checksum again, but for parts.
 
 use std::{
     fmt::Write as _,
@@ -14,9 +15,9 @@ use etherparse::{
 use steadfast_dataplane::Protocol;
 use steadfast_packet::{crc32c, internet_checksum};
 
-use super::ROUTER;
+use super::world::{ARM, GUE_PORT, NARROW, ROUTER, TAGGED};
 use crate::{
-    both::{Net, ends::Segment, error::Error, framed, ip, packet},
+    both::{Net, cut::cut, ends::Segment, error::Error, framed, ip, packet},
     lab::{BACK, CLIENT, DR_1, FRONT, Mac, NAT_1, Outcome, PEER},
 };
 
@@ -81,20 +82,28 @@ impl Notation {
     pub(super) fn frame(&self, line: &str) -> (u16, Vec<u8>) {
         let words: Vec<&str> = line.split_whitespace().collect();
         let (wire, sender) = words[0].split_once('<').unwrap_or((words[0], ""));
+        let (wire, vlan) = wire.split_once('.').map_or((wire, None), |(a, b)| (a, Some(b)));
         let (port, own) = if wire == "front" { (0, FRONT) } else { (1, BACK) };
         let (what, rest) = (words[1], &words[2..]);
         let (src, dst) = self.ends(rest);
         let told = |word: &str| rest.iter().find_map(|w| w.strip_prefix(word));
         let ttl = told("ttl=").map_or(TTL, |text| text.parse().unwrap());
-        let len =
-            told("len=").map_or(if what == "sctp" { INIT } else { 7 }, |t| t.parse().unwrap());
+        let part = ["first", "last"].iter().position(|part| rest.contains(part));
+        let usual = match (what, part) {
+            ("sctp", _) => INIT,
+            (_, Some(_)) => 40,
+            _ => 7,
+        };
+        let len = told("len=").map_or(usual, |text| text.parse().unwrap());
         let macs = (mac_of(if sender.is_empty() { rest[0] } else { sender }), own);
         let data = vec![0x5a; len];
         let frame = match what {
             "tcp" => {
                 let flags = flags_of(rest.get(3).copied().unwrap_or_default());
-                let ack = if flags & 16 == 0 { 0 } else { 2000 };
-                framed(macs, &Segment::new(flags, 1000, ack, &data).packet((src, dst), ttl))
+                let number = |word, usual| told(word).map_or(usual, |text| text.parse().unwrap());
+                let (seq, ack) = (number("seq=", 1000), number("ack=", 2000));
+                let ack = if flags & 16 == 0 { 0 } else { ack };
+                framed(macs, &Segment::new(flags, seq, ack, &data).packet((src, dst), ttl))
             }
             "udp" => framed(macs, &packet(Protocol::Udp, (src, dst), ttl, &data)),
             "sctp" => framed(macs, &packet(Protocol::Sctp, (src, dst), ttl, &data)),
@@ -115,6 +124,16 @@ impl Notation {
                 .frame(macs)
             }
         };
+        let mut frame = match part {
+            Some(part) => {
+                let id = told("id=").map_or(1, |text| text.parse().unwrap());
+                cut(macs, &frame[14..], id).swap_remove(part)
+            }
+            None => frame,
+        };
+        if let Some(vlan) = vlan {
+            frame.splice(12..12, [0x81, 0, 0, vlan.parse().unwrap()]);
+        }
         (port, frame)
     }
 
@@ -127,16 +146,23 @@ impl Notation {
         let (wire, own) = if port == 0 { ("front", FRONT) } else { ("back", BACK) };
         assert_eq!(frame[6..12], own, "it leaves by {wire}");
         let to = neighbour(frame[..6].try_into().unwrap());
+        let (tag, frame) = match frame[12..14] {
+            [0x81, 0] => (format!(".{}", frame[15]), [&frame[..12], &frame[16..]].concat()),
+            _ => (String::new(), frame.clone()),
+        };
         // A short frame is filled to what Ethernet asks for.
         let len = match self.six || frame.len() > 60 {
             true => frame.len() - 14,
             false => u16::from_be_bytes([frame[16], frame[17]]).into(),
         };
-        format!("{wire}>{to} {}", self.inside(&frame[14..14 + len]))
+        format!("{wire}{tag}>{to} {}", self.inside(&frame[14..14 + len]))
     }
 
     /// An IP packet, with what is in it.
     fn inside(&mut self, bytes: &[u8]) -> String {
+        if let Some(part) = self.part(bytes) {
+            return part;
+        }
         let read = PacketHeaders::from_ip_slice(bytes).unwrap();
         let (src, dst, ttl, protocol, wrong) = self.header(&read, bytes);
         let (from, to) = (self.name(src), self.name(dst));
@@ -152,11 +178,12 @@ impl Notation {
                 let bits = [tcp.fin, tcp.syn, tcp.rst, tcp.psh, tcp.ack];
                 let flags = FLAGS.iter().zip(bits).filter(|(_, set)| *set).map(|((c, _), _)| *c);
                 let flags: String = flags.collect();
-                format!("tcp {from} > {to} {flags}{}", bad(sum == Ok(tcp.checksum)))
+                let told = self.toa(tcp.options.as_slice()) + &self.proxy(payload);
+                format!("tcp {from} > {to} {flags}{told}{}", bad(sum == Ok(tcp.checksum)))
             }
             Some(TransportHeader::Udp(udp)) => {
                 let inner = payload.first().is_some_and(|first| first >> 6 == 0)
-                    && udp.destination_port == super::GUE_PORT;
+                    && udp.destination_port == GUE_PORT;
                 let is_client = from == "client";
                 let (from, to) = self.ports((src, udp.source_port), (dst, udp.destination_port));
                 let sum = match &read.net {
@@ -203,6 +230,54 @@ impl Notation {
         };
         let _ = write!(line, "{wrong} ttl={ttl}");
         line
+    }
+
+    /// A part of a packet; only the first one has ports.
+    fn part(&mut self, bytes: &[u8]) -> Option<String> {
+        let at = |i: usize| u16::from_be_bytes([bytes[i], bytes[i + 1]]);
+        let address = |at: usize, len: usize| read_address(&bytes[at..at + len]);
+        let (protocol, offset, src, dst, payload, wrong) = match bytes[0] >> 4 {
+            4 if at(6) & 0x3fff != 0 => {
+                let wrong = bad(internet_checksum(0, &bytes[..20]) == 0);
+                (bytes[9], at(6) & 0x1fff, address(12, 4), address(16, 4), 20, wrong)
+            }
+            6 if bytes[6] == 44 => {
+                (bytes[40], at(42) & !7, address(8, 16), address(24, 16), 48, "")
+            }
+            _ => return None,
+        };
+        let ttl = if src.is_ipv4() { bytes[8] } else { bytes[7] };
+        let (from, to, which) = match offset {
+            0 => {
+                let (from, to) = self.ports((src, at(payload)), (dst, at(payload + 2)));
+                (from, to, "first")
+            }
+            _ => (self.name(src), self.name(dst), "last"),
+        };
+        Some(format!("{} {from} > {to} {which}{wrong} ttl={ttl}", word_of(protocol)))
+    }
+
+    /// The option that tells who the client is.
+    fn toa(&self, options: &[u8]) -> String {
+        let [254, len, a, b, address @ ..] = options else { return String::new() };
+        let name = self.name(read_address(&address[..usize::from(*len) - 4]));
+        format!(" toa={name}:{}", u16::from_be_bytes([*a, *b]))
+    }
+
+    /// The header that does.
+    fn proxy(&self, payload: &[u8]) -> String {
+        const SIGNATURE: &[u8] = b"\r\n\r\n\0\r\nQUIT\n";
+        let Some([0x21, family, _, len, rest @ ..]) = payload.strip_prefix(SIGNATURE) else {
+            return String::new();
+        };
+        let address = if *family == 0x11 { 4 } else { 16 };
+        assert_eq!(usize::from(*len), 2 * address + 4);
+        let end = |nth: usize| {
+            let port = &rest[2 * address + 2 * nth..][..2];
+            let name = self.name(read_address(&rest[nth * address..][..address]));
+            format!("{name}:{}", u16::from_be_bytes([port[0], port[1]]))
+        };
+        format!(" proxy={}>{}", end(0), end(1))
     }
 
     fn header(
@@ -262,17 +337,28 @@ impl Notation {
         let port = |at: usize| u16::from_be_bytes([about[head + at], about[head + at + 1]]);
         let (src, dst) = ((address(0), port(0)), (address(1), port(2)));
         let (quoted_src, quoted_dst) = self.ports(src, dst);
-        let name = match protocol {
-            6 => "tcp",
-            17 => "udp",
-            _ => "sctp",
-        };
+        let name = word_of(protocol);
         format!("{word} {from} > {to}{wrong} of {name} {quoted_src} > {quoted_dst}")
     }
 }
 
 fn bad(right: bool) -> &'static str {
     if right { "" } else { " WRONG CHECKSUM" }
+}
+
+fn read_address(octets: &[u8]) -> IpAddr {
+    match <[u8; 4]>::try_from(octets) {
+        Ok(four) => four.into(),
+        Err(_) => <[u8; 16]>::try_from(octets).unwrap().into(),
+    }
+}
+
+fn word_of(protocol: u8) -> &'static str {
+    match protocol {
+        6 => "tcp",
+        17 => "udp",
+        _ => "sctp",
+    }
 }
 
 fn protocol_of(word: &str) -> Protocol {
@@ -295,8 +381,11 @@ fn mac_of(end: &str) -> Mac {
         "client" => CLIENT,
         "dr" => DR_1,
         "nat" => NAT_1,
+        "arm" => ARM,
+        "narrow" => NARROW,
+        "tagged" => TAGGED,
         "peer" => PEER,
-        "router" | "tun" => ROUTER,
+        "router" | "tun" | "far" => ROUTER,
         other => panic!("no neighbour: {other}"),
     }
 }
@@ -308,6 +397,9 @@ fn neighbour(mac: Mac) -> &'static str {
         NAT_1 => "nat",
         PEER => "peer",
         ROUTER => "router",
+        ARM => "arm",
+        NARROW => "narrow",
+        TAGGED => "tagged",
         other => panic!("no neighbour: {other:x?}"),
     }
 }
