@@ -27,8 +27,17 @@ const ADDRESSES_LEN: usize = 12;
 const CLIENTS: [&str; 2] = ["198.18.0.2", "2001:db8::2"];
 const VIPS: [&str; 2] = ["198.18.0.100", "2001:db8::100"];
 const SERVERS: [&str; 2] = ["198.18.1.21", "2001:db8:1::21"];
+/// The node itself, next to the clients.
+const NODES: [&str; 2] = ["198.18.0.11", "2001:db8::11"];
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 const BACK: u8 = 1;
+// Flags of TCP.
+const SYN: u8 = 2;
+const RST: u8 = 4;
+const ACK: u8 = 0x10;
+const FIN_ACK: u8 = 0x11;
+const SYN_ACK: u8 = 0x12;
+const PSH_ACK: u8 = 0x18;
 
 fn main() -> io::Result<()> {
     let Some(corpus) = std::env::args_os().nth(1).map(PathBuf::from) else {
@@ -83,9 +92,21 @@ fn ports(src: u16, dst: u16) -> Vec<u8> {
 
 /// A TCP segment with options (of a multiple of four octets) and data.
 fn tcp(from: u16, to: u16, flags: u8, options: &[u8], data: &[u8]) -> Vec<u8> {
+    numbered(from, to, (1, 1, flags), options, data)
+}
+
+/// The same with a sequence number, what is acknowledged, and flags.
+fn numbered(
+    from: u16,
+    to: u16,
+    (seq, ack, flags): (u32, u32, u8),
+    options: &[u8],
+    data: &[u8],
+) -> Vec<u8> {
     let offset = ((20 + options.len()) * 4) as u8;
-    let rest = [0, 0, 0, 1, 0, 0, 0, 1, offset, flags, 0xff, 0xff, 0, 0, 0, 0];
-    [&ports(from, to)[..], &rest, options, data].concat()
+    let (seq, ack) = (seq.to_be_bytes(), ack.to_be_bytes());
+    let rest = [offset, flags, 0xff, 0xff, 0, 0, 0, 0];
+    [&ports(from, to)[..], &seq, &ack, &rest, options, data].concat()
 }
 
 fn udp(from: u16, to: u16, data: &[u8]) -> Vec<u8> {
@@ -189,10 +210,85 @@ fn packets() -> Vec<Vec<u8>> {
         (13, 12),
         (14, 12),
         (15, 12),
+        (16, 12),
     ] {
         inputs.push([&[deed, 3], &frames[frame][..]].concat());
     }
+    for six in [0, 1] {
+        let (client, vip, node) = (CLIENTS[six], VIPS[six], NODES[six]);
+        let offer = framed(client, vip, 6, &tcp(4000, 2, 2, &offer(7, 0), b""));
+        inputs.push([&[16, 0], &offer[..]].concat());
+        // Fragmentation needed and packet too big, about outer packets of GUE, IPIP and GRE.
+        let (icmp, kind, ipip) = if six == 1 { (58, [2, 0], 41) } else { (1, [3, 4], 4) };
+        for (protocol, mtu) in [(17, 1400_u16), (ipip, 1280), (47, 0)] {
+            let outer = framed(node, SERVERS[six], protocol, &udp(50_000, 6080, &[7; 24]));
+            let head = [&kind[..], &[0, 0, 0, 0], &mtu.to_be_bytes()].concat();
+            let error = framed(client, node, icmp, &[&head, &outer[14..]].concat());
+            inputs.push([&[0, 0], &error[..]].concat());
+        }
+    }
     inputs
+}
+
+/// What a SYN offers in 20 octets: segment size, SACK, timestamps, window scale.
+fn offer(timestamp: u32, echo: u32) -> Vec<u8> {
+    let (timestamp, echo) = (timestamp.to_be_bytes(), echo.to_be_bytes());
+    [&[2, 4, 5, 0xb4, 4, 2, 8, 10][..], &timestamp, &echo, &[1, 3, 3, 7]].concat()
+}
+
+/// A client that gets a cookie or not, its server, what both say, and the end.
+fn streams(six: usize) -> Vec<Vec<u8>> {
+    let (client, vip, server) = (CLIENTS[six], VIPS[six], SERVERS[six]);
+    let [cookie_port, proxy_port] = frame::PORTS;
+    let timestamps = |value: u32, echo: u32| {
+        [&[1, 1, 8, 10][..], &value.to_be_bytes(), &echo.to_be_bytes()].concat()
+    };
+    let to = |port, numbers, options: &[u8], data: &[u8]| {
+        step(0, &framed(client, vip, 6, &numbered(4000, port, numbers, options, data)))
+    };
+    let back = |numbers, options: &[u8], data: &[u8]| {
+        step(BACK, &framed(server, client, 6, &numbered(8000, 4000, numbers, options, data)))
+    };
+    let cookie = |with: bool| {
+        let options = |all: Vec<u8>| if with { all } else { Vec::new() };
+        [
+            to(cookie_port, (1, 0, SYN), &options(offer(7, 0)), b""),
+            to(
+                cookie_port,
+                (2, frame::COOKIE, ACK),
+                &options(timestamps(8, frame::TIMESTAMP)),
+                b"",
+            ),
+            back((9, 2, SYN_ACK), &options(offer(70, 8)), b""),
+            to(
+                cookie_port,
+                (2, frame::COOKIE, PSH_ACK),
+                &options(timestamps(9, frame::TIMESTAMP)),
+                b"GET /",
+            ),
+            back((10, 7, PSH_ACK), &options(timestamps(71, 9)), b"200 OK"),
+            to(cookie_port, (7, frame::COOKIE, FIN_ACK), &options(timestamps(9, 71)), b""),
+            back((16, 8, FIN_ACK), &options(timestamps(72, 9)), b""),
+        ]
+        .concat()
+    };
+    let refused = [
+        to(cookie_port, (1, 0, SYN), &[], b""),
+        to(cookie_port, (2, frame::COOKIE, ACK), &[], b""),
+        back((0, 2, RST), &[], b""),
+        to(cookie_port, (2, 0x1234_5678, ACK), &[], b""),
+    ];
+    let told = [
+        to(proxy_port, (1, 0, SYN), &offer(7, 0), b""),
+        back((9, 2, SYN_ACK), &offer(70, 7), b""),
+        to(proxy_port, (2, 10, ACK), &timestamps(8, 70), b""),
+        to(proxy_port, (2, 10, PSH_ACK), &timestamps(8, 70), b"GET /"),
+        back((10, 7 + [28, 52][six], PSH_ACK), &timestamps(71, 8), b"200 OK"),
+        to(proxy_port, (2, 10, PSH_ACK), &timestamps(8, 70), b"GET /"),
+        to(proxy_port, (7, 16, FIN_ACK), &timestamps(9, 71), b""),
+        back((16, 8 + [28, 52][six], FIN_ACK), &timestamps(72, 9), b""),
+    ];
+    vec![cookie(true), cookie(false), refused.concat(), told.concat()]
 }
 
 /// A step of the target `frame`.
@@ -224,6 +320,7 @@ fn sessions() -> Vec<Vec<u8>> {
             step(BACK, &framed(server, client, 6, &tcp(20, 4002, 2, &[], b""))),
         ];
         sessions.push(ftp.concat());
+        sessions.extend(streams(six));
     }
     for (number, frame) in frames().iter().enumerate() {
         let how = if number % 25 > 18 { BACK } else { 0 };

@@ -3,15 +3,17 @@
 //! An input is a list of steps: an octet that says how, and one that says how much. `how & 3` is the
 //! port that a frame comes to, of so many octets, from its EtherType on: the Ethernet addresses are
 //! put in front, and its checksums are set right unless `how` has [`AS_IT_IS`], otherwise nothing
-//! would ever come past them. Where `how & 3` is [`EVENT`] something else happens, and the second
+//! would ever come past them. Nor past a cookie: where a frame has the octets of [`COOKIE`] or
+//! [`TIMESTAMP`], those come in their place that the last cookie asks for. Where `how & 3` is [`EVENT`] something else happens, and the second
 //! octet says what.
 
 use std::sync::Arc;
 
 use steadfast_dataplane::{
-    Actions, Config, NextHops, NoHook, Origin, Role, Shared, TableOptions, Verdict, Worker,
+    Action, Actions, Config, CookieKey, CookieKeys, NextHops, NoHook, Origin, Role, Shared,
+    TableOptions, Verdict, Worker,
 };
-use steadfast_packet::{ANSWER_LEN_MAX, Content, parse};
+use steadfast_packet::{ANSWER_LEN_MAX, Content, Parsed, parse, segment_options, tcp_header};
 
 use crate::{
     wire,
@@ -26,6 +28,13 @@ pub const AS_IT_IS: u8 = 4;
 pub const ROLE_SHIFT: u8 = 3;
 /// Where in `how` the time is that has gone by: of three bits, in [`TIME_STEPS_NS`].
 pub const TIME_SHIFT: u8 = 5;
+
+/// The services of the world that give cookies, and that tell who the client is by a PROXY header.
+pub const PORTS: [u16; 2] = [world::COOKIE_PORT, world::PROXY_PORT];
+/// Stands for the number that acknowledges the last cookie.
+pub const COOKIE: u32 = 0xc00c_1e01;
+/// Stands for the timestamp that came with it.
+pub const TIMESTAMP: u32 = 0xc00c_1e02;
 
 /// How much later a frame comes.
 pub const TIME_STEPS_NS: [u64; 8] = {
@@ -48,6 +57,8 @@ struct Node {
     worker: Worker<NoHook>,
     actions: Actions,
     now_ns: u64,
+    /// What stands for what: the number that acknowledges the last cookie, and its timestamp.
+    learnt: [(u32, u32); 2],
 }
 
 /// Runs one input.
@@ -86,8 +97,12 @@ impl Node {
         let shared = Arc::new(Shared::new(options));
         shared.set_config(Config::compile(world::config(false), None).expect("a configuration"));
         shared.set_next_hops(NextHops::new(world::next_hops()));
+        let present = CookieKey { slot: 7, key: [1, 2] };
+        let keys = CookieKeys { present, previous: Some(CookieKey { slot: 6, key: [3, 4] }) };
+        shared.cookie_keys.store(Some(Arc::new(keys)));
         let worker = Worker::new(0, Arc::clone(&shared), NoHook);
-        Self { shared, worker, actions: Actions::new(), now_ns: START_NS }
+        let learnt = [(COOKIE, 0), (TIMESTAMP, 0)];
+        Self { shared, worker, actions: Actions::new(), now_ns: START_NS, learnt }
     }
 
     fn set_role(&self, role: u8) {
@@ -131,6 +146,12 @@ impl Node {
             _ => (0, FRONT, CLIENT),
         };
         let mut frame = [&own[..], &from, tail].concat();
+        for (mark, number) in self.learnt {
+            let place = frame.windows(4).position(|octets| octets == mark.to_be_bytes());
+            if let Some(at) = place {
+                frame[at..at + 4].copy_from_slice(&number.to_be_bytes());
+            }
+        }
         if how & AS_IT_IS == 0 {
             wire::repair(&mut frame);
         }
@@ -150,8 +171,26 @@ impl Node {
             assert!(port < 2, "sent from a port that is none, or from a VLAN without its tag");
             let sent = buffer.get(start..start + len).expect("what is sent lies in the buffer");
             judge(&frame, was_right, sent);
+            self.learn(sent);
         }
-        self.actions.drain().for_each(drop);
+        for action in self.actions.drain() {
+            if let Action::Send { port, frame } = action {
+                assert!(port < 2, "sent from a port that is none, or from a VLAN without its tag");
+                judge(&[], Some(true), frame.bytes());
+            }
+        }
+    }
+
+    /// Remembers what a client would take from an answer to its SYN.
+    fn learn(&mut self, sent: &[u8]) {
+        const SYN_ACK: u8 = 0x12;
+        let Ok(Parsed { content: Content::Ip(packet), .. }) = parse(sent) else { return };
+        let Some(tcp) = tcp_header(sent, &packet).filter(|tcp| tcp.flags == SYN_ACK) else {
+            return;
+        };
+        let options = segment_options(sent, &packet).unwrap_or_default();
+        let (timestamp, _) = options.timestamps.unwrap_or_default();
+        self.learnt = [(COOKIE, tcp.seq.get().wrapping_add(1)), (TIMESTAMP, timestamp)];
     }
 }
 

@@ -7,9 +7,12 @@
 //! | what is read | of whom | by | target |
 //! |---|---|---|---|
 //! | Ethernet, VLAN tags, ARP, IPv4 with options, IPv6 with extension headers, fragments | anybody | `packet/parse.rs`, `ipv4.rs`, `ipv6.rs`, `vlan.rs`, `transport.rs` | `packet`, `frame` |
-//! | TCP options | anybody | `packet/options.rs`, `mss.rs`, `shift.rs`, `toa.rs` | `packet`, `frame` |
+//! | TCP options | anybody | `packet/options.rs`, `segment.rs`, `mss.rs`, `shift.rs`, `toa.rs` | `packet`, `frame` |
 //! | SCTP chunks | anybody | `packet/sctp.rs`, `packet/answer/abort.rs` | `packet`, `frame` |
 //! | packets quoted by ICMP and ICMPv6 errors | anybody | `packet/quote.rs`, `dataplane/icmp.rs` | `packet`, `frame` |
+//! | cookies that come back | anybody | `dataplane/cookie.rs`, `handshake.rs` | `frame` |
+//! | first data, of whom a PROXY header tells | anybody | `packet/proxy.rs`, `dataplane/proxy_header.rs` | `frame` |
+//! | ICMP and ICMPv6 errors about tunnels | anybody | `packet/tunnel_error.rs` | `packet` |
 //! | neighbour solicitations | anybody | `packet/ipv6.rs` | `packet`, `frame` |
 //! | replies to PASV | real servers | `packet/ftp.rs` | `packet`, `frame` |
 //! | QUIC headers and connection IDs | anybody | `packet/quic.rs`, `dataplane/quic.rs` | `packet`, `frame` |

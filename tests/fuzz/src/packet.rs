@@ -7,17 +7,18 @@
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use steadfast_packet::{
-    ANSWER_LEN_MAX, Content, OUTER_LEN_MAX, Outer, Packet, Parsed, SeqShift, Transport, Tunnel,
-    UdpChecksum, add_toa, advertisement, arp_reply, clamp_mss, decrement_ttl, destination_cid,
-    echo_reply, encapsulate, erase_toa, packet_too_big, parse, parse_error, port_unreachable,
-    rewrite_destination, rewrite_error_destination, rewrite_error_source, rewrite_passive_reply,
-    rewrite_source, sctp_abort, shift_numbers, tag, tcp_reset, toa_len, untag,
+    ANSWER_LEN_MAX, Content, OUTER_LEN_MAX, Outer, Packet, Parsed, SEGMENT_LEN_MAX, Segment,
+    SeqShift, Transport, Tunnel, TunnelError, UdpChecksum, add_toa, advertisement, arp_reply,
+    clamp_mss, decrement_ttl, destination_cid, echo_reply, encapsulate, erase_toa, packet_too_big,
+    parse, parse_error, port_unreachable, rewrite_destination, rewrite_error_destination,
+    rewrite_error_source, rewrite_passive_reply, rewrite_source, sctp_abort, segment_options,
+    shift_numbers, tag, tcp_reset, toa_len, tunnel_error_v4, tunnel_error_v6, untag, write_segment,
 };
 
 use crate::wire;
 
 /// What can be done.
-pub const DEEDS: u8 = 16;
+pub const DEEDS: u8 = 17;
 /// The checksums are those of the input.
 pub const AS_IT_IS: u8 = 0x80;
 /// There is no room behind the frame for a longer answer.
@@ -50,6 +51,7 @@ pub fn run(input: &[u8]) {
         wire::repair(&mut frame);
     }
     let _ = destination_cid(&frame);
+    tunnel_errors(&frame);
     if what % DEEDS == 0 {
         retag(&frame);
     }
@@ -68,16 +70,58 @@ pub fn run(input: &[u8]) {
                 12 => wrap(*how, &frame, &packet),
                 13 => shift(frame, &packet),
                 14 => add_option(*how, &frame, &packet),
-                _ => {
+                15 => {
                     let was_right = wire::is_right(&frame);
                     let _ = erase_toa(&mut frame, &packet);
                     assert_eq!(wire::is_right(&frame), was_right, "{frame:02x?}");
                 }
+                _ => offer(&frame, &packet),
             }
         }
         Content::ArpRequest(_) | Content::Solicitation(_) => question(frame, parsed),
         Content::ArpOther | Content::Other(_) => {}
     }
+}
+
+/// Errors about tunnels, as sockets give them: of ICMP with its IP header, of ICMPv6 without it.
+fn tunnel_errors(frame: &[u8]) {
+    const ETHERNET: usize = 14;
+    const IPV6: usize = 40;
+    const UDP: u8 = 17;
+    let found = [
+        frame.get(ETHERNET..).and_then(tunnel_error_v4),
+        frame.get(ETHERNET + IPV6..).and_then(tunnel_error_v6),
+    ];
+    for (error, is_v6) in found.into_iter().zip([false, true]) {
+        let Some(TunnelError { src, dst, protocol, dst_port, .. }) = error else { continue };
+        assert_eq!((src.is_ipv6(), dst.is_ipv6()), (is_v6, is_v6), "of another family");
+        assert!(dst_port.is_none() || protocol == UDP, "a port of protocol {protocol}");
+    }
+}
+
+/// What a handshake offers can be written, and reads back as it was.
+fn offer(frame: &[u8], packet: &Packet) {
+    let Transport::Tcp { src_port, dst_port, flags } = packet.transport else { return };
+    let Ok(options) = segment_options(frame, packet) else { return };
+    let segment = Segment {
+        src: (packet.src, src_port).into(),
+        dst: (packet.dst, dst_port).into(),
+        seq: 1,
+        ack: 2,
+        flags: flags.0,
+        window: 3,
+        options,
+    };
+    let mut buffer = [0xee; SEGMENT_LEN_MAX];
+    let len = write_segment(&mut buffer, &segment).expect("it fits, and is of one family");
+    let written = buffer.get(..len).expect("it lies in its buffer");
+    let Content::Ip(again) = parse(written).expect("a segment that can be read").content else {
+        panic!("a segment that is no packet")
+    };
+    assert_eq!((again.src, again.dst), (packet.src, packet.dst));
+    assert_eq!(again.transport, packet.transport);
+    assert_eq!(segment_options(written, &again), Ok(options), "{written:02x?}");
+    assert_eq!(wire::is_right(written), Some(true), "{written:02x?}");
 }
 
 /// A tag that comes off can be put on again.

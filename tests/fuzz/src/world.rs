@@ -7,7 +7,7 @@ use steadfast_dataplane::{
     ClientAddress, ConfigSpec, Forwarding, Ftp, GroupId, GroupSpec, HashOptions, Limits, Listen,
     MssClamp, NextHopsSpec, Persistence, PortSlot, PortSpec, Ports, Protocol, QuicConfig,
     QuicServerId, QuicSpec, Route, SchedulerKind, ServerId, ServerSpec, ServiceId, ServiceSpec,
-    Tagged, Tunnel, UdpChecksum,
+    SynProxy, Tagged, Tunnel, UdpChecksum,
 };
 
 /// The group of all services.
@@ -29,6 +29,10 @@ const SECOND_NS: u64 = 1_000_000_000;
 
 /// Ports of the VIPs; what is there stands in [`services`].
 const FTP_PORT: u16 = 21;
+/// Clients get a cookie before a server is asked.
+pub(crate) const COOKIE_PORT: u16 = 10;
+/// The server is told who the client is by a header before its stream.
+pub(crate) const PROXY_PORT: u16 = 11;
 const DATA_PORTS: Ports = Ports { first: 50_000, last: 50_009 };
 
 /// A SYN to the NAT service, from its EtherType on, with no checksums.
@@ -174,6 +178,11 @@ fn services(family: &Family, families: &[Family; 2], few: bool) -> Vec<ServiceSp
         servers: [server_of(0xa1, 1), server_of(0xb2, 2)].into_iter().flatten().collect(),
     };
     add(Protocol::Udp, 443, &[first, second], ServiceSpec { quic, persistence, ..nat() });
+    // One server each, so that seeds know who answers.
+    let asked = ServiceSpec { syn_proxy: SynProxy::Always, ..nat() };
+    add(Protocol::Tcp, COOKIE_PORT, &[first], asked);
+    let client_address = ClientAddress::ProxyV2;
+    add(Protocol::Tcp, PROXY_PORT, &[first], ServiceSpec { client_address, ..nat() });
     services
 }
 
