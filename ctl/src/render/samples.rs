@@ -106,6 +106,7 @@ fn local() -> LocalStatus {
             held_back: 5,
             too_big: 0,
             unfit_replies: 0,
+            longer_replies: 0,
             client_told: 0,
             client_untold: 0,
             fragmented: 0,

@@ -397,6 +397,16 @@ impl Connection {
         (word & slab::SHAKING != 0).then(|| self.slab.handshake(self.place.slot))
     }
 
+    /// Up to which number of its server its replies were judged, if that is known.
+    pub(crate) fn judged(&self) -> Option<u32> {
+        self.slab.judged(self.place)
+    }
+
+    /// Notes that; never goes back.
+    pub(crate) fn note_judged(&self, until: u32) {
+        self.slab.note_judged(self.place, until);
+    }
+
     /// The service it belongs to.
     #[must_use]
     pub fn service(&self) -> ServiceId {

@@ -71,6 +71,7 @@ pub struct WorkerCounters {
     fragmented: AtomicU64,
     released: AtomicU64,
     unfit_replies: AtomicU64,
+    longer_replies: AtomicU64,
     told: AtomicU64,
     untold: AtomicU64,
     dropped: [AtomicU64; Reason::COUNT],
@@ -155,6 +156,7 @@ impl WorkerCounters {
             fragmented: AtomicU64::new(0),
             released: AtomicU64::new(0),
             unfit_replies: AtomicU64::new(0),
+            longer_replies: AtomicU64::new(0),
             told: AtomicU64::new(0),
             untold: AtomicU64::new(0),
             dropped: [const { AtomicU64::new(0) }; Reason::COUNT],
@@ -189,6 +191,10 @@ impl WorkerCounters {
 
     pub(crate) fn count_unfit_reply(&self) {
         add(&self.unfit_replies, 1);
+    }
+
+    pub(crate) fn count_longer_reply(&self) {
+        add(&self.longer_replies, 1);
     }
 
     /// A packet that is to tell the server who its client is, and whether it had room for that.
@@ -241,6 +247,12 @@ impl WorkerCounters {
     #[must_use]
     pub fn unfit_replies(&self) -> u64 {
         self.unfit_replies.load(Ordering::Relaxed)
+    }
+
+    /// 227 replies that got longer, each once however often it is sent.
+    #[must_use]
+    pub fn longer_replies(&self) -> u64 {
+        self.longer_replies.load(Ordering::Relaxed)
     }
 
     /// Packets that told a server who its client is.

@@ -4,7 +4,9 @@
 //! has put something into the stream, each side counts from where it began, and packets are shifted
 //! on their way. No other node can find these numbers again: they are copied with the connection.
 
-use steadfast_packet::{IcmpError, Packet, SeqShift, shift_numbers, shift_quoted_seq};
+use steadfast_packet::{
+    Grown, IcmpError, Packet, SeqShift, quoted_seq, shift_numbers, shift_quoted_seq, tcp_header,
+};
 
 use crate::{Reason, cache::Way, frame::Frame};
 
@@ -25,6 +27,18 @@ pub struct Deltas {
     /// The number of the client before which a header was put into its stream, until the server has
     /// acknowledged that; `to_server` counts it already. See `proxy_header`.
     pub header_at: Option<u32>,
+    /// The last reply of the server that got longer on its way; `to_client` counts it already. See
+    /// `replies`.
+    pub longer: Option<LongerReply>,
+}
+
+/// A reply of an FTP server whose client gets a longer one.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct LongerReply {
+    /// The address in it, at most 15 octets, and by how many that of the VIP is longer.
+    pub address: Grown,
+    /// The client has acknowledged it.
+    pub is_heard: bool,
 }
 
 /// How the numbers of a connection stand.
@@ -63,18 +77,21 @@ impl Deltas {
         *self == Self::default()
     }
 
-    fn of(&self, way: Way) -> SeqShift {
+    /// `seq` is the number of the segment.
+    fn of(&self, way: Way, seq: u32) -> SeqShift {
         match way {
             Way::In => SeqShift {
                 seq: self.to_server,
                 ack: self.to_client.wrapping_neg(),
+                grown: self.longer.map(|longer| longer.address),
                 ts_val: 0,
                 ts_ecr: self.timestamps.wrapping_neg(),
                 window: self.windows_to_server,
             },
             Way::Out => SeqShift {
-                seq: self.to_client,
+                seq: self.of_server(seq),
                 ack: self.to_server.wrapping_neg(),
+                grown: None,
                 ts_val: self.timestamps,
                 ts_ecr: 0,
                 window: self.windows_to_client,
@@ -89,7 +106,28 @@ impl Deltas {
         packet: &Packet,
         way: Way,
     ) -> Result<(), Reason> {
-        shift_numbers(frame.bytes(), packet, &self.of(way)).map_err(|_| Reason::TcpOptions)
+        let seq = tcp_header(frame.received(), packet).map_or(0, |tcp| tcp.seq.get());
+        shift_numbers(frame.bytes(), packet, &self.of(way, seq)).map_err(|_| Reason::TcpOptions)
+    }
+
+    /// What is added to a number of the server: less up to the end of a reply that got longer, where
+    /// the client counts from the start of what it got.
+    fn of_server(&self, seq: u32) -> u32 {
+        let Some(LongerReply { address, .. }) = self.longer else { return self.to_client };
+        let before = self.to_client.wrapping_sub(address.by.into());
+        match seq.wrapping_sub(address.at).cast_signed() {
+            ..=0 => before,
+            within if within < address.len.into() => before.wrapping_sub(within.cast_unsigned()),
+            _ => self.to_client,
+        }
+    }
+
+    /// What was added to the number of a server's segment that an error quotes.
+    fn of_quoted_reply(&self, frame: &[u8], error: &IcmpError) -> u32 {
+        let known = self.longer.zip(quoted_seq(frame, error));
+        known.map_or(self.to_client, |(longer, seq)| {
+            seq.wrapping_sub(longer.address.back(seq.wrapping_sub(self.to_client), false))
+        })
     }
 
     /// Gives the segment that an error quotes the number that its sender sent: `way` is that of the
@@ -102,7 +140,7 @@ impl Deltas {
         way: Way,
     ) {
         let by = match way {
-            Way::In => self.to_client,
+            Way::In => self.of_quoted_reply(frame.received(), error),
             Way::Out => self.of_quoted(frame.received(), error),
         };
         shift_quoted_seq(frame.bytes(), packet, error, by.wrapping_neg());

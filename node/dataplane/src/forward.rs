@@ -87,8 +87,15 @@ where
             let vip = (hot.way == Way::In).then_some(key.vip);
             self.look(frame, hot.server.service.spec.group, vip, view);
         }
-        if hot.server.control_port.is_some() {
-            self.translate_reply(frame, packet, (hot.way, &key, &target), hot.server);
+        let translated;
+        let mut packet = packet;
+        if hot.server.control_port == Some(key.vip_port) && target.forwarding == Forwarding::Nat {
+            let of = (hot.way, connection, &key, &target);
+            match self.translate(frame, packet, of, &mut deltas) {
+                Ok(passes) => translated = passes,
+                Err(reason) => return Verdict::Drop(reason),
+            }
+            packet = &translated;
         }
         if let Some(deltas) = &mut deltas {
             *deltas = self.follow_header(frame, packet, (hot.way, connection), *deltas);

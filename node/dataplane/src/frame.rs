@@ -1,10 +1,10 @@
 //! The frame at hand, somewhere in a larger buffer.
 
-use std::net::SocketAddr;
+use std::{net::SocketAddr, ops::Range};
 
 use steadfast_packet::{
-    Encapsulated, FRAME_LEN_MIN, Mac, NoSpace, Outer, Packet, Pieces, add_proxy, add_toa,
-    cut_payload, encapsulate,
+    Encapsulated, FRAME_LEN_MIN, Mac, NoSpace, Outer, Packet, Pieces, add_proxy, add_toa, cut,
+    cut_payload, encapsulate, splice,
 };
 
 /// A frame that is being worked on.
@@ -70,6 +70,29 @@ impl<'a> Frame<'a> {
         self.len += self.start - start;
         self.start = start;
         Ok(())
+    }
+
+    /// Puts more octets in the place of some of the payload of `packet`, which this frame carries: the
+    /// frame grows at its front. Gives what the packet is then.
+    pub(crate) fn splice(
+        &mut self,
+        packet: &Packet,
+        octets: Range<usize>,
+        new: &[u8],
+    ) -> Result<Packet, NoSpace> {
+        let (start, packet) = splice(self.buffer, self.start, packet, octets, new)?;
+        self.len += self.start - start;
+        self.start = start;
+        Ok(packet)
+    }
+
+    /// Takes off what `packet`, which this frame carries, has from the offset `end` on; gives what is
+    /// left of it.
+    pub(crate) fn cut(&mut self, packet: &Packet, end: usize) -> Packet {
+        let cut = cut(self.bytes(), packet, end);
+        self.len = self.len.min(cut.end);
+        self.pad();
+        cut
     }
 
     /// Takes the payload off `packet`, which this frame carries; gives what is left of it.

@@ -4,20 +4,16 @@
 //! copied to the other nodes: nothing is noted of commands and replies, so that there is nothing to
 //! lose with a node. To a data port comes a client with a template; from a server comes a data
 //! connection (PORT, EPRT) to a client with a template of that server. Both are connections like
-//! any others from then on. A 227 reply gets the VIP in place of the server's address and keeps
-//! its length, so that sequence numbers stay as they are.
+//! any others from then on. What becomes of a 227 reply: see `replies`.
 //!
 //! Not here: control connections under TLS whose clients send PASV; with EPSV they work.
 
-use std::net::IpAddr;
-
-use steadfast_packet::{Packet, PassiveReply, Transport, rewrite_passive_reply};
+use steadfast_packet::{Packet, Transport};
 
 use crate::{
-    Connection, FlowKey, Forwarding, Protocol, Reason, Role, Service, SyncHook, Target,
-    TemplateKey, Verdict,
+    Connection, FlowKey, Protocol, Reason, Role, Service, SyncHook, TemplateKey, Verdict,
     admit::Opening,
-    cache::{HotServer, Tuple, Way},
+    cache::Tuple,
     frame::Frame,
     worker::{Core, View},
 };
@@ -89,23 +85,5 @@ where
             Ok((connection, _)) => Ok(connection),
             Err(reason) => Err(Verdict::Drop(reason)),
         })
-    }
-
-    /// Makes what an FTP server says on a control connection true for its client.
-    pub(crate) fn translate_reply(
-        &self,
-        frame: &mut Frame<'_>,
-        packet: &Packet,
-        (way, key, target): (Way, &FlowKey, &Target),
-        server: &HotServer,
-    ) {
-        let is_control = server.control_port == Some(key.vip_port);
-        if !is_control || way != Way::Out || target.forwarding != Forwarding::Nat {
-            return;
-        }
-        let (IpAddr::V4(real), IpAddr::V4(vip)) = (target.addr, key.vip) else { return };
-        if rewrite_passive_reply(frame.bytes(), packet, real, vip) == PassiveReply::Unfit {
-            self.counters.count_unfit_reply();
-        }
     }
 }

@@ -50,8 +50,9 @@ pub trait SyncHook {
     /// A return (server to client) packet went out.
     fn replied(&self, _carried: &Carried<'_>) {}
 
-    /// The server has acknowledged the header that was put before what its client sends.
-    fn heard(&self, _connection: &Connection) {}
+    /// The numbers of a connection's two sides differ otherwise than before: a reply got longer, or
+    /// the server has acknowledged the header that was put before what its client sends.
+    fn renumbered(&self, _connection: &Connection) {}
 
     /// This node scheduled a new connection; its first packet may not have gone out yet.
     fn created(&self, _connection: &Connection, _now_ns: u64) {}
@@ -92,8 +93,8 @@ where
         (**self).replied(carried);
     }
 
-    fn heard(&self, connection: &Connection) {
-        (**self).heard(connection);
+    fn renumbered(&self, connection: &Connection) {
+        (**self).renumbered(connection);
     }
 
     fn created(&self, connection: &Connection, now_ns: u64) {

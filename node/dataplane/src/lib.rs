@@ -59,6 +59,7 @@ mod question;
 mod quic;
 mod rehearse;
 mod replica;
+mod replies;
 mod room;
 mod scheduler;
 mod shared;
@@ -85,7 +86,7 @@ pub use connection::{
 };
 pub use cookie::{CookieKey, CookieKeys};
 pub use counters::{FlowCounters, FlowTotals, Sent, WORKERS_MAX, WorkerCounters};
-pub use deltas::Deltas;
+pub use deltas::{Deltas, LongerReply};
 pub use early::{
     EARLY_BYTES_MAX, EARLY_BYTES_OF_PACKET_MAX, EARLY_MAX, EARLY_OF_PACKET_MAX, EARLY_TIMEOUT_NS,
 };
@@ -118,7 +119,7 @@ pub use spec::{
 };
 pub use stale::{STALE_SENDERS_MAX, StaleSender, StaleSenders};
 pub use state::{Class, Direction, SCTP_STATES, State, TCP_STATES, Timeouts};
-pub use steadfast_packet::{Tunnel, UdpChecksum};
+pub use steadfast_packet::{Grown, Tunnel, UdpChecksum};
 pub use table::{
     Advanced, Applied, CONNECTIONS_CEILING, ConnectionTable, Cursor, InsertError, Replica, Sweep,
     TableOptions,

@@ -131,10 +131,10 @@ where
             Way::Out if is_heard => None,
             _ => return deltas,
         };
-        let deltas = Deltas { header_at, ..deltas };
-        self.shared.table.set_deltas(connection, &deltas);
+        let change = |now| Some(Deltas { header_at, ..now });
+        let deltas = self.shared.table.change_deltas(connection, change);
         if header_at.is_none() {
-            self.hook.heard(connection);
+            self.hook.renumbered(connection);
         }
         deltas
     }

@@ -19,13 +19,13 @@ use std::{
     },
 };
 
-use steadfast_packet::{Plain, Rewrite};
+use steadfast_packet::{Grown, Plain, Rewrite};
 use steadfast_pages::Pages;
 use zerocopy::FromZeros;
 
 use crate::{
-    Deltas, FlowKey, Forwarding, Local, Origin, Protocol, Record, ReplyKey, State, Target, Tunnel,
-    UdpChecksum,
+    Deltas, FlowKey, Forwarding, Local, LongerReply, Origin, Protocol, Record, ReplyKey, State,
+    Target, Tunnel, UdpChecksum,
     cache::Way,
     deltas::{Handshake, Numbers},
     express::PlainEnds,
@@ -41,11 +41,25 @@ const CHUNK: usize = 1024;
 const ADDR_WORDS: usize = 6;
 /// Words of the local address of a slot.
 const LOCAL_WORDS: usize = 2;
-/// Words of the deltas of a slot: to client 32, to server 32; timestamps 32, none 15, a header is
-/// under way 1, windows 8 and 8; none 32, where the header is 32. Then of its handshake: cookie 32,
-/// the client's number 32; timestamps 32 and 32; window 16, segment size 16, scale 8, flags 8.
+/// Words of the deltas of a slot: to client 32, to server 32; timestamps 32, changes 4, length and
+/// growth of a reply 4 and 4, flags 4, windows 8 and 8; where the reply is 32, where the header is 32.
+/// Then of its handshake: cookie 32, the client's number 32; timestamps 32 and 32; window 16, segment
+/// size 16, scale 8, flags 8. In place of the cookie, once it has led to something: whose generation it
+/// is 32, and up to which number replies were judged 32.
 const DELTA_WORDS: usize = 6;
+const JUDGED: usize = 3;
 const HEADER_UNDER_WAY: u64 = 1 << 16;
+const HAS_LONGER: u64 = 1 << 17;
+const LONGER_IS_HEARD: u64 = 1 << 18;
+/// They are being written.
+const CHANGING: u64 = 1 << 19;
+const GROWTH_SHIFT: u32 = 20;
+const LENGTH_SHIFT: u32 = 24;
+/// Counts changes, so that a reader notices one.
+const CHANGES_SHIFT: u32 = 28;
+const NIBBLE: u64 = 0xf;
+/// Times deltas are read again that change meanwhile.
+const READS_MAX: usize = 1000;
 /// Flags of a handshake.
 const HAS_TIMES: u8 = 1;
 const HAS_SACK: u8 = 2;
@@ -337,31 +351,62 @@ impl Slab {
 
     /// How the numbers of its sides differ, of a connection that has [`HAS_DELTAS`].
     fn deltas(&self, slot: u32) -> Deltas {
-        let cells = self.deltas.pair(slot, 0);
-        let (numbers, rest) = (cells[0].load(RELAXED), cells[1].load(RELAXED));
+        let [numbers, rest, places] = self.delta_words(slot);
+        let nibble = |shift: u32| (rest >> shift & NIBBLE) as u8;
+        let (at, len, by) = ((places >> 32) as u32, nibble(LENGTH_SHIFT), nibble(GROWTH_SHIFT));
         Deltas {
             to_client: (numbers >> 32) as u32,
             to_server: numbers as u32,
             timestamps: (rest >> 32) as u32,
             windows_to_client: (rest >> 8) as i8,
             windows_to_server: rest as i8,
-            header_at: (rest & HEADER_UNDER_WAY != 0)
-                .then(|| self.deltas.pair(slot, 2)[0].load(RELAXED) as u32),
+            header_at: (rest & HEADER_UNDER_WAY != 0).then_some(places as u32),
+            longer: (rest & HAS_LONGER != 0).then_some(LongerReply {
+                address: Grown { at, len, by },
+                is_heard: rest & LONGER_IS_HEARD != 0,
+            }),
         }
     }
 
-    /// Writes them; [`HAS_DELTAS`] is set afterwards.
+    /// Its words, all of one time: a mixture would lead octets to another place in the stream.
+    fn delta_words(&self, slot: u32) -> [u64; 3] {
+        let cells = self.deltas.all(slot);
+        let mut read = [0; 3];
+        for _ in 0..READS_MAX {
+            let rest = cells[1].load(Ordering::Acquire);
+            read = [cells[0].load(RELAXED), rest, cells[2].load(RELAXED)];
+            fence(Ordering::Acquire);
+            if rest & CHANGING == 0 && cells[1].load(RELAXED) == rest {
+                break;
+            }
+            std::hint::spin_loop();
+        }
+        read
+    }
+
+    /// Writes them, under the table's lock; [`HAS_DELTAS`] is set afterwards.
     pub(crate) fn write_deltas(&self, slot: u32, deltas: &Deltas) {
-        let cells = self.deltas.pair(slot, 0);
+        let cells = self.deltas.all(slot);
         let windows = [deltas.windows_to_client, deltas.windows_to_server];
         let windows = u64::from(u16::from_be_bytes(windows.map(i8::cast_unsigned)));
         let numbers = u64::from(deltas.to_client) << 32 | u64::from(deltas.to_server);
+        let under_way = deltas.header_at.map_or(0, |_| HEADER_UNDER_WAY);
+        let LongerReply { address: Grown { at, len, by }, is_heard } =
+            deltas.longer.unwrap_or_default();
+        let nibble = |number: u8, shift: u32| (u64::from(number) & NIBBLE) << shift;
+        let longer = deltas.longer.map_or(0, |_| HAS_LONGER)
+            | if is_heard { LONGER_IS_HEARD } else { 0 }
+            | nibble(len, LENGTH_SHIFT)
+            | nibble(by, GROWTH_SHIFT);
+        let old = cells[1].load(RELAXED);
+        cells[1].store(old | CHANGING, RELAXED);
+        fence(Ordering::Release);
         cells[0].store(numbers, RELAXED);
-        let under_way = deltas.header_at.map_or(0, |first| {
-            self.deltas.pair(slot, 2)[0].store(first.into(), RELAXED);
-            HEADER_UNDER_WAY
-        });
-        cells[1].store(u64::from(deltas.timestamps) << 32 | under_way | windows, RELAXED);
+        cells[2]
+            .store(u64::from(at) << 32 | u64::from(deltas.header_at.unwrap_or_default()), RELAXED);
+        let changes = nibble(((old >> CHANGES_SHIFT) as u8).wrapping_add(1), CHANGES_SHIFT);
+        let rest = u64::from(deltas.timestamps) << 32 | under_way | windows | longer | changes;
+        cells[1].store(rest, Ordering::Release);
     }
 
     /// What is known of a handshake by cookie, of a connection that was opened by one.
@@ -392,6 +437,29 @@ impl Slab {
         cells[3].store(numbers, RELAXED);
         cells[4].store(u64::from(own) << 32 | u64::from(client), RELAXED);
         cells[5].store(u64::from_be_bytes([0, 0, flags, scale, a, b, c, d]), RELAXED);
+    }
+
+    /// The server has answered: what was kept until then is worth nothing.
+    pub(crate) fn forget_handshake(&self, slot: u32) {
+        self.deltas.all(slot)[JUDGED].store(0, RELAXED);
+    }
+
+    /// Up to which number of its server the replies of the connection in `place` were judged, if that
+    /// is known; not while it has [`SHAKING`].
+    pub(crate) fn judged(&self, place: Place) -> Option<u32> {
+        let word = self.deltas.all(place.slot)[JUDGED].load(RELAXED);
+        (generation(word) == place.generation).then_some(word as u32)
+    }
+
+    /// Notes that; never goes back.
+    pub(crate) fn note_judged(&self, place: Place, until: u32) {
+        let change = |word: u64| {
+            let is_known = generation(word) == place.generation;
+            let is_ahead = until.wrapping_sub(word as u32).cast_signed() > 0;
+            let new = u64::from(place.generation) << 32 | u64::from(until);
+            (is_ahead || !is_known).then_some(new)
+        };
+        let _ = self.deltas.all(place.slot)[JUDGED].fetch_update(RELAXED, RELAXED, change);
     }
 
     /// The key of what its server answers, if that comes back here.

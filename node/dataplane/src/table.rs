@@ -277,19 +277,27 @@ impl ConnectionTable {
         Some(connection)
     }
 
-    /// Notes how the numbers of a connection's two sides differ, once, or where its header is; nothing
-    /// when it is gone. Whoever sets other numbers while packets pass has some of them shifted by a
-    /// mixture.
+    /// Notes how the numbers of a connection's two sides differ; nothing when it is gone.
     pub fn set_deltas(&self, connection: &Connection, deltas: &Deltas) {
-        if deltas.is_none() || connection.deltas() == Some(*deltas) {
-            return;
+        if connection.deltas().unwrap_or_default() != *deltas {
+            self.change_deltas(connection, |_| Some(*deltas));
         }
+    }
+
+    /// Changes how the numbers of a connection's two sides differ, unless `change` gives none: what
+    /// they are then. No other changes them in between; who reads them finds the old or the new ones.
+    pub(crate) fn change_deltas(
+        &self,
+        connection: &Connection,
+        change: impl FnOnce(Deltas) -> Option<Deltas>,
+    ) -> Deltas {
         let _ledger = self.ledger();
-        if !connection.is_dead() {
-            let place = connection.place();
-            self.slab.write_deltas(place.slot, deltas);
-            self.slab.update(place, |word| Some(word | slab::HAS_DELTAS));
-        }
+        let old = connection.deltas().unwrap_or_default();
+        let Some(new) = change(old).filter(|_| !connection.is_dead()) else { return old };
+        let place = connection.place();
+        self.slab.write_deltas(place.slot, &new);
+        self.slab.update(place, |word| Some(word | slab::HAS_DELTAS));
+        new
     }
 
     /// The server of a connection has answered; false when that was known, or it is gone.
@@ -300,6 +308,7 @@ impl ConnectionTable {
         }
         let place = connection.place();
         self.slab.write_deltas(place.slot, deltas);
+        self.slab.forget_handshake(place.slot);
         self.slab.update(place, |word| Some(word & !slab::SHAKING)).is_some()
     }
 

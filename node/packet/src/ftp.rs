@@ -1,19 +1,17 @@
 //! FTP through address translation: what a server says where it waits for a data connection
 //! (RFC 959, the 227 reply).
 //!
-//! Guarantees: a reply keeps its length, so that sequence numbers stay what they are, whoever
-//! forwards the next segment and whichever is sent again; only free text makes room. The same
-//! segment always becomes the same. A reply that cannot be rewritten is left as it is, and told.
+//! Guarantees: a reply keeps its length where it can, so that sequence numbers stay what they are,
+//! whoever forwards the next segment and whichever is sent again; only free text makes room. The same
+//! segment always becomes the same. A reply that cannot be rewritten so is left as it is, and told.
 //!
 //! The others need no change: 229 (RFC 2428) has no address, and PORT and EPRT have the client's,
 //! which is not translated.
 
-use std::net::Ipv4Addr;
+use std::{net::Ipv4Addr, ops::Range};
 
 use crate::{
-    Packet, Tcp, Transport,
-    checksum::update_bytes,
-    header::{view, view_mut},
+    Packet, Tcp, Transport, checksum::update_bytes, header::view_mut, options::header_end,
 };
 
 /// Lines of a segment that are looked at.
@@ -25,26 +23,46 @@ const NUMBERS: usize = 4;
 const CODE: &[u8] = b"227 ";
 
 /// What a segment of a server turned out to have.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+#[derive(Clone, Debug, Eq, PartialEq)]
 pub enum PassiveReply {
     /// No 227 reply with that address.
     None,
     /// One, which has the other address now.
     Rewritten,
-    /// One that is cut off, has no address or no text that could make room: left as it is.
+    /// One that is cut off or has no address: left as it is.
     Unfit,
+    /// One without text that could make room: left as it is, and so is all behind it.
+    Tight {
+        /// Where its line begins in the frame.
+        line: usize,
+        /// Where its address is in the frame.
+        address: Range<usize>,
+    },
 }
 
-/// Writes `vip` in the place of `server` into the 227 replies of a segment.
+/// Where the payload of a TCP segment begins in its frame.
+#[must_use]
+pub fn tcp_payload(frame: &[u8], packet: &Packet) -> Option<usize> {
+    matches!(packet.transport, Transport::Tcp { .. }).then(|| header_end(frame, packet))?
+}
+
+/// The address as replies have it.
+#[must_use]
+pub fn passive_text(addr: Ipv4Addr) -> String {
+    addr.to_string().replace('.', ",")
+}
+
+/// Writes `vip` in the place of `server` into the 227 replies of a segment. Lines begin at the offset
+/// `from` in the frame; a reply whose address is at `known` is left alone.
 pub fn rewrite_passive_reply(
     frame: &mut [u8],
     packet: &Packet,
+    (from, known): (usize, Option<usize>),
     server: Ipv4Addr,
     vip: Ipv4Addr,
 ) -> PassiveReply {
     let Transport::Tcp { .. } = packet.transport else { return PassiveReply::None };
-    let Some(tcp) = view::<Tcp>(frame, packet.l4) else { return PassiveReply::None };
-    let mut at = packet.l4 + usize::from(tcp.offset >> 4) * 4;
+    let mut at = from;
     let mut done = PassiveReply::None;
     for _ in 0..LINES_MAX {
         let Some(rest) = frame.get(at..packet.end).filter(|rest| !rest.is_empty()) else { break };
@@ -52,14 +70,17 @@ pub fn rewrite_passive_reply(
         let line = &rest[..end.unwrap_or(rest.len())];
         if line.starts_with(CODE) {
             let found = match (address(line), end) {
+                (Some((first, _, _)), _) if known == Some(at + first) => PassiveReply::None,
                 (Some((_, _, found)), _) if found != server => PassiveReply::None,
                 (Some((first, last, _)), Some(_)) => {
                     replace(frame, packet, (at, at + first, at + last), vip)
                 }
                 _ => PassiveReply::Unfit,
             };
-            if found != PassiveReply::None {
-                done = found;
+            match found {
+                PassiveReply::None => {}
+                PassiveReply::Tight { .. } => return found,
+                PassiveReply::Rewritten | PassiveReply::Unfit => done = found,
             }
         }
         let Some(end) = end else { break };
@@ -102,13 +123,15 @@ fn replace(
     (line, first, last): (usize, usize, usize),
     vip: Ipv4Addr,
 ) -> PassiveReply {
-    let text = vip.to_string().replace('.', ",");
+    let text = passive_text(vip);
     // The sign before the first digit belongs to it.
     let signed = first > line + CODE.len() && !frame[first - 1].is_ascii_alphanumeric();
     let sign = if signed && frame[first - 1] != b' ' { &frame[first - 1..first] } else { &[] };
     let free = &frame[line + CODE.len()..first - sign.len()];
     let room = last - (line + CODE.len());
-    let Some(keep) = room.checked_sub(text.len() + sign.len()) else { return PassiveReply::Unfit };
+    let Some(keep) = room.checked_sub(text.len() + sign.len()) else {
+        return PassiveReply::Tight { line, address: first..last };
+    };
     let mut new = Vec::with_capacity(room);
     new.extend(free.iter().take(keep));
     if keep < free.len() {

@@ -51,7 +51,7 @@ pub(crate) fn insert(
     Ok(new_start)
 }
 
-fn lengthen_ip(frame: &mut [u8], packet: &Packet, len: u16) {
+pub(crate) fn lengthen_ip(frame: &mut [u8], packet: &Packet, len: u16) {
     let grow = |field: &mut U16| {
         let old = field.get();
         field.set(old.wrapping_add(len));

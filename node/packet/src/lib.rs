@@ -30,6 +30,7 @@ mod rewrite;
 mod sctp;
 mod segment;
 mod shift;
+mod splice;
 mod toa;
 mod transport;
 mod tunnel_error;
@@ -43,7 +44,7 @@ pub use answer::{
 pub use checksum::{internet_checksum, pseudo_sum, update_bytes, update16, update32};
 pub use crc32c::{crc32c, update_crc32c};
 pub use encap::{Encapsulated, OUTER_LEN_MAX, Outer, Tunnel, UdpChecksum, encapsulate};
-pub use ftp::{PassiveReply, rewrite_passive_reply};
+pub use ftp::{PassiveReply, passive_text, rewrite_passive_reply, tcp_payload};
 pub use header::{Arp, Ethernet, Icmp, Ipv4, Ipv6, Mac, Protocol, Tcp, TcpFlags, Udp, ether_type};
 pub use mss::{clamp_mss, lower_mss};
 pub use options::BadOptions;
@@ -52,7 +53,7 @@ pub use parse::{
 };
 pub use pieces::{PIECES_MAX, Pieces};
 pub use plain::{Plain, Rewrite, plain};
-pub use proxy::{add_proxy, cut_payload, proxy_len, set_acknowledged};
+pub use proxy::{add_proxy, proxy_len, set_acknowledged};
 pub use quic::{DestinationCid, destination_cid};
 pub use quote::{
     IcmpError, Quoted, lower_told_mtu, parse_error, quoted_seq, rewrite_error_destination,
@@ -61,7 +62,8 @@ pub use quote::{
 pub use rewrite::{decrement_ttl, rewrite_destination, rewrite_source, set_macs};
 pub use sctp::{Chunk, Sctp};
 pub use segment::{SEGMENT_LEN_MAX, Segment, SegmentOptions, segment_options, write_segment};
-pub use shift::{SeqShift, shift_numbers, tcp_header};
+pub use shift::{Grown, SeqShift, shift_numbers, tcp_header};
+pub use splice::{cut, cut_payload, splice};
 pub use toa::{TOA_KIND, add_toa, erase_toa, toa_len};
 pub use tunnel_error::{TunnelError, tunnel_error_v4, tunnel_error_v6};
 pub use vlan::{TAG_LEN, Untagged, tag, untag, vlan_of};

@@ -8,10 +8,10 @@
 use std::net::SocketAddr;
 
 use crate::{
-    Ipv4, Ipv6, Packet, Tcp, TcpFlags, Transport,
+    Packet, Tcp, TcpFlags, Transport,
     answer::NoSpace,
-    checksum::{update_bytes, update16, update32},
-    header::{view, view_mut},
+    checksum::{update16, update32},
+    header::view_mut,
     insert::{INSERTED_MAX, insert},
     options::header_end,
 };
@@ -84,43 +84,6 @@ pub fn add_proxy(
         tcp.checksum.set(update16(tcp.checksum.get(), old, new));
     }
     Ok(start)
-}
-
-/// Takes the payload off a TCP packet, and a FIN, which comes behind it. Gives what the packet is
-/// then; the octets stay behind its end.
-///
-/// A fragment is left alone.
-#[must_use]
-pub fn cut_payload(frame: &mut [u8], packet: &Packet) -> Packet {
-    let Some(end) = header_end(frame, packet).filter(|_| packet.fragment.is_none()) else {
-        return *packet;
-    };
-    let Some(payload) = frame.get(end..packet.end) else { return *packet };
-    let Some(tcp) = view::<Tcp>(frame, packet.l4) else { return *packet };
-    let last = payload.chunks_exact(2).remainder().first().map_or([0; 2], |last| [*last, 0]);
-    let checksum = update_bytes(update_bytes(tcp.checksum.get(), payload, &[]), &last, &[]);
-    let cut = payload.len() as u16;
-    let segment = (packet.end - packet.l4) as u16;
-    if packet.is_ipv6() {
-        let Some(ip) = view_mut::<Ipv6>(frame, packet.l3) else { return *packet };
-        ip.payload_len.set(ip.payload_len.get().wrapping_sub(cut));
-    } else {
-        let Some(ip) = view_mut::<Ipv4>(frame, packet.l3) else { return *packet };
-        let (old, new) = (ip.total_len.get(), ip.total_len.get().wrapping_sub(cut));
-        ip.total_len.set(new);
-        ip.checksum.set(update16(ip.checksum.get(), old, new));
-    }
-    if let Some(tcp) = view_mut::<Tcp>(frame, packet.l4) {
-        let old = u16::from_be_bytes([tcp.offset, tcp.flags]);
-        tcp.flags &= !TcpFlags::FIN;
-        let new = u16::from_be_bytes([tcp.offset, tcp.flags]);
-        tcp.checksum.set(update16(update16(checksum, old, new), segment, segment - cut));
-    }
-    let mut packet = Packet { end, ..*packet };
-    if let Transport::Tcp { flags, .. } = &mut packet.transport {
-        flags.0 &= !TcpFlags::FIN;
-    }
-    packet
 }
 
 /// Sets the acknowledgement number of a TCP packet.

@@ -24,8 +24,54 @@ pub struct SeqShift {
     pub ts_val: u32,
     /// To the timestamp that it echoes.
     pub ts_ecr: u32,
+    /// Octets of the acknowledged stream before whose end less is added: the sender of this segment
+    /// got more in their place.
+    pub grown: Option<Grown>,
     /// The power of two that the window is multiplied by: the sides know different scales.
     pub window: i8,
+}
+
+/// Octets of a stream that its receiver gets more octets for. What comes behind them is counted in
+/// the whole shift already.
+#[derive(Clone, Copy, Debug, Default, Eq, Hash, PartialEq)]
+pub struct Grown {
+    /// The number of the first, as its sender counts.
+    pub at: u32,
+    /// How many they are.
+    pub len: u8,
+    /// How many more their receiver gets.
+    pub by: u8,
+}
+
+impl Grown {
+    /// The number behind them, as their sender counts.
+    #[must_use]
+    pub fn end(&self) -> u32 {
+        self.at.wrapping_add(self.len.into())
+    }
+
+    /// The sender's number for one of the receiver's, given that less the whole shift. What lies
+    /// within is all or nothing: nothing, but for the start of a block.
+    #[must_use]
+    pub fn back(&self, number: u32, starts_block: bool) -> u32 {
+        let before = number.wrapping_add(self.by.into());
+        if number.wrapping_sub(self.end()).cast_signed() >= 0 {
+            number
+        } else if before.wrapping_sub(self.at).cast_signed() <= 0 {
+            before
+        } else if starts_block {
+            self.end()
+        } else {
+            self.at
+        }
+    }
+}
+
+impl SeqShift {
+    fn acknowledged(&self, number: u32, starts_block: bool) -> u32 {
+        let number = number.wrapping_add(self.ack);
+        self.grown.map_or(number, |grown| grown.back(number, starts_block))
+    }
 }
 
 /// The longest TCP header.
@@ -59,7 +105,7 @@ pub fn shift_numbers(
             .get_mut(option.value.start - packet.l4..option.value.end - packet.l4)
             .ok_or(BadOptions)?;
         match option.kind {
-            SACK => shift_blocks(value, shift.ack)?,
+            SACK => shift_blocks(value, shift)?,
             TIMESTAMPS => shift_timestamps(value, flags, shift)?,
             _ => {}
         }
@@ -68,7 +114,7 @@ pub fn shift_numbers(
     tcp.seq.set(tcp.seq.get().wrapping_add(shift.seq));
     //= RFC 9293 section 3.1: the acknowledgement number means nothing without ACK
     if flags.ack() {
-        tcp.ack.set(tcp.ack.get().wrapping_add(shift.ack));
+        tcp.ack.set(shift.acknowledged(tcp.ack.get(), false));
     }
     //= RFC 7323 section 2.2: the window of a segment with SYN is never scaled
     if !flags.syn() {
@@ -88,12 +134,14 @@ pub fn tcp_header<'a>(frame: &'a [u8], packet: &Packet) -> Option<&'a Tcp> {
 }
 
 //= RFC 2018 section 3: pairs of edges, each a sequence number
-fn shift_blocks(value: &mut [u8], by: u32) -> Result<(), BadOptions> {
+fn shift_blocks(value: &mut [u8], shift: &SeqShift) -> Result<(), BadOptions> {
     if value.is_empty() || !value.len().is_multiple_of(BLOCK) {
         return Err(BadOptions);
     }
     for at in (0..value.len()).step_by(EDGE) {
-        add(value, at, by);
+        if let Some(edge) = view_mut::<U32>(value, at) {
+            edge.set(shift.acknowledged(edge.get(), at.is_multiple_of(BLOCK)));
+        }
     }
     Ok(())
 }

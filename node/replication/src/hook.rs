@@ -67,9 +67,10 @@ impl SyncHook for ReplicationHook {
         }
     }
 
-    fn heard(&self, connection: &Connection) {
-        // Whoever believes that it is under way would judge numbers by where it was put, in vain once
-        // the client has sent half of all there are.
+    fn renumbered(&self, connection: &Connection) {
+        // Whoever does not hear of a reply that got longer shifts all behind it wrongly; whoever
+        // believes that a header is under way judges numbers by where it was put, in vain once the
+        // client has sent half of all there are.
         self.mark(connection);
     }
 

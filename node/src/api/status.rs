@@ -427,6 +427,7 @@ fn worker(status: &crate::plane::WorkerStatus) -> v1::Worker {
         held_back: counters.dropped(Reason::HeldBack),
         too_big: counters.too_big(),
         unfit_replies: counters.unfit_replies(),
+        longer_replies: counters.longer_replies(),
         client_told: counters.told(),
         client_untold: counters.untold(),
         fragmented: counters.fragmented(),

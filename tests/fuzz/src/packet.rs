@@ -12,7 +12,8 @@ use steadfast_packet::{
     clamp_mss, decrement_ttl, destination_cid, echo_reply, encapsulate, erase_toa, packet_too_big,
     parse, parse_error, port_unreachable, rewrite_destination, rewrite_error_destination,
     rewrite_error_source, rewrite_passive_reply, rewrite_source, sctp_abort, segment_options,
-    shift_numbers, tag, tcp_reset, toa_len, tunnel_error_v4, tunnel_error_v6, untag, write_segment,
+    shift_numbers, tag, tcp_payload, tcp_reset, toa_len, tunnel_error_v4, tunnel_error_v6, untag,
+    write_segment,
 };
 
 use crate::wire;
@@ -150,7 +151,9 @@ fn change(what: u8, how: u8, mut frame: Vec<u8>, packet: &Packet) {
             let _ = clamp_mss(&mut frame, packet, u16::from(how & 0x3f) * 32);
         }
         4 => {
-            let _ = rewrite_passive_reply(&mut frame, packet, SERVER, VIP);
+            if let Some(payload) = tcp_payload(&frame, packet) {
+                let _ = rewrite_passive_reply(&mut frame, packet, (payload, None), SERVER, VIP);
+            }
         }
         deed => {
             let Ok(Some(error)) = parse_error(&frame, packet) else { return };
@@ -231,7 +234,13 @@ fn wrap(how: u8, received: &[u8], packet: &Packet) {
 /// Numbers that are shifted, and back, are what they were.
 fn shift(mut frame: Vec<u8>, packet: &Packet) {
     let (received, was_right) = (frame.clone(), wire::is_right(&frame));
-    let there = SeqShift { seq: 0x8000_0001, ack: 77, ts_val: 0xffff_0000, ts_ecr: 9, window: 0 };
+    let there = SeqShift {
+        seq: 0x8000_0001,
+        ack: 77,
+        ts_val: 0xffff_0000,
+        ts_ecr: 9,
+        ..SeqShift::default()
+    };
     if shift_numbers(&mut frame, packet, &there).is_err() {
         assert_eq!(frame, received, "shifted in part");
         return;
@@ -243,7 +252,7 @@ fn shift(mut frame: Vec<u8>, packet: &Packet) {
         ack: back(there.ack),
         ts_val: back(there.ts_val),
         ts_ecr: back(there.ts_ecr),
-        window: 0,
+        ..SeqShift::default()
     };
     shift_numbers(&mut frame, packet, &back).expect("what could be shifted can be shifted back");
     // Both zeroes are one checksum.

@@ -85,8 +85,8 @@ impl SyncHook for Log {
         self.push(format!("replied {} {old}>{new}", connection.key().client_port));
     }
 
-    fn heard(&self, c: &Connection) {
-        self.push(format!("heard {}", c.key().client_port));
+    fn renumbered(&self, c: &Connection) {
+        self.push(format!("renumbered {}", c.key().client_port));
     }
 
     fn created(&self, c: &Connection, _: u64) {

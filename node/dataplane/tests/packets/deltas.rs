@@ -8,8 +8,8 @@ use crate::lab::{self, *};
 use etherparse::{PacketBuilder, TcpHeader, TcpOptionElement::*};
 use proptest::prelude::*;
 use steadfast_dataplane::{
-    ConfigSpec, Connection, Deltas, FlowKey, Forwarding, MssClamp, NextHops, PortSlot, Protocol,
-    Reason, Record, Replica, ServiceSpec, State,
+    ConfigSpec, Connection, Deltas, FlowKey, Forwarding, Grown, LongerReply, MssClamp, NextHops,
+    PortSlot, Protocol, Reason, Record, Replica, ServiceSpec, State,
 };
 use steadfast_packet::{internet_checksum, pseudo_sum};
 
@@ -24,6 +24,7 @@ const DELTAS: Deltas = Deltas {
     windows_to_client: -2,
     windows_to_server: 3,
     header_at: None,
+    longer: None,
 };
 
 /// A TCP service on one port in each family.
@@ -393,7 +394,7 @@ proptest! {
             timestamps,
             windows_to_client: windows.0 % 15,
             windows_to_server: windows.1 % 15,
-            header_at: None,
+            ..Deltas::default()
         };
         let mut lab = node(Forwarding::FullNat);
         let open = Open::new(&mut lab, NETS[usize::from(v6)], CLIENT_PORT);
@@ -402,4 +403,44 @@ proptest! {
         prop_assert_eq!(kept, (!deltas.is_none()).then_some(deltas));
         open.exchange(&mut lab, &deltas, Some((1, 2)), "");
     }
+
+    #[test]
+    fn where_a_header_or_a_longer_reply_is_is_kept(
+        header_at in any::<Option<u32>>(), at in any::<u32>(), numbers in (1..15_u8, 1..9_u8),
+        is_heard in any::<bool>(), has_longer in any::<bool>(),
+    ) {
+        let mut lab = node(Forwarding::Nat);
+        let open = Open::new(&mut lab, NETS[0], CLIENT_PORT);
+        lab.shared.table.set_deltas(&open.connection, &DELTAS);
+        let address = Grown { at, len: numbers.0, by: numbers.1 };
+        let longer = has_longer.then_some(LongerReply { address, is_heard });
+        let deltas = Deltas { header_at, longer, ..DELTAS };
+        for deltas in [deltas, DELTAS, deltas, Deltas::default()] {
+            lab.shared.table.set_deltas(&open.connection, &deltas);
+            prop_assert_eq!(open.connection.deltas(), Some(deltas));
+        }
+    }
+}
+
+/// A reader finds the numbers of one time, never some of two.
+#[test]
+fn numbers_are_never_a_mixture() {
+    let mut lab = node(Forwarding::Nat);
+    let open = Open::new(&mut lab, NETS[0], CLIENT_PORT);
+    let of = |n: u32| {
+        let address = Grown { at: n, len: (n % 15) as u8, by: (n % 9) as u8 };
+        let longer = Some(LongerReply { address, is_heard: n.is_multiple_of(2) });
+        Deltas { to_client: n, to_server: n, longer, ..Deltas::default() }
+    };
+    lab.shared.table.set_deltas(&open.connection, &of(1));
+    let table = &lab.shared.table;
+    std::thread::scope(|scope| {
+        let writer = scope.spawn(|| {
+            (1..200_000).for_each(|n| table.set_deltas(&open.connection, &of(n)));
+        });
+        while !writer.is_finished() {
+            let found = open.connection.deltas().unwrap();
+            assert_eq!(found, of(found.to_client));
+        }
+    });
 }

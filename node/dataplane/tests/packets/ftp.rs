@@ -222,11 +222,11 @@ fn replies_name_the_vip_on_the_control_connection_alone() {
         other => panic!("{other:?}"),
     };
     let translated = "227 Entering Passive Mode(198,18,0,100,195,80).\r\n";
+    let cut = &reply[..40];
+    assert_eq!(said("198.18.1.21:21", CONTROL, cut), cut);
     assert_eq!(said("198.18.1.21:21", CONTROL, reply), translated);
     assert_eq!(said("198.18.1.21:21", CONTROL, reply), translated, "sent again");
     assert_eq!(said("198.18.1.21:50000", data, reply), reply, "what a file says");
-    let cut = &reply[..40];
-    assert_eq!(said("198.18.1.21:21", CONTROL, cut), cut);
     assert_eq!(lab.worker.counters().unfit_replies(), 1, "and counted");
 }
 

@@ -15,6 +15,7 @@ mod early;
 mod express;
 mod fragments;
 mod ftp;
+mod ftp_replies;
 mod full_nat;
 mod handles;
 mod icmp;

@@ -131,8 +131,8 @@ fn the_header_comes_before_all_else_until_the_server_has_it() {
         for _ in 0..2 {
             returns(&format!("{case}: the header is heard"), (lab, &ends), (&from, &to));
         }
-        let heard = lab.log.take().into_iter().filter(|line| line.starts_with("heard"));
-        assert_eq!(heard.collect::<Vec<_>>(), [format!("heard {CLIENT_PORT}")], "{case}");
+        let heard = lab.log.take().into_iter().filter(|line| line.starts_with("renumbered"));
+        assert_eq!(heard.collect::<Vec<_>>(), [format!("renumbered {CLIENT_PORT}")], "{case}");
         let connection = lab.shared.table.find(&key(net, PORT)).unwrap();
         let deltas = Deltas { to_server: len, ..Deltas::default() };
         assert_eq!(connection.deltas(), Some(deltas), "{case}");

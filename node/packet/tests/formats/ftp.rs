@@ -5,7 +5,8 @@ use std::net::Ipv4Addr;
 use etherparse::PacketBuilder;
 use proptest::prelude::*;
 use steadfast_packet::{
-    Content, Packet, PassiveReply, internet_checksum, parse, pseudo_sum, rewrite_passive_reply,
+    Content, Packet, PassiveReply, internet_checksum, parse, passive_text, pseudo_sum,
+    rewrite_passive_reply, tcp_payload,
 };
 
 const CLIENT: [u8; 4] = [198, 18, 0, 2];
@@ -28,9 +29,27 @@ fn segment(server: Ipv4Addr, payload: &[u8]) -> (Vec<u8>, Packet) {
 
 /// What became of it, and the payload then. The checksum is right in every case.
 fn rewritten(server: Ipv4Addr, vip: Ipv4Addr, payload: &[u8]) -> (PassiveReply, Vec<u8>) {
+    rewritten_from((0, None), server, vip, payload)
+}
+
+/// The same, with lines from an offset in the payload on, and one that is known there. What is told is
+/// an offset in the payload too.
+fn rewritten_from(
+    (from, known): (usize, Option<usize>),
+    server: Ipv4Addr,
+    vip: Ipv4Addr,
+    payload: &[u8],
+) -> (PassiveReply, Vec<u8>) {
     let (mut frame, packet) = segment(server, payload);
     let before = frame.clone();
-    let found = rewrite_passive_reply(&mut frame, &packet, server, vip);
+    let at = tcp_payload(&frame, &packet).unwrap();
+    let what = (at + from, known.map(|known| at + known));
+    let found = match rewrite_passive_reply(&mut frame, &packet, what, server, vip) {
+        PassiveReply::Tight { line, address } => {
+            PassiveReply::Tight { line: line - at, address: address.start - at..address.end - at }
+        }
+        found => found,
+    };
     let tcp = &frame[packet.l4..packet.end];
     let sum = pseudo_sum(packet.src, packet.dst, 6, tcp.len() as u32);
     assert_eq!(internet_checksum(sum, tcp), 0, "the checksum");
@@ -42,7 +61,7 @@ fn rewritten(server: Ipv4Addr, vip: Ipv4Addr, payload: &[u8]) -> (PassiveReply, 
 
 #[test]
 fn a_reply_names_the_vip_and_keeps_its_length() {
-    use PassiveReply::{None, Rewritten, Unfit};
+    use PassiveReply::{None, Rewritten, Tight, Unfit};
     let short = Ipv4Addr::new(10, 0, 0, 1);
     let long = Ipv4Addr::new(198, 180, 100, 100);
     let cases = [
@@ -79,7 +98,27 @@ fn a_reply_names_the_vip_and_keeps_its_length() {
         ("another address", (short, long), "227 x (10,0,0,2,4,5)\r\n", (None, "")),
         ("another reply", (short, long), "226 x (10,0,0,1,4,5)\r\n", (None, "")),
         ("229 has no address", (short, long), "229 Extended (|||4005|)\r\n", (None, "")),
-        ("no text that makes room", (short, long), "227 (10,0,0,1,4,5)\r\n", (Unfit, "")),
+        (
+            "no text that makes room",
+            (short, long),
+            "227 (10,0,0,1,4,5)\r\n",
+            (Tight { line: 0, address: 5..13 }, ""),
+        ),
+        (
+            "not even a parenthesis, behind one that has room",
+            (short, Ipv4Addr::new(10, 0, 0, 99)),
+            "227 ok (10,0,0,1,4,5)\r\n227 10,0,0,1,4,5\r\n227 ok (10,0,0,1,4,5)\r\n",
+            (
+                Tight { line: 23, address: 27..35 },
+                "227 ok(10,0,0,99,4,5)\r\n227 10,0,0,1,4,5\r\n227 ok (10,0,0,1,4,5)\r\n",
+            ),
+        ),
+        (
+            "zeroes that nobody needs",
+            (short, Ipv4Addr::new(10, 0, 0, 99)),
+            "227 (010,000,000,001,4,5)\r\n",
+            (Rewritten, "227       (10,0,0,99,4,5)\r\n"),
+        ),
         (
             "split before its end",
             (short, long),
@@ -102,6 +141,25 @@ fn a_reply_names_the_vip_and_keeps_its_length() {
         let expected = if expected.is_empty() { payload } else { expected };
         assert_eq!((is, text.as_str()), (found, expected), "{description}");
         assert_eq!(text.len(), payload.len(), "{description}");
+    }
+}
+
+#[test]
+fn replies_before_are_left_alone_and_so_is_a_known_one() {
+    let (short, vip) = (Ipv4Addr::new(10, 0, 0, 1), Ipv4Addr::new(10, 0, 0, 99));
+    assert_eq!(passive_text(vip), "10,0,0,99");
+    let payload = b"227 (10,0,0,1,4,5)\r\n227 (10,0,0,1,6,7)\r\n227 ok (10,0,0,1,8,9)\r\n";
+    let tight = |line, address| PassiveReply::Tight { line, address };
+    let cases = [
+        ((0, None), tight(0, 5..13)),
+        ((13, None), tight(20, 25..33)),
+        ((0, Some(5)), tight(20, 25..33)),
+        ((0, Some(25)), tight(0, 5..13)),
+        ((13, Some(25)), PassiveReply::Rewritten),
+        ((33, Some(5)), PassiveReply::Rewritten),
+    ];
+    for (what, expected) in cases {
+        assert_eq!(rewritten_from(what, short, vip, payload).0, expected, "{what:?}");
     }
 }
 

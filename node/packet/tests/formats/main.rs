@@ -11,5 +11,6 @@ mod plain;
 mod proxy;
 mod sctp;
 mod shift;
+mod splice;
 mod toa;
 mod tunnels;

@@ -6,8 +6,8 @@ use etherparse::{
 };
 use proptest::prelude::*;
 use steadfast_packet::{
-    BadOptions, Content, Packet, SEGMENT_LEN_MAX, Segment, SegmentOptions, SeqShift, TcpFlags,
-    parse, segment_options, shift_numbers, write_segment,
+    BadOptions, Content, Grown, Packet, SEGMENT_LEN_MAX, Segment, SegmentOptions, SeqShift,
+    TcpFlags, parse, segment_options, shift_numbers, write_segment,
 };
 
 const MACS: ([u8; 6], [u8; 6]) = ([2, 0, 0, 0, 0, 0xc], [2, 0, 0, 0, 0, 0xd]);
@@ -75,7 +75,7 @@ fn shift() -> impl Strategy<Value = SeqShift> {
         ack,
         ts_val,
         ts_ecr,
-        window: 0,
+        ..SeqShift::default()
     })
 }
 
@@ -166,7 +166,7 @@ fn back(shift: &SeqShift) -> SeqShift {
         ack: shift.ack.wrapping_neg(),
         ts_val: shift.ts_val.wrapping_neg(),
         ts_ecr: shift.ts_ecr.wrapping_neg(),
-        window: 0,
+        ..SeqShift::default()
     }
 }
 
@@ -225,7 +225,7 @@ proptest! {
 
 #[test]
 fn malformed_options_leave_the_segment_alone() {
-    let shift = SeqShift { seq: 1, ack: 2, ts_val: 3, ts_ecr: 4, window: 0 };
+    let shift = SeqShift { seq: 1, ack: 2, ts_val: 3, ts_ecr: 4, ..SeqShift::default() };
     let cases: [(&str, &[u8]); 9] = [
         ("a length of 0", &[8, 0, 1, 1]),
         ("a length of 1", &[8, 1, 1, 1]),
@@ -355,5 +355,52 @@ fn offers_that_contradict_themselves_are_refused() {
         let frame = sample.frame();
         let found = segment_options(&frame, &packet(&frame)).map(|found| found.window_scale);
         assert_eq!(found, expected, "{:?}", sample.options);
+    }
+}
+
+/// Eight octets that their receiver gets fifteen for, behind a whole shift of 7 more than 1000.
+#[test]
+fn what_lies_within_longer_octets_is_all_or_nothing() {
+    for at in [5000_u32, u32::MAX - 3] {
+        let grown = Grown { at, len: 8, by: 7 };
+        assert_eq!(grown.end(), at.wrapping_add(8));
+        let shift =
+            SeqShift { ack: 0u32.wrapping_sub(1007), grown: Some(grown), ..SeqShift::default() };
+        // The receiver's number, and what it is as an acknowledgement and as the start of a block; all
+        // as seen from the first of these octets.
+        let cases = [
+            (-500, -500, -500),
+            (-1, -1, -1),
+            (0, 0, 0),
+            (1, 0, 8),
+            (7, 0, 8),
+            (8, 0, 8),
+            (14, 0, 8),
+            (15, 8, 8),
+            (16, 9, 9),
+            (2000, 1993, 1993),
+        ];
+        for (number, ack, left) in cases {
+            let theirs = |behind: i32| at.wrapping_add(1000).wrapping_add_signed(behind);
+            let edges = [theirs(number), theirs(number)].map(u32::to_be_bytes).concat();
+            let sample = Sample {
+                ipv6: false,
+                numbers: (1, theirs(number)),
+                window: 3,
+                flags: ACK,
+                options: [&[1, 1, 5, 10][..], &edges].concat(),
+                payload: Vec::new(),
+            };
+            let mut frame = sample.frame();
+            let of = packet(&frame);
+            shift_numbers(&mut frame, &of, &shift).unwrap();
+            let (tcp, right) = read(&frame);
+            let ours = |behind: i32| at.wrapping_add_signed(behind);
+            assert_eq!(tcp.checksum, right);
+            assert_eq!(tcp.acknowledgment_number, ours(ack), "{number}");
+            let block =
+                TcpOptionElement::SelectiveAcknowledgement((ours(left), ours(ack)), [None; 3]);
+            assert_eq!(tcp.options_iterator().last(), Some(Ok(block)), "{number}");
+        }
     }
 }

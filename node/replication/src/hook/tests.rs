@@ -1,9 +1,9 @@
 use std::sync::Arc;
 
 use steadfast_dataplane::{
-    Carried, Config, ConfigSpec, Deltas, FlowKey, GroupId as Group, GroupSpec, Listen,
-    NewConnection, Origin, Protocol, Provenance, ServerId, ServerSpec, ServiceId, ServiceSpec,
-    TableOptions, Timeouts, Unserved,
+    Carried, Config, ConfigSpec, Deltas, FlowKey, GroupId as Group, GroupSpec, Grown, Listen,
+    LongerReply, NewConnection, Origin, Protocol, Provenance, ServerId, ServerSpec, ServiceId,
+    ServiceSpec, TableOptions, Timeouts, Unserved,
 };
 use steadfast_model::NodeId;
 
@@ -338,11 +338,23 @@ fn a_connection_with_deltas_is_copied_when_it_is_established() {
             // The server has the header now: peers must not look for it.
             let heard = Deltas { header_at: None, ..deltas };
             shared.table.set_deltas(&connection, &heard);
-            hook.heard(&connection);
+            hook.renumbered(&connection);
             assert_eq!(take(), wanted);
             let record = shared.get(&key_of(&connection.key()), slot).unwrap();
             assert_eq!(successor.apply(&record, &authority), crate::Applied::Updated);
             assert_eq!(copy.deltas(), Some(heard));
+            // A reply got longer, then another.
+            for (at, to_client) in [(100, 8), (200, 11)] {
+                let address = Grown { at, len: 8, by: 3 };
+                let longer = Some(LongerReply { address, is_heard: false });
+                let deltas = Deltas { to_client, longer, ..heard };
+                shared.table.set_deltas(&connection, &deltas);
+                hook.renumbered(&connection);
+                assert_eq!(take(), wanted);
+                let record = shared.get(&key_of(&connection.key()), slot).unwrap();
+                assert_eq!(successor.apply(&record, &authority), crate::Applied::Updated);
+                assert_eq!(copy.deltas(), Some(deltas));
+            }
         }
     }
 }

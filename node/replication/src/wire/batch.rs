@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use steadfast_dataplane::Deltas;
+use steadfast_dataplane::{Deltas, Grown, LongerReply};
 use steadfast_model::{Epoch, GroupId, NodeId, ServerId, ServiceId};
 
 use super::{
@@ -21,7 +21,7 @@ const BATCH_HEADER_BYTES_MAX: usize = 1 + 10 + 10 + 10 + 10 + 2;
 /// Bytes of the longest item: an IPv6 record of an unusual protocol, with all that there is more.
 const ITEM_BYTES_MAX: usize = 1 + 2 + 1 + 1 + 18 + 18 + 5 + 5 + 10 + 1 + 18 + DELTA_BYTES;
 /// Bytes of the deltas of a record.
-const DELTA_BYTES: usize = 4 + 4 + 4 + 2 + 4;
+const DELTA_BYTES: usize = 4 + 4 + 4 + 2 + 4 + 6;
 
 const FLAG_DONATED: u8 = 1;
 
@@ -47,6 +47,12 @@ const MORE_LOCAL: u8 = 1;
 const MORE_DELTAS: u8 = 2;
 /// Its deltas say where a header is that the server may not have.
 const MORE_HEADER: u8 = 4;
+/// Its deltas say which reply of its server got longer.
+const MORE_LONGER: u8 = 8;
+/// Of the growth of a reply: its client has acknowledged it.
+const LONGER_IS_HEARD: u8 = 0x80;
+/// The most octets of an address in a reply.
+const ADDRESS_MAX: u8 = 15;
 
 /// Under which authority the items that point here were sent.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -259,8 +265,8 @@ struct More {
 
 fn decode_more(r: &mut Reader<'_>, head: u8) -> Result<More, WireError> {
     let more = r.u8("more")?;
-    let header_alone = more & (MORE_DELTAS | MORE_HEADER) == MORE_HEADER;
-    if header_alone || more & !(MORE_LOCAL | MORE_DELTAS | MORE_HEADER) != 0 {
+    let is_alone = more & MORE_DELTAS == 0 && more & (MORE_HEADER | MORE_LONGER) != 0;
+    if is_alone || more & !(MORE_LOCAL | MORE_DELTAS | MORE_HEADER | MORE_LONGER) != 0 {
         return Err(WireError::Range { what: "more of a record", got: u64::from(more) });
     }
     let mut found = More::default();
@@ -269,20 +275,44 @@ fn decode_more(r: &mut Reader<'_>, head: u8) -> Result<More, WireError> {
         found.local = Some(SocketAddr::new(address, port));
     }
     if more & MORE_DELTAS != 0 {
-        found.deltas = Some(decode_deltas(r, more & MORE_HEADER != 0)?);
+        found.deltas = Some(decode_deltas(r, more)?);
     }
     Ok(found)
 }
 
-fn decode_deltas(r: &mut Reader<'_>, has_header: bool) -> Result<Deltas, WireError> {
+fn decode_deltas(r: &mut Reader<'_>, more: u8) -> Result<Deltas, WireError> {
     let mut number = || r.array("deltas").map(u32::from_be_bytes);
     let (to_client, to_server, timestamps) = (number()?, number()?, number()?);
     let [windows_to_client, windows_to_server] = r.array("windows")?.map(u8::cast_signed);
-    let header_at = match has_header {
+    let header_at = match more & MORE_HEADER != 0 {
         true => Some(u32::from_be_bytes(r.array("header")?)),
         false => None,
     };
-    Ok(Deltas { to_client, to_server, timestamps, windows_to_client, windows_to_server, header_at })
+    let longer = match more & MORE_LONGER != 0 {
+        true => Some(decode_longer(r)?),
+        false => None,
+    };
+    Ok(Deltas {
+        to_client,
+        to_server,
+        timestamps,
+        windows_to_client,
+        windows_to_server,
+        header_at,
+        longer,
+    })
+}
+
+fn decode_longer(r: &mut Reader<'_>) -> Result<LongerReply, WireError> {
+    let at = u32::from_be_bytes(r.array("longer reply")?);
+    let [len, growth] = r.array("longer reply")?;
+    let by = growth & !LONGER_IS_HEARD;
+    if len > ADDRESS_MAX || by > ADDRESS_MAX {
+        let got = u64::from(u16::from_be_bytes([len, by]));
+        return Err(WireError::Range { what: "length and growth of a reply", got });
+    }
+    let is_heard = growth & LONGER_IS_HEARD != 0;
+    Ok(LongerReply { address: Grown { at, len, by }, is_heard })
 }
 
 fn decode_incarnation(r: &mut Reader<'_>, base: u64) -> Result<u64, WireError> {
@@ -341,10 +371,12 @@ impl BatchWriter {
             return;
         }
         let has_header = record.deltas.is_some_and(|deltas| deltas.header_at.is_some());
+        let has_longer = record.deltas.is_some_and(|deltas| deltas.longer.is_some());
         let more = [
             (local.is_some(), MORE_LOCAL),
             (record.deltas.is_some(), MORE_DELTAS),
             (has_header, MORE_HEADER),
+            (has_longer, MORE_LONGER),
         ];
         let more = more.iter().filter(|(has, _)| *has).fold(0, |all, (_, bit)| all | bit);
         self.items.push(more);
@@ -462,6 +494,11 @@ impl BatchWriter {
         let windows = [deltas.windows_to_client, deltas.windows_to_server];
         self.items.extend_from_slice(&windows.map(i8::cast_unsigned));
         self.items.extend(deltas.header_at.into_iter().flat_map(u32::to_be_bytes));
+        if let Some(LongerReply { address: Grown { at, len, by }, is_heard }) = deltas.longer {
+            self.items.extend_from_slice(&at.to_be_bytes());
+            let heard = if is_heard { LONGER_IS_HEARD } else { 0 };
+            self.items.extend_from_slice(&[len & ADDRESS_MAX, by & ADDRESS_MAX | heard]);
+        }
     }
 
     fn incarnation(&mut self, incarnation: u64) {

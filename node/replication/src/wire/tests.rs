@@ -3,7 +3,7 @@
 use std::net::{IpAddr, SocketAddr};
 
 use proptest::prelude::*;
-use steadfast_dataplane::Deltas;
+use steadfast_dataplane::{Deltas, Grown, LongerReply};
 use steadfast_model::{BootId, Epoch, GroupId, NodeId, ServerId, ServiceId};
 
 use super::*;
@@ -131,9 +131,12 @@ fn a_local_address_follows_the_record_it_belongs_to() {
         let items = items.map(|record| Item::Record { header: 0, record });
         assert_eq!(decode(&frame).items, items);
         let at = frame.windows(bytes.len()).position(|window| window == bytes).unwrap();
-        let mut unknown = frame.clone();
-        unknown[at] = 9;
-        assert!(Message::decode(&unknown).is_err(), "more than this version knows");
+        // More than this version knows; a header and a longer reply without numbers.
+        for more in [17, 5, 9] {
+            let mut unknown = frame.clone();
+            unknown[at] = more;
+            assert!(Message::decode(&unknown).is_err(), "{more}");
+        }
     }
 }
 
@@ -141,6 +144,10 @@ fn a_local_address_follows_the_record_it_belongs_to() {
 fn deltas_follow_the_record_they_belong_to() {
     let deltas = Some(DELTAS);
     let under_way = Some(Deltas { header_at: Some(u32::MAX - 2), ..DELTAS });
+    let longer = |is_heard| {
+        let address = Grown { at: 0x8000_0002, len: 8, by: 7 };
+        Some(Deltas { longer: Some(LongerReply { address, is_heard }), ..DELTAS })
+    };
     let local = Some("198.18.1.200:1024".parse().unwrap());
     let numbers = [0x80, 0, 0, 1, 0, 0, 0, 28, 0xff, 0xff, 0xff, 0xfe, 7, 0xf9];
     let address = [198, 18, 1, 200, 4, 0];
@@ -151,6 +158,14 @@ fn deltas_follow_the_record_they_belong_to() {
             Record { deltas: under_way, local, ..typical(0) },
             [&[7][..], &address, &numbers, &[0xff, 0xff, 0xff, 0xfd]].concat(),
         ),
+        (
+            Record { deltas: longer(false), ..typical(0) },
+            [&[10][..], &numbers, &[0x80, 0, 0, 2, 8, 7]].concat(),
+        ),
+        (
+            Record { deltas: longer(true), local, ..typical(0) },
+            [&[11][..], &address, &numbers, &[0x80, 0, 0, 2, 8, 0x87]].concat(),
+        ),
     ];
     for (record, bytes) in cases {
         let mut writer = BatchWriter::new(BATCH_BYTES_MAX);
@@ -158,6 +173,15 @@ fn deltas_follow_the_record_they_belong_to() {
         let frame = writer.finish(1, 2, 0);
         assert_eq!(frame[frame.len() - bytes.len()..], bytes);
         assert_eq!(decode(&frame).items, [Item::Record { header: 0, record }]);
+        if record.deltas.is_some_and(|deltas| deltas.longer.is_some()) {
+            // No address is so long, and none grows by so much.
+            for (from_end, long) in [(2, 16), (1, 0x10)] {
+                let mut unknown = frame.clone();
+                let at = unknown.len() - from_end;
+                unknown[at] = long;
+                assert!(Message::decode(&unknown).is_err());
+            }
+        }
         for cut in 1..=bytes.len() {
             assert!(Message::decode(&frame[..frame.len() - cut]).is_err(), "{cut} are missing");
         }
@@ -279,6 +303,7 @@ const DELTAS: Deltas = Deltas {
     windows_to_client: 7,
     windows_to_server: -7,
     header_at: None,
+    longer: None,
 };
 
 /// Every third record has some.
@@ -292,6 +317,10 @@ fn deltas_of(number: u64) -> Option<Deltas> {
         windows_to_client: windows[1],
         windows_to_server: windows[6],
         header_at: number.is_multiple_of(2).then_some(low),
+        longer: number.is_multiple_of(5).then_some(LongerReply {
+            address: Grown { at: low.rotate_left(3), len: (number % 16) as u8, by: 7 },
+            is_heard: number.is_multiple_of(7),
+        }),
     })
 }
 

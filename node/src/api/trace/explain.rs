@@ -428,6 +428,10 @@ fn shifts(deltas: &dp::Deltas) -> String {
         let (client, server) = (deltas.windows_to_client, deltas.windows_to_server);
         text += &format!(", windows by 2^{client} to the client and 2^{server} to the server");
     }
+    if let Some(longer) = deltas.longer {
+        let (by, end) = (longer.address.by, longer.address.end());
+        text += &format!(", {by} of those to the client since its server's number {end}");
+    }
     text
 }
 

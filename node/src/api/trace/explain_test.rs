@@ -235,6 +235,12 @@ fn shifted_numbers_are_told() {
     let line = "shifts: sequence numbers by 5 to the client and 0 to the server, timestamps of the \
                 server by 7, windows by 2^0 to the client and 2^-2 to the server";
     assert!(text.contains(line), "{text}");
+    let address = dp::Grown { at: 990, len: 10, by: 2 };
+    let longer = Some(dp::LongerReply { address, is_heard: true });
+    shared.table.set_deltas(&found[0], &dp::Deltas { longer, ..deltas });
+    let text = told(&shared, &state, flow, None);
+    let line = "to the server, 2 of those to the client since its server's number 1000";
+    assert!(text.contains(line), "{text}");
 }
 
 #[test]

@@ -1,6 +1,6 @@
 //! FTP through NAT with real programs: vsftpd behind the nodes, curl in front of them, passive and
-//! active, IPv4 and IPv6, and a session that goes on after the holder's daemon is killed. Needs root;
-//! fails without.
+//! active, IPv4 and IPv6, and a session that goes on after the holder's daemon is killed; and the same
+//! with a server whose replies have no words, so that they get longer. Needs root; fails without.
 
 use std::{
     collections::BTreeSet,
@@ -23,6 +23,11 @@ use steadfast_lab::host::{
 /// As in the document; vsftpd is told the same.
 const DATA_PORTS: (u16, u16) = (50_000, 50_099);
 const CONTROL: u16 = 21;
+/// Of the server of few words.
+const TERSE_DATA_PORTS: (u16, u16) = (51_000, 51_099);
+const TERSE_CONTROL: u16 = 2100;
+/// It has an address of its own: its data connections could be of either service.
+const TERSE_SERVERS: [&str; 3] = ["198.18.1.31", "198.18.1.32", "198.18.1.33"];
 const FILE_BYTES: usize = 300_000;
 
 const SOON: Duration = Duration::from_secs(10);
@@ -33,11 +38,19 @@ async fn files_are_fetched_by_every_kind_of_data_connection_and_over_a_failover(
     exec::check_tools(&[("vsftpd", "vsftpd"), ("curl", "curl")]).unwrap();
     let mut lab = Lab::start_with("e2eftp", Mode::Nat, Family::V6).await;
     let services: String = Family::V6.all().iter().map(|family| service(*family)).collect();
-    lab.apply(&[("settings:", &format!("{services}settings:"))]).await;
+    let terse = TERSE_SERVERS.map(|addr| addr.parse().unwrap());
+    let terse = service_at(Family::V4, "ftp-terse", (TERSE_CONTROL, TERSE_DATA_PORTS), terse);
+    lab.apply(&[("settings:", &format!("{services}{terse}settings:"))]).await;
     let daemons: Vec<Daemon> = SERVERS.iter().map(|n| Daemon::start(&lab, *n)).collect();
+    for (n, address) in SERVERS.into_iter().zip(TERSE_SERVERS) {
+        let namespace = lab.namespace(Host::Server(n));
+        exec::shell_in(&namespace, &format!("ip addr add {address}/24 dev back")).unwrap();
+        terse::start(namespace, n);
+    }
     for family in Family::V6.all() {
         every_kind(&lab, *family);
     }
+    curl_reads_replies_that_got_longer(&lab);
     a_data_port_is_closed_to_strangers(&lab);
     sessions_go_on_over_a_failover(&mut lab).await;
     no_reply_was_left(&lab);
@@ -47,14 +60,21 @@ async fn files_are_fetched_by_every_kind_of_data_connection_and_over_a_failover(
 
 /// Round robin, so that only the client's session leads data connections to its server.
 fn service(family: Family) -> String {
-    let servers: String = SERVERS
-        .map(|n| {
-            format!("      - {{address: \"{}\", port: {CONTROL}}}\n", family.server(Mode::Nat, n))
-        })
+    let servers = SERVERS.map(|n| family.server(Mode::Nat, n));
+    service_at(family, name(family), (CONTROL, DATA_PORTS), servers)
+}
+
+fn service_at(
+    family: Family,
+    name: &str,
+    (port, (first, last)): (u16, (u16, u16)),
+    servers: [IpAddr; 3],
+) -> String {
+    let servers: String = servers
+        .map(|address| format!("      - {{address: \"{address}\", port: {port}}}\n"))
         .concat();
-    let (name, (first, last)) = (name(family), DATA_PORTS);
     format!(
-        "  - name: {name}\n    group: web\n    address: \"{}\"\n    port: {CONTROL}\n    scheduler: rr\n    \
+        "  - name: {name}\n    group: web\n    address: \"{}\"\n    port: {port}\n    scheduler: rr\n    \
          forwarding: nat\n    ftp: {{data_ports: {first}-{last}}}\n    servers:\n{servers}",
         family.vip()
     )
@@ -159,6 +179,30 @@ fn fetch(lab: &Lab, family: Family, options: &[&str], kind: &str) -> Result<Stri
     Ok(name.to_owned())
 }
 
+/// Which connects to the address that it is told.
+fn curl_reads_replies_that_got_longer(lab: &Lab) {
+    phase("a reply without words gets longer by the length of the VIP");
+    let url = format!("ftp://{}:{TERSE_CONTROL}/name", Family::V4.vip());
+    let ended = Command::new("nsenter")
+        .arg(format!("--net={}", lab.namespace(Host::Client).display()))
+        .args(["curl", "--disable", "--noproxy", "*", "--silent", "--show-error", "--verbose"])
+        .args(["--max-time", "20", "--disable-epsv", "--no-ftp-skip-pasv-ip"])
+        .arg(&url)
+        .stdin(Stdio::null())
+        .output()
+        .unwrap();
+    let said = String::from_utf8_lossy(&ended.stderr);
+    assert!(ended.status.success() && ended.stdout.starts_with(b"s"), "{said}");
+    let vip = Family::V4.vip().to_string().replace('.', ",");
+    assert!(said.contains(&format!("< 227 ({vip},")), "{said}");
+    let longer = |n: &u8| {
+        let status = lab.status_json(*n);
+        let workers = status["local"]["workers"].as_array().unwrap().clone();
+        workers.iter().map(|worker| worker["longer_replies"].as_u64().unwrap()).sum::<u64>()
+    };
+    assert_eq!(NODES.iter().map(longer).sum::<u64>(), 1);
+}
+
 /// The VIP has no open ports for who has no session.
 fn a_data_port_is_closed_to_strangers(lab: &Lab) {
     phase("a data port is closed to who has no session");
@@ -183,9 +227,9 @@ struct Session {
 }
 
 impl Session {
-    fn open(lab: &Lab, family: Family) -> Self {
+    fn open(lab: &Lab, family: Family, port: u16) -> Self {
         let stream = inside(&lab.namespace(Host::Client), || {
-            TcpStream::connect_timeout(&(family.vip(), CONTROL).into(), PATIENCE).unwrap()
+            TcpStream::connect_timeout(&(family.vip(), port).into(), PATIENCE).unwrap()
         });
         let stream = stream.unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
@@ -267,8 +311,11 @@ impl Session {
 async fn sessions_go_on_over_a_failover(lab: &mut Lab) {
     phase("sessions of both families, with a data connection of each kind");
     let mut sessions: Vec<_> =
-        Family::V6.all().iter().map(|family| Session::open(lab, *family)).collect();
+        Family::V6.all().iter().map(|family| Session::open(lab, *family, CONTROL)).collect();
     let before: Vec<_> = sessions.iter_mut().map(|session| session.passive(lab)).collect();
+    let mut terse = Session::open(lab, Family::V4, TERSE_CONTROL);
+    let terse_before = terse.passive(lab);
+    assert_eq!(terse.passive(lab), terse_before);
     for (session, name) in sessions.iter_mut().zip(&before) {
         assert_eq!(&session.active(lab), name);
     }
@@ -286,9 +333,15 @@ async fn sessions_go_on_over_a_failover(lab: &mut Lab) {
             assert_eq!(&session.passive(lab), name, "{:?}", session.family);
             assert_eq!(&session.active(lab), name, "{:?}", session.family);
         }
+        // Two replies got longer before the first kill: every number is another since then.
+        terse.say("NOOP", "200");
+        for _ in 0..2 {
+            assert_eq!(terse.passive(lab), terse_before, "the server of few words");
+        }
         lab.cluster.start_node(holder).await.unwrap();
         lab.ready().await;
     }
+    terse.say("QUIT", "221");
     for session in &mut sessions {
         session.say("QUIT", "221");
     }
@@ -300,5 +353,75 @@ fn no_reply_was_left(lab: &Lab) {
         let status = lab.status_json(n);
         let workers = status["local"]["workers"].as_array().unwrap();
         assert!(workers.iter().all(|worker| worker["unfit_replies"] == 0), "{workers:?}");
+    }
+}
+
+/// An FTP server whose replies have no words that could make room, for passive connections alone.
+mod terse {
+    use std::{
+        io::{BufRead as _, BufReader, Write as _},
+        net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream},
+        path::PathBuf,
+        thread,
+    };
+
+    use steadfast_lab::host::inside::inside;
+
+    use super::{TERSE_CONTROL, TERSE_DATA_PORTS};
+
+    /// Serves until the test ends; a session each, one file with the name of server `n`.
+    pub(super) fn start(namespace: PathBuf, n: u8) {
+        let any = (Ipv4Addr::UNSPECIFIED, TERSE_CONTROL);
+        let listener = inside(&namespace, || TcpListener::bind(any).unwrap()).unwrap();
+        thread::spawn(move || {
+            for stream in listener.incoming().map_while(Result::ok) {
+                let namespace = namespace.clone();
+                thread::spawn(move || serve(&namespace, n, stream));
+            }
+        });
+    }
+
+    /// One session, as long as its client is there.
+    fn serve(namespace: &std::path::Path, n: u8, mut stream: TcpStream) -> Option<()> {
+        let own = stream.local_addr().ok()?;
+        let mut commands = BufReader::new(stream.try_clone().ok()?);
+        let mut data = None;
+        stream.write_all(b"220 hi\r\n").ok()?;
+        loop {
+            let mut line = String::new();
+            if commands.read_line(&mut line).ok()? == 0 {
+                return None;
+            }
+            let reply = match line.split_whitespace().next()? {
+                "USER" => "331 ok\r\n".to_owned(),
+                "PASS" => "230 ok\r\n".to_owned(),
+                "PWD" => "257 \"/\"\r\n".to_owned(),
+                "TYPE" | "NOOP" => "200 ok\r\n".to_owned(),
+                "SIZE" => "213 3\r\n".to_owned(),
+                "QUIT" => "221 ok\r\n".to_owned(),
+                "PASV" => {
+                    let listener = listen(namespace, own)?;
+                    let port = listener.local_addr().ok()?.port();
+                    data = Some(listener);
+                    let address = own.ip().to_string().replace('.', ",");
+                    format!("227 ({address},{},{})\r\n", port >> 8, port & 0xff)
+                }
+                "RETR" => {
+                    let (mut to, _) = data.take()?.accept().ok()?;
+                    stream.write_all(b"150 ok\r\n").ok()?;
+                    to.write_all(format!("s{n}\n").as_bytes()).ok()?;
+                    "226 ok\r\n".to_owned()
+                }
+                _ => "502 no\r\n".to_owned(),
+            };
+            stream.write_all(reply.as_bytes()).ok()?;
+        }
+    }
+
+    /// On one of the data ports.
+    fn listen(namespace: &std::path::Path, own: SocketAddr) -> Option<TcpListener> {
+        let (first, last) = TERSE_DATA_PORTS;
+        let open = || (first..=last).find_map(|port| TcpListener::bind((own.ip(), port)).ok());
+        inside(namespace, open).ok()?
     }
 }
