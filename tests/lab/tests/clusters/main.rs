@@ -8,6 +8,7 @@
 mod common;
 
 mod client_address;
+mod counting;
 mod ftp;
 mod full_nat;
 mod interfaces;

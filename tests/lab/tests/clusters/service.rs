@@ -8,9 +8,12 @@ use std::{
     time::Duration,
 };
 
-use crate::common::{
-    Lab, phase, throughout, until,
-    wire::{self, Mac, Wire},
+use crate::{
+    common::{
+        Lab, phase, throughout, until,
+        wire::{self, Mac, Wire},
+    },
+    counting::stats_and_rates_are_of_what_was_sent,
 };
 use rustix::process::Signal;
 use serde_json::Value;
@@ -40,6 +43,7 @@ const STALE_WITHIN: Duration = Duration::from_secs(20);
 #[tokio::test]
 async fn a_client_an_operator_and_an_attacker_see() {
     let mut lab = Lab::start("e2esvc").await;
+    stats_and_rates_are_of_what_was_sent(&lab);
     the_vip_is_where_it_should_be(&mut lab).await;
     forged_and_replayed_beacons_change_nothing(&mut lab).await;
     a_dead_server_gets_no_new_connections(&mut lab).await;
