@@ -123,7 +123,7 @@ programs: setup build ## The part of `make test` with real programs: ONLY=text
 
 # No rights are needed: the emulator is a program like any other.
 .PHONY: guest-test
-guest-test: setup ## The kernel's IPVS, in an emulated machine, against ours: SEED=n ROUNDS=n ONLY=text
+guest-test: setup ## The kernel's IPVS, in an emulated machine, against ours: SEED=n ROUNDS=n ONLY=text,text
 	SEED=$(SEED) ROUNDS=$(ROUNDS) KEPT=$(KEPT) ONLY='$(ONLY)' \
 		$(CARGO) test --locked -p steadfast-guest --test machines ipvs -- --nocapture
 

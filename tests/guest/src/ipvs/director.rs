@@ -17,11 +17,12 @@ use rustix::{
 use steadfast_packet::Mac;
 
 use super::{
-    Persistence, Protocol, Scenario, Server, Step,
+    Counts, Method, Persistence, Protocol, Scenario, Server, Step,
     frames::{
-        BACK_MAC, BYSTANDER, CLIENT_GATEWAY, CLIENT_GATEWAY_V6, CLIENT_MAC, FRONT_MAC, VIP_PORT,
-        server_addr, server_mac, server_port, vip,
+        BACK_MAC, BYSTANDER, CLIENT_GATEWAY, CLIENT_GATEWAY_V6, CLIENT_MAC, FRONT_MAC, MARK,
+        VIP_PORT, VIP_PORTS, server_addr, server_mac, server_port, vip,
     },
+    listing,
 };
 
 /// Numbers the namespaces of this process, so that no name comes twice.
@@ -100,10 +101,7 @@ route add 10.0.0.0/8 via {CLIENT_GATEWAY}
 
     /// Takes the calling thread inside, and the service into the kernel.
     pub(super) fn enter(&self, scenario: &Scenario) -> Result<()> {
-        let path = format!("/run/netns/{}", name_of(self.number));
-        let file = fs::File::open(&path).with_context(|| format!("cannot open {path}"))?;
-        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
-            .with_context(|| format!("cannot enter {path}"))?;
+        self.go_inside()?;
         fs::write("/proc/sys/net/ipv4/ip_forward", "1").context("cannot forward")?;
         if scenario.v6 {
             fs::write("/proc/sys/net/ipv6/conf/all/forwarding", "1").context("cannot forward")?;
@@ -119,11 +117,42 @@ route add 10.0.0.0/8 via {CLIENT_GATEWAY}
             let path = "/proc/sys/net/ipv4/vs/expire_quiescent_template";
             fs::write(path, u8::from(expire_quiescent).to_string()).context(path)?;
         }
+        if scenario.one_packet {
+            options.push_str(" -o");
+        }
+        if scenario.marked {
+            let ports = VIP_PORTS.map(|port| port.to_string()).join(", ");
+            let rule = format!("th dport {{ {ports} }} meta mark set {MARK}");
+            let table = format!(
+                "table inet marks {{
+chain marks {{
+type filter hook prerouting priority mangle;
+{rule};
+}}
+}}
+"
+            );
+            pipe("nft", &["-f", "-"], &table)?;
+        }
         let mut lines = format!("-A {} -s {}{options}\n", service(scenario), scenario.scheduler);
         for server in &scenario.servers {
             lines.push_str(&add(scenario, *server));
         }
         ipvsadm(&lines)
+    }
+
+    fn go_inside(&self) -> Result<()> {
+        let path = format!("/run/netns/{}", name_of(self.number));
+        let file = fs::File::open(&path).with_context(|| format!("cannot open {path}"))?;
+        move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))
+            .with_context(|| format!("cannot enter {path}"))
+    }
+
+    /// What each server counted until two seconds ago.
+    pub(super) fn server_counts(&self) -> Result<Vec<(u8, Counts)>> {
+        let ask =
+            ["netns", "exec", &name_of(self.number), "ipvsadm", "-L", "-n", "--stats", "--exact"];
+        Ok(listing::server_counts(&crate::run("ip", &ask, None)?))
     }
 }
 
@@ -136,9 +165,14 @@ impl Drop for Director {
 
 /// The line that adds a server.
 pub(super) fn add(scenario: &Scenario, server: Server) -> String {
-    let way = if scenario.dr { "-g" } else { "-m" };
-    let Server { number, weight } = server;
-    format!("-a {} -r {} {way} -w {weight}\n", service(scenario), place(scenario, number))
+    let way = match scenario.method {
+        Method::Nat => "-m",
+        Method::Dr => "-g",
+        Method::IpIp => "-i",
+    };
+    let Server { number, weight, upper, lower } = server;
+    let (service, place) = (service(scenario), place(scenario, number));
+    format!("-a {service} -r {place} {way} -w {weight} -x {upper} -y {lower}\n")
 }
 
 /// The line that gives it another weight.
@@ -167,6 +201,9 @@ fn servers(scenario: &Scenario) -> impl Iterator<Item = u8> {
 }
 
 fn service(scenario: &Scenario) -> String {
+    if scenario.marked {
+        return format!("-f {MARK}{}", if scenario.v6 { " -6" } else { "" });
+    }
     let option = match scenario.protocol {
         Protocol::Tcp => "-t",
         Protocol::Udp => "-u",
@@ -181,7 +218,9 @@ fn netmask(prefix_len: u8) -> String {
 }
 
 fn place(scenario: &Scenario, number: u8) -> String {
-    SocketAddr::new(server_addr(scenario.v6, number), server_port(scenario.dr)).to_string()
+    // Of a service by mark, the port is that of each packet.
+    let port = if scenario.marked { 0 } else { server_port(scenario, VIP_PORT) };
+    SocketAddr::new(server_addr(scenario.v6, number), port).to_string()
 }
 
 fn name_of(number: u32) -> String {

@@ -5,10 +5,16 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use etherparse::{IpNumber, PacketBuilder, PacketBuilderStep, TcpHeader};
 use steadfast_packet::{Mac, crc32c};
 
-use super::{Flow, Protocol, Scenario};
+use super::{Flow, Method, Protocol, Scenario};
 
 /// The service's port.
 pub const VIP_PORT: u16 = 80;
+
+/// All ports of a service by mark.
+pub const VIP_PORTS: [u16; 2] = [VIP_PORT, 443];
+
+/// The mark.
+pub const MARK: u32 = 7;
 
 /// The port of servers behind NAT.
 const NAT_PORT: u16 = 8080;
@@ -47,10 +53,13 @@ pub fn server_addr(v6: bool, number: u8) -> IpAddr {
     }
 }
 
-/// Port of the servers.
+/// Port of the servers for packets to a port of the VIP.
 #[must_use]
-pub fn server_port(dr: bool) -> u16 {
-    if dr { VIP_PORT } else { NAT_PORT }
+pub fn server_port(scenario: &Scenario, vip_port: u16) -> u16 {
+    match scenario.method {
+        Method::Nat if !scenario.marked => NAT_PORT,
+        Method::Nat | Method::Dr | Method::IpIp => vip_port,
+    }
 }
 
 pub(super) fn server_mac(number: u8) -> Mac {
@@ -60,7 +69,7 @@ pub(super) fn server_mac(number: u8) -> Mac {
 /// A packet from a flow's client to the service.
 #[must_use]
 pub fn to_vip(scenario: &Scenario, flow: Flow, flags: u8, macs: (Mac, Mac)) -> Vec<u8> {
-    let dst = (vip(scenario.v6), VIP_PORT);
+    let dst = (vip(scenario.v6), flow.vip_port);
     packet(scenario.protocol, macs, (flow.addr, flow.port), dst, flags)
 }
 
@@ -73,8 +82,25 @@ pub fn to_client(
     flags: u8,
     macs: (Mac, Mac),
 ) -> Vec<u8> {
-    let src = (server_addr(scenario.v6, server), server_port(scenario.dr));
+    let port = server_port(scenario, flow.vip_port);
+    let src = (server_addr(scenario.v6, server), port);
     packet(scenario.protocol, macs, src, (flow.addr, flow.port), flags)
+}
+
+/// The frame with what an IPIP packet to `dst` carries in the place of that packet.
+#[must_use]
+pub fn carried(frame: &[u8], dst: IpAddr) -> Option<Vec<u8>> {
+    // Ethernet, and a header without options; the next protocol is its own.
+    let (start, next_at, dst_at, own) = match dst {
+        IpAddr::V4(_) => (14 + 20, 14 + 9, 14 + 16, 4),
+        IpAddr::V6(_) => (14 + 40, 14 + 6, 14 + 24, 41),
+    };
+    let inner = frame.get(start..).filter(|inner| !inner.is_empty())?;
+    let is_dst = match dst {
+        IpAddr::V4(dst) => frame[dst_at..start] == dst.octets(),
+        IpAddr::V6(dst) => frame[dst_at..start] == dst.octets(),
+    };
+    (is_dst && frame[next_at] == own).then(|| [&frame[..14], inner].concat())
 }
 
 /// A datagram that the director merely routes.

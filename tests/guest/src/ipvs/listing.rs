@@ -9,13 +9,14 @@ use std::{
 use anyhow::{Context as _, Result};
 
 use super::{
-    Entry, Flow, Persistence,
-    frames::{VIP_PORT, vip},
+    Counts, Entry, Flow, Persistence,
+    frames::{MARK, VIP_PORTS, vip},
 };
 
 /// Files of the network namespace that the calling thread is in.
 const CONNECTIONS: &str = "/proc/thread-self/net/ip_vs_conn";
 const SERVICES: &str = "/proc/thread-self/net/ip_vs";
+const COUNTS: &str = "/proc/thread-self/net/ip_vs_stats_percpu";
 
 /// A line of the kernel's connections, of the service.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -78,13 +79,59 @@ fn line_of(line: &str) -> Option<Line> {
         return None;
     };
     let client = (addr(client)?, port(client_port)?);
-    let served = (addr(vip_addr)?, port(vip_port)?) == (vip(client.0.is_ipv6()), VIP_PORT);
+    let (vip_addr, vip_port) = (addr(vip_addr)?, port(vip_port)?);
+    let served = vip_addr == vip(client.0.is_ipv6()) && VIP_PORTS.contains(&vip_port)
+        || vip_addr == mark(client.0.is_ipv6()) && vip_port == 0;
     let entry = Entry {
         server: number(addr(server)?),
         state: state.to_owned(),
         expires_s: expires.parse().ok()?,
     };
     served.then_some(Line { client, entry })
+}
+
+/// What templates of a service by mark have in the place of the VIP.
+//= Linux net/netfilter/ipvs/ip_vs_core.c, ip_vs_sched_persist(): the mark as the first four octets
+fn mark(v6: bool) -> IpAddr {
+    if v6 {
+        Ipv6Addr::from_bits(u128::from(MARK) << 96).into()
+    } else {
+        Ipv4Addr::from_bits(MARK).into()
+    }
+}
+
+/// What the only service counted so far. The other lists are brought up to date every two seconds.
+pub(super) fn counts() -> Result<Counts> {
+    let text = fs::read_to_string(COUNTS).context("cannot read the kernel's counters")?;
+    text.lines().find_map(counts_of).with_context(|| format!("no counters of a processor:\n{text}"))
+}
+
+//= Linux net/netfilter/ipvs/ip_vs_ctl.c, ip_vs_stats_percpu_show(): processor, connections, packets
+//= in and out, bytes in and out, in hexadecimal
+fn counts_of(line: &str) -> Option<Counts> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let ["0", numbers @ ..] = &words[..] else { return None };
+    let number = |word: &&str| u64::from_str_radix(word, 16).ok();
+    let numbers: Option<Vec<_>> = numbers.iter().map(number).collect();
+    let [conns, in_pkts, out_pkts, in_bytes, out_bytes] = numbers?[..] else { return None };
+    Some(Counts { conns, in_pkts, in_bytes, out_pkts, out_bytes })
+}
+
+/// What each server counted, out of `ipvsadm -L -n --stats --exact`, by number.
+pub(super) fn server_counts(listed: &str) -> Vec<(u8, Counts)> {
+    let mut counts: Vec<_> = listed.lines().filter_map(server_counts_of).collect();
+    counts.sort_by_key(|(number, _)| *number);
+    counts
+}
+
+fn server_counts_of(line: &str) -> Option<(u8, Counts)> {
+    let words: Vec<_> = line.split_whitespace().collect();
+    let ["->", place, numbers @ ..] = &words[..] else { return None };
+    let (server, _) = place.rsplit_once(':')?;
+    let server = server.trim_matches(['[', ']']).parse().ok()?;
+    let numbers: Vec<u64> = numbers.iter().filter_map(|word| word.parse().ok()).collect();
+    let [conns, in_pkts, out_pkts, in_bytes, out_bytes] = numbers[..] else { return None };
+    Some((number(server), Counts { conns, in_pkts, in_bytes, out_pkts, out_bytes }))
 }
 
 /// Active and inactive connections of all servers, by their numbers.
@@ -135,7 +182,15 @@ mod tests {
         let entry = Entry { server: 4, state: "SYN_RECV".to_owned(), expires_s: 59 };
         assert_eq!(line_of(line), Some(Line { client, entry }));
         assert_eq!(line_of(&line.replace("0050", "FFFF")), None);
+        let template = "IP  0A010203 0000 00000007 0000 C6120104 0000 NONE 299";
+        assert_eq!(line_of(template).unwrap().client.1, 0);
         assert_eq!(line_of("nonsense"), None);
+        let line = "  0        A       1F        0              A28                0";
+        let counts = Counts { conns: 10, in_pkts: 31, in_bytes: 2600, out_pkts: 0, out_bytes: 0 };
+        assert_eq!(counts_of(line), Some(counts));
+        let lines = "Prot LocalAddress:Port Conns\n  -> RemoteAddress:Port\nTCP  198.18.0.100:80 1 2 3 4 5\n  \
+                     -> 198.18.1.4:8080 10 31 0 2600 0\n  -> [2001:db8:13::2]:80 10 31 0 2600 0\n";
+        assert_eq!(server_counts(lines), [(2, counts), (4, counts)]);
         let line = "UDP 2001:0db8:000c:0000:0000:0000:0000:0007 1267 \
                     2001:0db8:0012:0000:0000:0000:0000:0100 0050 \
                     2001:0db8:0013:0000:0000:0000:0000:0004 1F90 UDP 299";

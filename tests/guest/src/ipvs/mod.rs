@@ -13,8 +13,11 @@ use std::net::IpAddr;
 
 use serde::{Deserialize, Serialize};
 
-pub use frames::{THEN_ABORT, VIP_PORT, server_addr, server_port, to_client, to_vip, vip};
-pub use player::{hexadecimal, play};
+pub use frames::{
+    MARK, THEN_ABORT, VIP_PORT, VIP_PORTS, carried, server_addr, server_port, to_client, to_vip,
+    vip,
+};
+pub use player::{Game, hexadecimal, play};
 
 /// One service, and what happens.
 #[derive(Clone, Debug, Deserialize, Serialize)]
@@ -29,8 +32,14 @@ pub struct Scenario {
     pub protocol: Protocol,
     /// IPv6, not IPv4.
     pub v6: bool,
-    /// Direct routing, not NAT.
-    pub dr: bool,
+    /// How packets reach the servers.
+    pub method: Method,
+    /// The kernel takes packets to all of [`VIP_PORTS`] for the service, by a firewall mark.
+    pub marked: bool,
+    /// Every datagram is scheduled.
+    pub one_packet: bool,
+    /// What each server counted is asked for at the end.
+    pub counted: bool,
     /// The servers it begins with, in the order in which they are added.
     pub servers: Vec<Server>,
     /// Clients keep their server.
@@ -48,6 +57,17 @@ pub enum Protocol {
     Tcp,
     Udp,
     Sctp,
+}
+
+/// How packets reach the servers.
+#[derive(Clone, Copy, Debug, Deserialize, Eq, PartialEq, Serialize)]
+pub enum Method {
+    /// Rewritten.
+    Nat,
+    /// By the MAC address.
+    Dr,
+    /// In another IP packet.
+    IpIp,
 }
 
 /// How a service keeps clients at their servers.
@@ -68,6 +88,18 @@ pub struct Server {
     pub number: u8,
     /// Its weight.
     pub weight: u16,
+    /// With so many connections it takes no more; 0: no bound.
+    pub upper: u32,
+    /// Below so many it takes some again; 0: below three quarters of `upper`.
+    pub lower: u32,
+}
+
+impl Server {
+    /// One without thresholds.
+    #[must_use]
+    pub fn new(number: u8, weight: u16) -> Self {
+        Self { number, weight, upper: 0, lower: 0 }
+    }
 }
 
 /// A client's end of a connection.
@@ -77,6 +109,8 @@ pub struct Flow {
     pub addr: IpAddr,
     /// The client's port.
     pub port: u16,
+    /// The port of the VIP: one of [`VIP_PORTS`].
+    pub vip_port: u16,
 }
 
 /// Something that happens.
@@ -138,6 +172,23 @@ pub struct Seen {
     pub templates: Vec<(u8, usize)>,
     /// The present servers' connections, by number: active and inactive ones.
     pub loads: Vec<(u8, u32, u32)>,
+    /// What the service counted so far.
+    pub counts: Counts,
+}
+
+/// What a service or a server counted.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize)]
+pub struct Counts {
+    /// Connections scheduled.
+    pub conns: u64,
+    /// Packets to servers, and their bytes (IP length).
+    pub in_pkts: u64,
+    /// As above.
+    pub in_bytes: u64,
+    /// Packets from servers, and their bytes.
+    pub out_pkts: u64,
+    /// As above.
+    pub out_bytes: u64,
 }
 
 /// A connection.
@@ -168,6 +219,8 @@ pub struct Played {
     /// What was seen before the first step, and after each one; fewer when the guest was too slow
     /// to play all before the first connections expire.
     pub seen: Vec<Seen>,
+    /// What each server that is left counted, by number; only if that was asked for.
+    pub servers: Vec<(u8, Counts)>,
     /// How long it took, in milliseconds of the guest.
     pub took_ms: u64,
 }

@@ -16,11 +16,11 @@ use anyhow::{Context as _, Result, anyhow, bail};
 use steadfast_packet::{Content, Packet, parse};
 
 use super::{
-    Entry, Flow, Protocol, Scenario, Seen, Sent, Step,
+    Entry, Flow, Method, Played, Protocol, Scenario, Seen, Sent, Step,
     director::{Director, add, ipvsadm, remove, weigh},
     frames::{
-        BACK_MAC, BYSTANDER, BYSTANDER_ADDR, CLIENT_GATEWAY, CLIENT_MAC, FRONT_MAC, marker,
-        server_addr, server_mac, to_client, to_vip, vip,
+        BACK_MAC, BYSTANDER, BYSTANDER_ADDR, CLIENT_GATEWAY, CLIENT_MAC, FRONT_MAC, carried,
+        marker, server_addr, server_mac, to_client, to_vip, vip,
     },
     listing,
 };
@@ -40,13 +40,32 @@ const FRAME_LEN_MAX: usize = 2048;
 ///
 /// # Errors
 /// What the system's programs say, or a packet that is lost on its way.
-pub fn play(scenario: &Scenario) -> Result<Vec<Seen>> {
+pub fn play(scenario: &Scenario) -> Result<Game> {
     let director = Director::make(scenario)?;
-    thread::scope(|scope| {
+    let seen = thread::scope(|scope| {
         let player = Player { scenario, director: &director, markers: 0 };
         let thread = scope.spawn(|| player.play());
         thread.join().map_err(|_| anyhow!("the player panicked"))?
-    })
+    })?;
+    Ok(Game { director, seen })
+}
+
+/// A scenario that was played; its director is there until this goes.
+#[derive(Debug)]
+pub struct Game {
+    director: Director,
+    seen: Vec<Seen>,
+}
+
+impl Game {
+    /// What was seen of the scenario with this index, and what took so long.
+    ///
+    /// # Errors
+    /// What ipvsadm says, if servers are `counted`.
+    pub fn tell(self, scenario: usize, took_ms: u64, counted: bool) -> Result<Played> {
+        let servers = if counted { self.director.server_counts()? } else { Vec::new() };
+        Ok(Played { scenario, seen: self.seen, servers, took_ms })
+    }
 }
 
 struct Player<'a> {
@@ -125,7 +144,7 @@ impl Player<'_> {
         if let Some(flow) = flow {
             seen.connection = settled(flow)?;
         }
-        seen.loads = listing::loads()?;
+        (seen.loads, seen.counts) = (listing::loads()?, listing::counts()?);
         if let Some(persistence) = scenario.persistence {
             let listed = listing::templates(persistence, flow)?;
             (seen.templates, seen.template) = (listed.counts, listed.own);
@@ -159,6 +178,12 @@ impl Player<'_> {
                 thread::sleep(WAIT_STEP);
                 continue;
             };
+            let number = frame.get(5).copied().unwrap_or_default();
+            let inner = carried(frame, server_addr(self.scenario.v6, number));
+            let frame = match &inner {
+                Some(inner) if way == Way::In && self.scenario.method == Method::IpIp => inner,
+                _ => frame,
+            };
             let Ok(parsed) = parse(frame) else { continue };
             let Content::Ip(packet) = parsed.content else { continue };
             if packet.dst == IpAddr::V4(dst)
@@ -191,7 +216,10 @@ impl Player<'_> {
         }
         let number = dst_mac[5];
         let v6 = self.scenario.v6;
-        let dst = if self.scenario.dr { vip(v6) } else { server_addr(v6, number) };
+        let dst = match self.scenario.method {
+            Method::Nat => server_addr(v6, number),
+            Method::Dr | Method::IpIp => vip(v6),
+        };
         (dst_mac == server_mac(number) && packet.dst == dst).then_some(Sent::Server(number))
     }
 }

@@ -3,7 +3,9 @@
 //! Random scenarios are kept away from these; a scenario of its own shows each, so that one that is
 //! no difference any more is noticed.
 
-use steadfast_guest::ipvs::{Flow, Persistence, Protocol, Scenario, Server, Step};
+use steadfast_guest::ipvs::{
+    Flow, Method, Persistence, Protocol, Scenario, Server, Step, VIP_PORT,
+};
 
 use super::ours::Ours;
 
@@ -100,8 +102,8 @@ const ACK: u8 = 0x10;
 const OPEN: Step = Step::Send { flow: 0, flags: SYN };
 const RESET: Step = Step::Reply { flow: 0, flags: RST };
 /// The server that was added last is the first.
-const FIRST: Server = Server { number: 2, weight: 1 };
-const SECOND: Server = Server { number: 1, weight: 1 };
+const FIRST: Server = Server { number: 2, weight: 1, upper: 0, lower: 0 };
+const SECOND: Server = Server { number: 1, weight: 1, upper: 0, lower: 0 };
 const REMOVE_FIRST: Step = Step::Remove { number: FIRST.number };
 const PERSISTENCE: Persistence =
     Persistence { timeout_s: 300, prefix_len: 32, expire_quiescent: false };
@@ -133,10 +135,15 @@ pub(super) fn scenarios() -> Vec<Scenario> {
             flags: Vec::new(),
             protocol: Protocol::Tcp,
             v6: false,
-            dr: false,
+            method: Method::Nat,
+            marked: false,
+            one_packet: false,
+            counted: false,
             persistence: None,
             servers: vec![SECOND, FIRST],
-            flows: [1, 2].map(|port| Flow { addr: [10, 0, 0, 1].into(), port }).to_vec(),
+            flows: [1, 2]
+                .map(|port| Flow { addr: [10, 0, 0, 1].into(), port, vip_port: VIP_PORT })
+                .to_vec(),
             steps: Vec::new(),
         };
         (exception.shows)(&mut scenario);

@@ -2,7 +2,9 @@
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
-use steadfast_guest::ipvs::{Flow, Persistence, Protocol, Scenario, Server, Step};
+use steadfast_guest::ipvs::{
+    Flow, Method, Persistence, Protocol, Scenario, Server, Step, VIP_PORT, VIP_PORTS,
+};
 
 use super::table::{common, events};
 
@@ -30,15 +32,20 @@ pub(super) type Kind = (&'static str, Vec<&'static str>);
 pub(super) struct Way {
     protocol: Protocol,
     v6: bool,
-    dr: bool,
+    method: Method,
     persistence: Option<Persistence>,
+    marked: bool,
+    one_packet: bool,
+    /// Servers have thresholds.
+    bounded: bool,
+    counted: bool,
 }
 
 /// What is played: every scheduler over both families, TCP and UDP, NAT and DR; and beside that,
 /// SCTP and persistence, to which schedulers are alike.
 pub(super) fn all() -> Vec<(Kind, Way)> {
     use Protocol::{Sctp, Tcp, Udp};
-    let way = |protocol, v6, dr| Way { protocol, v6, dr, persistence: None };
+    let way = |protocol, v6, dr| Way::new(protocol, v6, if dr { Method::Dr } else { Method::Nat });
     let mut all = Vec::new();
     for (index, kind) in kinds().into_iter().enumerate() {
         let even = index % 2 == 0;
@@ -62,7 +69,32 @@ pub(super) fn all() -> Vec<(Kind, Way)> {
         let persistence = Persistence { timeout_s: 300, prefix_len, expire_quiescent };
         all.push(((scheduler, vec![]), Way { persistence: Some(persistence), ..way }));
     }
+    all.extend(seldom());
     all
+}
+
+/// What schedulers have little to do with: tunnels, marks, datagrams on their own, thresholds.
+fn seldom() -> Vec<(Kind, Way)> {
+    use Protocol::{Tcp, Udp};
+    let counted = |way| Way { counted: true, ..way };
+    let marked = |way| Way { marked: true, ..way };
+    let bounded = |way| Way { bounded: true, ..way };
+    let alone = |method, v6| Way { one_packet: true, ..Way::new(Udp, v6, method) };
+    let by_mark = Persistence { timeout_s: 300, prefix_len: 24, expire_quiescent: false };
+    let by_mark = Way { persistence: Some(by_mark), ..Way::new(Tcp, false, Method::Nat) };
+    let ways = [
+        ("wrr", counted(Way::new(Tcp, false, Method::IpIp))),
+        ("rr", counted(Way::new(Udp, true, Method::IpIp))),
+        ("wlc", counted(marked(Way::new(Tcp, false, Method::Nat)))),
+        ("rr", marked(Way::new(Udp, true, Method::Dr))),
+        ("rr", marked(by_mark)),
+        ("wrr", counted(alone(Method::Dr, false))),
+        ("rr", alone(Method::Nat, true)),
+        ("rr", counted(bounded(Way::new(Tcp, false, Method::Nat)))),
+        ("wlc", counted(bounded(Way::new(Tcp, true, Method::Dr)))),
+        ("mh", bounded(Way::new(Udp, false, Method::Nat))),
+    ];
+    ways.map(|(scheduler, way)| ((scheduler, vec![]), way)).into()
 }
 
 /// All schedulers of IPVS but `twos`, whose choices are random.
@@ -83,13 +115,14 @@ fn kinds() -> Vec<Kind> {
 pub(super) fn random((scheduler, flags): &Kind, way: Way, mut dice: Dice) -> Scenario {
     let mut present: Vec<Server> = Vec::new();
     for number in 1..=2 + dice.below(4) as u8 {
-        present.push(Server { number, weight: dice.weight() });
+        present.push(dice.server(way, number));
     }
     let servers = present.clone();
     let flows: Vec<_> = (0..FLOWS)
         .map(|index| Flow {
             addr: dice.client(way),
             port: 1024 + dice.below(50_000) as u16 + index as u16,
+            vip_port: if way.marked { VIP_PORTS[dice.below(2) as usize] } else { VIP_PORT },
         })
         .collect();
     let (mut steps, mut opened, mut next_number) = (Vec::new(), 0, servers.len() as u8 + 1);
@@ -105,7 +138,7 @@ pub(super) fn random((scheduler, flags): &Kind, way: Way, mut dice: Dice) -> Sce
                 let flow = dice.below(opened as u64) as usize;
                 let flags = events[dice.below(events.len() as u64) as usize];
                 let flags = if dice.below(3) == 0 { common(way.protocol) } else { flags };
-                if way.dr || dice.below(2) == 0 {
+                if way.method != Method::Nat || dice.below(2) == 0 {
                     Step::Send { flow, flags }
                 } else {
                     Step::Reply { flow, flags }
@@ -115,11 +148,18 @@ pub(super) fn random((scheduler, flags): &Kind, way: Way, mut dice: Dice) -> Sce
                 let index = dice.below(present.len() as u64) as usize;
                 let weight = if dice.below(3) == 0 { 0 } else { dice.weight() };
                 present[index].weight = weight;
+                if way.bounded && dice.below(2) == 0 {
+                    let other = dice.server(way, present[index].number);
+                    present[index] = Server { weight, ..other };
+                }
                 Step::Weigh(present[index])
             }
             94..97 if present.len() < SERVERS_MAX && next_number < NUMBERS_MAX => {
-                let weight = if dice.below(5) == 0 { 0 } else { dice.weight() };
-                let server = Server { number: next_number, weight };
+                let drained = dice.below(5) == 0;
+                let mut server = dice.server(way, next_number);
+                if drained {
+                    server.weight = 0;
+                }
                 next_number += 1;
                 present.push(server);
                 Step::Add(server)
@@ -139,7 +179,10 @@ pub(super) fn random((scheduler, flags): &Kind, way: Way, mut dice: Dice) -> Sce
         flags,
         protocol: way.protocol,
         v6: way.v6,
-        dr: way.dr,
+        method: way.method,
+        marked: way.marked,
+        one_packet: way.one_packet,
+        counted: way.counted,
         persistence: way.persistence,
         servers,
         flows,
@@ -148,11 +191,25 @@ pub(super) fn random((scheduler, flags): &Kind, way: Way, mut dice: Dice) -> Sce
 }
 
 impl Way {
+    fn new(protocol: Protocol, v6: bool, method: Method) -> Self {
+        let (marked, one_packet, bounded, counted) = (false, false, false, false);
+        Self { protocol, v6, method, persistence: None, marked, one_packet, bounded, counted }
+    }
+
     fn label(&self) -> String {
-        let Self { protocol, v6, dr, persistence } = self;
-        let (family, forwarding) = (if *v6 { 6 } else { 4 }, if *dr { "dr" } else { "nat" });
-        let persistent = if persistence.is_some() { " persistent" } else { "" };
-        format!("{protocol:?} {family} {forwarding}{persistent}")
+        let family = if self.v6 { 6 } else { 4 };
+        let mut label = format!("{:?} {family} {:?}", self.protocol, self.method).to_lowercase();
+        for (is, word) in [
+            (self.persistence.is_some(), " persistent"),
+            (self.marked, " marked"),
+            (self.one_packet, " one-packet"),
+            (self.bounded, " bounded"),
+        ] {
+            if is {
+                label.push_str(word);
+            }
+        }
+        label
     }
 }
 
@@ -195,6 +252,18 @@ impl Dice {
             None => self.below(1 << 24) | 1,
         };
         Ipv4Addr::from_bits(0x0a00_0000 | low as u32).into()
+    }
+
+    /// Bounded ones are full before the scenario ends, and may be free again.
+    fn server(&mut self, way: Way, number: u8) -> Server {
+        let server = Server::new(number, self.weight());
+        if !way.bounded {
+            return server;
+        }
+        let upper = 4 + self.below(12) as u32;
+        // None, or up to the upper one.
+        let lower = self.below(u64::from(upper) + 1) as u32;
+        Server { upper, lower, ..server }
     }
 
     fn weight(&mut self) -> u16 {

@@ -1,5 +1,7 @@
 //! The same steps through our data plane.
 
+mod asked;
+
 use std::{
     collections::{BTreeMap, HashMap},
     net::IpAddr,
@@ -7,16 +9,17 @@ use std::{
 };
 
 use steadfast_dataplane::{
-    Actions, ClientAddress, Config, ConfigSpec, ConnReuse, FlowKey, Forwarding, GroupId, GroupSpec,
-    Limits, Listen, MssClamp, NextHops, NoHook, OnServerGone, Origin, Persistence, Policies,
-    Protocol, Role, ServerId, ServerOrder, ServerSpec, ServiceId, ServiceSpec, Shared,
-    SyncSettings, TableOptions, TemplateKey, Timeouts, Unserved, Verdict, Worker,
+    Actions, ClientAddress, Config, ConfigSpec, ConnReuse, FlowKey, FlowTotals, Forwarding,
+    GroupId, GroupSpec, Limits, Listen, MssClamp, NextHops, NoHook, OnServerGone, Origin,
+    Persistence, Policies, Protocol, Role, ServerId, ServerOrder, ServerSpec, ServiceId,
+    ServiceSpec, Shared, SyncSettings, TableOptions, TemplateKey, Timeouts, Unserved, Verdict,
+    Worker,
 };
 use steadfast_guest::ipvs::{
-    self as oracle, Entry, Flow, Scenario, Seen, Sent, Server, Step, VIP_PORT, hexadecimal,
-    server_addr, server_port, to_client, to_vip, vip,
+    self as oracle, Counts, Entry, Flow, Method, Scenario, Seen, Sent, Server, Step, VIP_PORT,
+    VIP_PORTS, carried, hexadecimal, server_addr, server_port, to_client, to_vip, vip,
 };
-use steadfast_packet::{ANSWER_LEN_MAX, Content, parse};
+use steadfast_packet::{ANSWER_LEN_MAX, Content, Tunnel, parse};
 
 use super::settings::{BACK, CLIENT, FRONT, next_hops, scheduler, server_mac};
 
@@ -26,6 +29,8 @@ const SECOND: u64 = 1_000_000_000;
 const START: u64 = 5_000 * SECOND;
 /// Between two steps; no connection expires in a scenario.
 const STEP_NS: u64 = SECOND / 1000;
+/// Octets in front of a frame, for another header.
+const HEADROOM: usize = 64;
 /// How often timers are looked at, of which there are fewer than these.
 const TICKS_PER_SECOND: u32 = 10;
 const TIMERS_AT_ONCE: usize = 1000;
@@ -124,73 +129,14 @@ impl<'a> Ours<'a> {
         let connection = flow.and_then(|flow| self.connection(flow));
         let template = flow.and_then(|flow| self.template(flow));
         let (loads, templates) = (self.loads(), self.templates());
-        let seen = Seen { connection, sent, packet, loads, template, templates };
-        Done { seen, created: after.is_some() && after != before }
-    }
-
-    /// The flow has a connection, and its server was removed.
-    pub(super) fn is_orphan(&self, flow: usize) -> bool {
-        let gone = |entry: Entry| !self.servers.iter().any(|s| s.server.number == entry.server);
-        self.connection(self.scenario.flows[flow]).is_some_and(gone)
-    }
-
-    /// A SYN of the flow opens a new connection in the place of an old one.
-    pub(super) fn is_reusable(&self, flow: usize) -> bool {
-        let found = self.shared.table.find(&self.key(self.scenario.flows[flow]));
-        found.is_some_and(|found| found.state().is_reusable())
-    }
-
-    /// The server has this weight already, and turns depend on weights.
-    pub(super) fn is_wrr_with(&self, server: Server) -> bool {
-        self.scenario.scheduler == "wrr" && self.servers.iter().any(|s| s.server == server)
-    }
-
-    /// The flow's client may not stay with the server of its connection.
-    pub(super) fn is_moved(&self, flow: usize) -> bool {
-        let found = self.connection(self.scenario.flows[flow]);
-        let Some(Entry { server, .. }) = found else { return false };
-        let template = self.template(self.scenario.flows[flow]);
-        self.is_led_astray(flow) || template.is_some_and(|template| template.server != server)
-    }
-
-    /// The flow's template names a server that clients may not stay with.
-    pub(super) fn is_led_astray(&self, flow: usize) -> bool {
-        let Some(persistence) = self.scenario.persistence else { return false };
-        let Some(template) = self.template(self.scenario.flows[flow]) else { return false };
-        let stays = |s: &Present| {
-            let Server { number, weight } = s.server;
-            number == template.server && (weight > 0 || !persistence.expire_quiescent)
-        };
-        !self.servers.iter().any(stays)
-    }
-
-    /// The template of the flow that a step is about.
-    pub(super) fn template_of(&self, step: &Step) -> Option<Entry> {
-        self.template(self.scenario.flows[step.flow()?])
-    }
-
-    /// The server of this number has the weight 0.
-    pub(super) fn has_drained(&self, number: u8) -> bool {
-        self.servers.iter().any(|s| s.server == Server { number, weight: 0 })
-    }
-
-    /// Somebody takes new connections.
-    pub(super) fn has_available(&self) -> bool {
-        self.servers.iter().any(|s| s.server.weight > 0)
-    }
-
-    /// The flow has a connection, and its template was not taken for a real client's yet.
-    pub(super) fn is_unproven(&self, flow: usize) -> bool {
-        let flow = self.scenario.flows[flow];
-        self.connection(flow).is_some() && self.template(flow).is_some_and(|t| t.state == "NONE")
-    }
-
-    pub(super) fn is_tcp(&self) -> bool {
-        self.scenario.protocol == oracle::Protocol::Tcp
-    }
-
-    pub(super) fn is_udp(&self) -> bool {
-        self.scenario.protocol == oracle::Protocol::Udp
+        let counts = self.counts();
+        // A datagram on its own is one that leaves no connection.
+        let created =
+            after.is_some() && after != before || self.scenario.one_packet && sent.is_some();
+        Done {
+            seen: Seen { connection, sent, packet, loads, template, templates, counts },
+            created,
+        }
     }
 
     fn change(&mut self, step: &Step) {
@@ -235,10 +181,18 @@ impl<'a> Ours<'a> {
         let service = ServiceSpec {
             id: SERVICE,
             group: GROUP,
-            listen: vec![Listen::new(self.protocol(), self.vip(), VIP_PORT)],
+            listen: self
+                .ports()
+                .iter()
+                .map(|port| Listen::new(self.protocol(), self.vip(), *port))
+                .collect(),
             scheduler: scheduler(self.scenario),
             order: ServerOrder::NewestFirst,
-            forwarding: if self.scenario.dr { Forwarding::Dr } else { Forwarding::Nat },
+            forwarding: match self.scenario.method {
+                Method::Nat => Forwarding::Nat,
+                Method::Dr => Forwarding::Dr,
+                Method::IpIp => Forwarding::Tunnel(Tunnel::IpIp),
+            },
             servers: self.servers.iter().map(|server| self.server_spec(server)).collect(),
             client_address: ClientAddress::None,
             mss_clamp: MssClamp::Off,
@@ -254,7 +208,7 @@ impl<'a> Ours<'a> {
             },
             persistence: self.persistence(),
             quic: Default::default(),
-            one_packet: false,
+            one_packet: self.scenario.one_packet,
             ftp: None,
             timeouts: Timeouts::default(),
             sync: SyncSettings::default(),
@@ -270,29 +224,29 @@ impl<'a> Ours<'a> {
     }
 
     fn server_spec(&self, present: &Present) -> ServerSpec {
-        let Server { number, weight } = present.server;
+        let Server { number, weight, upper, lower } = present.server;
         // In mh a server of weight 0 keeps its place, in sh it keeps one bucket.
         //= Linux net/netfilter/ipvs/ip_vs_mh.c, ip_vs_mh_populate(): last_weight
         let last_weight = if self.scenario.scheduler == "mh" { present.last_weight } else { 0 };
         ServerSpec {
             id: present.id,
             addr: server_addr(self.scenario.v6, number),
-            port: server_port(self.scenario.dr),
+            port: if self.scenario.marked { 0 } else { server_port(self.scenario, VIP_PORT) },
             weight,
             last_weight,
             drained: false,
             up: true,
-            upper: 0,
-            lower: 0,
+            upper,
+            lower,
             up_since_ns: 0,
         }
     }
 
     fn handle(&mut self, port: u16, frame: &[u8]) -> Option<(Sent, String)> {
-        let mut buffer = frame.to_vec();
-        buffer.resize(frame.len().max(ANSWER_LEN_MAX), 0);
+        let mut buffer = [&[0; HEADROOM], frame].concat();
+        buffer.resize(HEADROOM + frame.len().max(ANSWER_LEN_MAX), 0);
         let mut actions = Actions::new();
-        let place = (0, frame.len());
+        let place = (HEADROOM, frame.len());
         self.worker.prepare(std::iter::once(frame));
         let verdict = self.worker.handle_frame(self.now, port, &mut buffer, place, &mut actions);
         // A port other than the one it came from: an answer to the sender is none of IPVS's.
@@ -305,6 +259,13 @@ impl<'a> Ours<'a> {
             }
             Verdict::Transmit { .. } | Verdict::Drop(_) => return None,
         };
+        let inner = match (self.scenario.method, to) {
+            (Method::IpIp, Sent::Server(number)) => {
+                Some(carried(frame, server_addr(self.scenario.v6, number))?)
+            }
+            _ => None,
+        };
+        let frame = inner.as_deref().unwrap_or(frame);
         let Content::Ip(packet) = parse(frame).unwrap().content else { return None };
         Some((to, hexadecimal(&frame[packet.l3..packet.end])))
     }
@@ -374,8 +335,29 @@ impl<'a> Ours<'a> {
             client: flow.addr,
             client_port: flow.port,
             vip: self.vip(),
-            vip_port: VIP_PORT,
+            vip_port: flow.vip_port,
         }
+    }
+
+    fn ports(&self) -> &'static [u16] {
+        if self.scenario.marked { &VIP_PORTS } else { &VIP_PORTS[..1] }
+    }
+
+    fn counts(&self) -> Counts {
+        let config = self.shared.config.load();
+        counts(config.service(SERVICE).unwrap().totals())
+    }
+
+    /// What each server that is left counted, by number.
+    pub(super) fn server_counts(&self) -> Vec<(u8, Counts)> {
+        let config = self.shared.config.load();
+        let of = |present: &Present| {
+            let (service, index) = config.server(present.id)?;
+            Some((present.server.number, counts(service.counters(index)?.totals())))
+        };
+        let mut all: Vec<_> = self.servers.iter().filter_map(of).collect();
+        all.sort_by_key(|(number, _)| *number);
+        all
     }
 
     fn vip(&self) -> IpAddr {
@@ -389,4 +371,9 @@ impl<'a> Ours<'a> {
             oracle::Protocol::Sctp => Protocol::Sctp,
         }
     }
+}
+
+fn counts(totals: FlowTotals) -> Counts {
+    let FlowTotals { conns, in_pkts, in_bytes, out_pkts, out_bytes } = totals;
+    Counts { conns, in_pkts, in_bytes, out_pkts, out_bytes }
 }

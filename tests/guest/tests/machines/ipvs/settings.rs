@@ -47,11 +47,13 @@ pub(super) fn next_hops() -> NextHopsSpec {
     let clients = gateways.map(|gateway| (0, gateway.parse().unwrap(), CLIENT));
     let of = |v6| (1..=u8::MAX).map(move |n| (1, server_addr(v6, n), server_mac(n)));
     let front = ["198.18.0.1", "2001:db8:12::1"].map(|addr| addr.parse().unwrap()).to_vec();
+    // Where tunnels begin.
+    let back = ["198.18.1.254", "2001:db8:13::fe"].map(|addr| addr.parse().unwrap()).to_vec();
     NextHopsSpec {
         generation: 1,
         ports: vec![
             PortSpec { mac: FRONT, addrs: front, ..PortSpec::default() },
-            PortSpec { mac: BACK, ..PortSpec::default() },
+            PortSpec { mac: BACK, addrs: back, ..PortSpec::default() },
         ],
         routes: vec![
             route("198.18.0.0", 24, Some(0), None),

@@ -3,7 +3,9 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use steadfast_dataplane::{Direction, State};
-use steadfast_guest::ipvs::{Entry, Flow, Protocol, Scenario, Server, Step, THEN_ABORT};
+use steadfast_guest::ipvs::{
+    Entry, Flow, Method, Protocol, Scenario, Server, Step, THEN_ABORT, VIP_PORT,
+};
 use steadfast_packet::{Chunk, TcpFlags};
 
 /// SYN, FIN with ACK, ACK, RST, and combinations that show which flag is looked at first.
@@ -53,7 +55,9 @@ pub(super) fn common(protocol: Protocol) -> u8 {
 pub(super) fn cell(scenario: &Scenario, step: &Step, before: Option<&Entry>) -> Option<Cell> {
     let before = before.filter(|_| scenario.protocol != Protocol::Udp)?;
     let (side, event) = match *step {
-        Step::Send { flags, .. } => (if scenario.dr { Side::InOnly } else { Side::In }, flags),
+        Step::Send { flags, .. } => {
+            (if scenario.method == Method::Nat { Side::In } else { Side::InOnly }, flags)
+        }
         Step::Reply { flags, .. } => (Side::Out, flags),
         _ => return None,
     };
@@ -187,10 +191,15 @@ impl Table {
             flags: Vec::new(),
             protocol: self.protocol,
             v6,
-            dr: self.dr,
-            servers: vec![Server { number: 1, weight: 1 }, Server { number: 2, weight: 1 }],
+            method: if self.dr { Method::Dr } else { Method::Nat },
+            marked: false,
+            one_packet: false,
+            counted: false,
+            servers: vec![Server::new(1, 1), Server::new(2, 1)],
             persistence: None,
-            flows: (0..flows).map(|flow| Flow { addr, port: 20_000 + flow as u16 }).collect(),
+            flows: (0..flows)
+                .map(|flow| Flow { addr, port: 20_000 + flow as u16, vip_port: VIP_PORT })
+                .collect(),
             steps,
         }
     }
