@@ -132,7 +132,7 @@ test-full: setup build ## The runs that the README's figures come from; goes on 
 	@$(LAB) suite --full --sessions $(SESSIONS) $(SEED_ARG)
 
 .PHONY: bench
-bench: ## Measures the packet path; BENCH_ARGS=--quick shows that it runs
+bench: setup ## Measures the packet path; BENCH_ARGS=--quick shows that it runs
 	@$(CARGO) build --locked --profile bench -p steadfast-bench
 	@$(abspath $(or $(CARGO_TARGET_DIR),target))/release/steadfast-bench $(BENCH_ARGS)
 

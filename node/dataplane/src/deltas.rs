@@ -48,7 +48,8 @@ pub(crate) enum Numbers {
     Same,
     /// They differ by these.
     Shifted(Deltas),
-    /// The server has not answered yet: see `handshake.rs`.
+    /// The server has not answered yet: see `handshake.rs`. Or who changes them has lost its processor:
+    /// then the packet is dropped, and comes again.
     Unknown,
 }
 

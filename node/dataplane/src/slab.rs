@@ -58,8 +58,10 @@ const LENGTH_SHIFT: u32 = 24;
 /// Counts changes, so that a reader notices one.
 const CHANGES_SHIFT: u32 = 28;
 const NIBBLE: u64 = 0xf;
-/// Times deltas are read again that change meanwhile.
-const READS_MAX: usize = 1000;
+/// Times deltas are read again that change meanwhile; after some of them the reader lets others run, for
+/// the writer may have lost its processor.
+const READS_MAX: usize = 200;
+const READS_AT_ONCE: usize = 100;
 /// Flags of a handshake.
 const HAS_TIMES: u8 = 1;
 const HAS_SACK: u8 = 2;
@@ -349,12 +351,13 @@ impl Slab {
         self.ends(slot).local()
     }
 
-    /// How the numbers of its sides differ, of a connection that has [`HAS_DELTAS`].
-    fn deltas(&self, slot: u32) -> Deltas {
-        let [numbers, rest, places] = self.delta_words(slot);
+    /// How the numbers of its sides differ, of a connection that has [`HAS_DELTAS`]; none: they were
+    /// changing all the time.
+    fn deltas(&self, slot: u32) -> Option<Deltas> {
+        let [numbers, rest, places] = self.delta_words(slot)?;
         let nibble = |shift: u32| (rest >> shift & NIBBLE) as u8;
         let (at, len, by) = ((places >> 32) as u32, nibble(LENGTH_SHIFT), nibble(GROWTH_SHIFT));
-        Deltas {
+        Some(Deltas {
             to_client: (numbers >> 32) as u32,
             to_server: numbers as u32,
             timestamps: (rest >> 32) as u32,
@@ -365,23 +368,25 @@ impl Slab {
                 address: Grown { at, len, by },
                 is_heard: rest & LONGER_IS_HEARD != 0,
             }),
-        }
+        })
     }
 
     /// Its words, all of one time: a mixture would lead octets to another place in the stream.
-    fn delta_words(&self, slot: u32) -> [u64; 3] {
+    fn delta_words(&self, slot: u32) -> Option<[u64; 3]> {
         let cells = self.deltas.all(slot);
-        let mut read = [0; 3];
-        for _ in 0..READS_MAX {
+        for read_before in 0..READS_MAX {
             let rest = cells[1].load(Ordering::Acquire);
-            read = [cells[0].load(RELAXED), rest, cells[2].load(RELAXED)];
+            let read = [cells[0].load(RELAXED), rest, cells[2].load(RELAXED)];
             fence(Ordering::Acquire);
             if rest & CHANGING == 0 && cells[1].load(RELAXED) == rest {
-                break;
+                return Some(read);
             }
-            std::hint::spin_loop();
+            match read_before {
+                0..READS_AT_ONCE => std::hint::spin_loop(),
+                _ => std::thread::yield_now(),
+            }
         }
-        read
+        None
     }
 
     /// Writes them, under the table's lock; [`HAS_DELTAS`] is set afterwards.
@@ -581,7 +586,7 @@ impl Ends<'_> {
     pub(crate) fn numbers(&self) -> Numbers {
         match self.word & (HAS_DELTAS | SHAKING) {
             0 => Numbers::Same,
-            HAS_DELTAS => Numbers::Shifted(self.slab.deltas(self.slot)),
+            HAS_DELTAS => self.slab.deltas(self.slot).map_or(Numbers::Unknown, Numbers::Shifted),
             _ => Numbers::Unknown,
         }
     }
@@ -661,6 +666,17 @@ fn forwarding(number: u8, port: u16) -> Forwarding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn numbers_whose_writer_stands_still_are_not_known() {
+        let slab = Slab::new(1);
+        slab.hot(0)[WORD].store(OPEN | HAS_DELTAS, RELAXED);
+        let deltas = Deltas { to_client: 7, ..Deltas::default() };
+        slab.write_deltas(0, &deltas);
+        assert_eq!(slab.ends(0).numbers(), Numbers::Shifted(deltas));
+        slab.deltas.all(0)[1].fetch_or(CHANGING, RELAXED);
+        assert_eq!(slab.ends(0).numbers(), Numbers::Unknown);
+    }
 
     #[test]
     fn what_is_kept_as_numbers_comes_back() {
