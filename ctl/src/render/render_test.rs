@@ -163,8 +163,8 @@ fn connection_list() {
         incarnation: 1,
         group: "web".to_owned(),
         local: String::new(),
-        in_queues: Vec::new(),
-        out_queues: Vec::new(),
+        in_queue: None,
+        out_queue: None,
     };
     let full_nat = Connection {
         client: "198.18.0.9:40002".to_owned(),

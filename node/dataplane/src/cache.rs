@@ -184,7 +184,7 @@ impl Servers {
     }
 
     /// The server of this id, as long as `config` has it.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn find(&mut self, server: ServerId, config: &Config) -> Option<&mut HotServer> {
         let place = &mut self.places[server.0 as usize % SERVERS];
         let config_generation = config.generation();

@@ -143,10 +143,11 @@ impl ReplyKey {
 }
 
 fn sip_of(seed: [u64; 2], protocol: Protocol, addrs: (IpAddr, IpAddr), (a, b): (u16, u16)) -> u64 {
-    let ports = (protocol as u64) << 32 | u64::from(a) << 16 | u64::from(b);
+    let ports = u32::from(a) << 16 | u32::from(b);
     match addrs {
         (IpAddr::V4(a), IpAddr::V4(b)) => {
-            sip13(seed, [u64::from(a.to_bits()) << 32 | u64::from(b.to_bits()), ports])
+            let addrs = u64::from(a.to_bits()) << 32 | u64::from(b.to_bits());
+            sip_of_v4(seed, protocol, addrs, ports)
         }
         (a, b) => {
             // Addresses of two families never stand together in a packet.
@@ -154,9 +155,16 @@ fn sip_of(seed: [u64; 2], protocol: Protocol, addrs: (IpAddr, IpAddr), (a, b): (
                 IpAddr::V4(addr) => addr.to_ipv6_mapped().to_bits(),
                 IpAddr::V6(addr) => addr.to_bits(),
             });
+            let ports = (protocol as u64) << 32 | u64::from(ports);
             sip13(seed, [(a >> 64) as u64, a as u64, (b >> 64) as u64, b as u64, ports])
         }
     }
+}
+
+/// Where it comes from is in the upper halves of `addrs` and `ports`.
+#[inline(always)]
+pub(crate) fn sip_of_v4(seed: [u64; 2], protocol: Protocol, addrs: u64, ports: u32) -> u64 {
+    sip13(seed, [addrs, (protocol as u64) << 32 | u64::from(ports)])
 }
 
 impl Record {
@@ -220,9 +228,6 @@ pub struct Connection {
     slab: Arc<Slab>,
     place: Place,
 }
-
-/// Workers that are told apart in [`Connection::workers`]; the last bit stands for all from there.
-const WORKER_BITS: usize = 32;
 
 impl NewConnection {
     /// A connection in `state`, last seen now.
@@ -330,10 +335,12 @@ impl Connection {
     }
 
     /// Makes it the handle of another connection of the same table: cheaper than another handle.
+    #[inline]
     pub(crate) fn point_at(&mut self, place: Place) {
         self.place = place;
     }
 
+    #[inline]
     fn hot(&self, word: usize) -> &std::sync::atomic::AtomicU64 {
         &self.slab.hot(self.place.slot)[word]
     }
@@ -342,11 +349,13 @@ impl Connection {
         &self.slab.cold(self.place.slot)[word]
     }
 
+    #[inline]
     fn word(&self) -> u64 {
         self.slab.word(self.place.slot)
     }
 
     /// State and flags while it lives.
+    #[inline(always)]
     fn live_word(&self) -> Option<u64> {
         let word = self.word();
         let same = slab::generation(word) == self.place.generation;
@@ -495,6 +504,7 @@ impl Connection {
 
     /// The state that was copied to the peers last (IPVS `old_state`).
     #[must_use]
+    #[inline]
     pub fn synced_state(&self) -> State {
         State::from_u8((self.word() >> slab::SYNCED_SHIFT) as u8).unwrap_or(State::None)
     }
@@ -510,6 +520,7 @@ impl Connection {
 
     /// The replication policy's own word (IPVS `sync_endtime`).
     #[must_use]
+    #[inline]
     pub fn sync_word(&self) -> u64 {
         self.hot(slab::SYNC).load(Ordering::Relaxed)
     }
@@ -532,6 +543,7 @@ impl Connection {
     }
 
     /// Notes a packet at `now_ns`; never goes back.
+    #[inline(always)]
     pub fn touch(&self, now_ns: u64) {
         // Two workers may race here; a plain store is enough unless it would lose seconds.
         let seen = self.hot(slab::SEEN);
@@ -541,43 +553,59 @@ impl Connection {
     }
 
     /// Counts an inbound packet carried by `worker`; returns the new count.
+    #[inline(always)]
     pub fn count_in(&self, worker: usize) -> u64 {
-        self.note_worker(worker, 0);
-        let pkts = self.hot(slab::PKTS);
-        let old = pkts.fetch_add(1, Ordering::Relaxed);
-        if old as u32 == u32::MAX {
-            // What it carried over is not a return packet.
-            pkts.fetch_sub(1 << 32, Ordering::Relaxed);
-        }
-        u64::from((old as u32).wrapping_add(1))
+        let (pkts, low) = (self.hot(slab::PKTS), u64::from(u32::MAX));
+        let next = |pkts: u64| pkts & !low | pkts.wrapping_add(1) & low;
+        let old = if self.note_worker(worker, 0) {
+            let old = pkts.load(Ordering::Relaxed);
+            pkts.store(next(old), Ordering::Relaxed);
+            old
+        } else {
+            let next = |pkts: u64| Some(next(pkts));
+            let result = pkts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
+            result.unwrap_or_else(|old| old)
+        };
+        next(old) & low
     }
 
     /// Counts a return packet carried by `worker`; returns the new count.
+    #[inline(always)]
     pub fn count_out(&self, worker: usize) -> u64 {
-        self.note_worker(worker, 1);
-        let old = self.hot(slab::PKTS).fetch_add(1 << 32, Ordering::Relaxed);
+        let pkts = self.hot(slab::PKTS);
+        let old = if self.note_worker(worker, 1) {
+            let old = pkts.load(Ordering::Relaxed);
+            pkts.store(old.wrapping_add(1 << 32), Ordering::Relaxed);
+            old
+        } else {
+            pkts.fetch_add(1 << 32, Ordering::Relaxed)
+        };
         (old >> 32).wrapping_add(1)
     }
 
-    /// Workers that carried packets client to server, and server to client, a bit each; worker 31
-    /// and those above it share a bit.
+    /// Workers that carried the last packet client to server, and server to client.
     #[must_use]
-    pub fn workers(&self) -> (u64, u64) {
-        let workers = self.cold(slab::WORKERS).load(Ordering::Relaxed);
-        (workers & u64::from(u32::MAX), workers >> 32)
+    pub fn workers(&self) -> (Option<u32>, Option<u32>) {
+        let last = self.hot(slab::PEERS).load(Ordering::Relaxed);
+        let who = |noted: u64| (noted as u8).checked_sub(1).map(u32::from);
+        (who(last), who(last >> 8))
     }
 
-    /// The hot word knows who was last, so that the cold one is written once per worker.
-    fn note_worker(&self, worker: usize, way: u32) {
-        let bit = worker.min(WORKER_BITS - 1) as u32;
+    /// True when no other worker carries its packets: it may count without locking the bus. Of two
+    /// that change places at this moment one may miss a packet's count.
+    #[inline(always)]
+    fn note_worker(&self, worker: usize, way: u32) -> bool {
+        const { assert!(crate::WORKERS_MAX < u8::MAX as usize) };
         let (last, shift) = (self.hot(slab::PEERS), way * 8);
-        let mine = u64::from(bit + 1);
+        let mine = worker as u64 + 1;
         let before = last.load(Ordering::Relaxed);
         if before >> shift & 0xff != mine {
             let new = |word: u64| Some(word & !(0xff << shift) | mine << shift);
             let _ = last.fetch_update(Ordering::SeqCst, Ordering::Relaxed, new);
-            self.cold(slab::WORKERS).fetch_or(1 << (way * 32 + bit), Ordering::Relaxed);
+            return false;
         }
+        let other = before >> (8 - shift) & 0xff;
+        other == 0 || other == mine
     }
 
     /// Sets the inbound count (a replica starts at the `sync_threshold`, as in IPVS).
@@ -608,6 +636,7 @@ impl Connection {
 
     /// Inbound packets, modulo 2^32.
     #[must_use]
+    #[inline]
     pub fn in_pkts(&self) -> u64 {
         self.hot(slab::PKTS).load(Ordering::Relaxed) & u64::from(u32::MAX)
     }
@@ -620,6 +649,7 @@ impl Connection {
 
     /// No packet may follow this connection any more. What was read from it before is true if not.
     #[must_use]
+    #[inline]
     pub fn is_dead(&self) -> bool {
         fence(Ordering::Acquire);
         self.live_word().is_none()

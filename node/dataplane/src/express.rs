@@ -36,11 +36,12 @@ where
     pub(crate) fn express(&mut self, frame: &mut Frame<'_>, view: View<'_>) -> Option<Verdict> {
         let trail = self.trail?;
         let slot = trail.slot?;
-        let packet = plain(frame.received())?;
-        let core = &mut self.core;
-        if view.hops.port_mac(frame.port) != Some(packet.dst_mac) {
+        let [dst_mac, src_mac] = *frame.received().as_chunks().0.first_chunk()?;
+        if view.hops.port_mac(frame.port) != Some(dst_mac) {
             return None;
         }
+        let packet = plain(frame.received())?;
+        let core = &mut self.core;
         let ends = core.shared.table.follow_plain(slot, trail.way, &packet)?;
         let server = self.servers.find(ends.server.into(), view.config)?;
         if !server.is_plain {
@@ -63,7 +64,7 @@ where
             return None;
         }
         if core.lookout.is_due(frame.now_ns) {
-            frame.src_mac = packet.src_mac;
+            frame.src_mac = src_mac;
             let vip = (trail.way == Way::In).then_some(packet.dst.into());
             core.look(frame, server.service.spec.group, vip, view);
         }

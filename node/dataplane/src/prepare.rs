@@ -4,7 +4,7 @@
 //! is found there that has not the packet's own key. A frame that is left out, or is another by the
 //! time it is handled, costs time.
 
-use std::net::{Ipv4Addr, Ipv6Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use steadfast_packet::vlan_of;
 
@@ -49,7 +49,8 @@ impl Prepared {
     ) {
         (self.count, self.at) = (0, 0);
         for (place, frame) in self.trails.iter_mut().zip(frames) {
-            *place = peek(frame).and_then(|tuple| Trail::of(&tuple, config, table));
+            *place = Trail::of_plain(frame, config, table)
+                .or_else(|| Trail::of(&peek(frame)?, config, table));
             if let Some(trail) = place {
                 table.fetch_index(*trail, Mirror::First);
             }
@@ -80,18 +81,41 @@ impl Prepared {
 }
 
 impl Trail {
+    /// As [`Trail::of`], of a frame that looks as most do: TCP or UDP over IPv4 without options,
+    /// without a tag.
+    //
+    // Addresses and ports lie in the packet as they are hashed, whichever way it goes.
+    #[inline]
+    fn of_plain(frame: &[u8], config: &Config, table: &ConnectionTable) -> Option<Self> {
+        let header: &[u8; 38] = frame.first_chunk()?;
+        let [.., a, b, c, d] = *header.first_chunk::<34>()?;
+        if [header[12], header[13], header[14]] != [0x08, 0x00, 0x45] {
+            return None;
+        }
+        let protocol = protocol(header[23])?;
+        let way = way(config, Ipv4Addr::new(a, b, c, d).into())?;
+        let addrs = u64::from_be_bytes(*header[26..].first_chunk()?);
+        let ports = u32::from_be_bytes(*header[34..].first_chunk()?);
+        Some(Self { way, hash: table.hash_v4(protocol, addrs, ports), slot: None })
+    }
+
     /// Where the connection of a packet with this tuple would be; none: there can be none.
     pub(crate) fn of(tuple: &Tuple, config: &Config, table: &ConnectionTable) -> Option<Self> {
-        match config.address(tuple.dst) {
-            Some(Address { kind: AddressKind::Vip, .. }) => {
-                Some(Self { way: Way::In, hash: table.hash(&tuple.key()), slot: None })
-            }
-            Some(Address { kind: AddressKind::Gateway, .. }) => None,
-            Some(Address { kind: AddressKind::Local, .. }) | None => {
-                let hash = table.hash_reply(&tuple.reply_key());
-                Some(Self { way: Way::Out, hash, slot: None })
-            }
-        }
+        let way = way(config, tuple.dst)?;
+        let hash = match way {
+            Way::In => table.hash(&tuple.key()),
+            Way::Out => table.hash_reply(&tuple.reply_key()),
+        };
+        Some(Self { way, hash, slot: None })
+    }
+}
+
+/// Which way a packet to `dst` goes.
+fn way(config: &Config, dst: IpAddr) -> Option<Way> {
+    match config.address(dst) {
+        Some(Address { kind: AddressKind::Vip, .. }) => Some(Way::In),
+        Some(Address { kind: AddressKind::Gateway, .. }) => None,
+        Some(Address { kind: AddressKind::Local, .. }) | None => Some(Way::Out),
     }
 }
 

@@ -4,6 +4,7 @@
 //! tested; costs a third of that, because the number of words is known when it is compiled.
 
 /// The hash of `words` under `key`.
+#[inline]
 pub(crate) fn sip13<const WORDS: usize>(key: [u64; 2], words: [u64; WORDS]) -> u64 {
     let mut v = [
         key[0] ^ 0x736f_6d65_7073_6575,
@@ -22,6 +23,7 @@ pub(crate) fn sip13<const WORDS: usize>(key: [u64; 2], words: [u64; WORDS]) -> u
     v[0] ^ v[1] ^ v[2] ^ v[3]
 }
 
+#[inline]
 fn take(mut v: [u64; 4], word: u64) -> [u64; 4] {
     v[3] ^= word;
     v = round(v);
@@ -29,6 +31,7 @@ fn take(mut v: [u64; 4], word: u64) -> [u64; 4] {
     v
 }
 
+#[inline]
 fn round([a, b, c, d]: [u64; 4]) -> [u64; 4] {
     let (a, c) = (a.wrapping_add(b), c.wrapping_add(d));
     let (b, d) = (b.rotate_left(13) ^ a, d.rotate_left(16) ^ c);

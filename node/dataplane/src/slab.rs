@@ -93,9 +93,7 @@ pub(crate) const INCARNATION: usize = 0;
 pub(crate) const IDS: usize = 1;
 /// Snapshot 32, number of the origin 32.
 pub(crate) const SNAPSHOT: usize = 2;
-/// Workers out 32, in 32, a bit each.
-pub(crate) const WORKERS: usize = 3;
-const COLD: usize = 4;
+const COLD: usize = 3;
 
 /// Flags in [`WORD`]: packets may follow it.
 pub(crate) const OPEN: u64 = 1 << 8;
@@ -158,7 +156,7 @@ pub(crate) struct Line(pub(crate) [AtomicU64; LINE]);
 
 /// The cold words of a slot.
 #[derive(Debug, FromZeros)]
-#[repr(C, align(32))]
+#[repr(C)]
 struct Cold([AtomicU64; COLD]);
 
 /// Words of each slot that few slots need.
@@ -217,6 +215,7 @@ impl Slab {
         }
     }
 
+    #[inline]
     pub(crate) fn hot(&self, slot: u32) -> &[AtomicU64; LINE] {
         &self.hot[slot as usize].0
     }
@@ -231,6 +230,7 @@ impl Slab {
     }
 
     /// Generation, state and flags.
+    #[inline]
     pub(crate) fn word(&self, slot: u32) -> u64 {
         self.hot(slot)[WORD].load(Ordering::Acquire)
     }
@@ -243,6 +243,7 @@ impl Slab {
 
     /// `place` still holds the same connection, and it is in the table. What was read before this
     /// is true then.
+    #[inline]
     pub(crate) fn is_live(&self, place: Place) -> bool {
         fence(Ordering::Acquire);
         let word = self.hot(place.slot)[WORD].load(RELAXED);
@@ -294,7 +295,7 @@ impl Slab {
 
     /// Where a packet goes, if it is one of the connection in `slot` and that has nothing special:
     /// established, known to be a conversation, by DR or NAT over IPv4, and its two sides count alike.
-    #[inline]
+    #[inline(always)]
     pub(crate) fn follow_plain(&self, slot: u32, way: Way, packet: &Plain) -> Option<PlainEnds> {
         const NEEDED: u64 = OPEN | ASSURED | BOUND;
         const SPECIAL: u64 = SUPERSEDED | CLIENT6 | VIP6 | SERVER6 | HAS_DELTAS | SHAKING;
@@ -307,7 +308,8 @@ impl Slab {
             return None;
         }
         let hot = self.hot(slot);
-        let [addrs, ports, target] = [ADDRS, PORTS, TARGET].map(|at| hot[at].load(RELAXED));
+        let (addrs, ports) = (hot[ADDRS].load(RELAXED), hot[PORTS].load(RELAXED));
+        let target = hot[TARGET].load(RELAXED);
         let (src, dst) = (packet.src.to_bits(), packet.dst.to_bits());
         let two = |high: u32, low: u32| u64::from(high) << 32 | u64::from(low);
         let pair = |high: u16, low: u16| u64::from(high) << 16 | u64::from(low);

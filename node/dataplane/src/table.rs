@@ -24,9 +24,10 @@ use steadfast_packet::Plain;
 
 use crate::{
     Class, Config, Connection, Deltas, FlowKey, Gone, GroupId, Groups, NewConnection, Origin,
-    Provenance, Record, ReplyKey, Role, ServerId, ServerLoad, ServiceId, State, Target, Template,
-    Templates, Timeouts,
+    Protocol, Provenance, Record, ReplyKey, Role, ServerId, ServerLoad, ServiceId, State, Target,
+    Template, Templates, Timeouts,
     cache::Way,
+    connection,
     express::PlainEnds,
     index::{Index, Mirror},
     ledger::{Entry, Ledger},
@@ -552,6 +553,7 @@ impl ConnectionTable {
     }
 
     /// The slot at the end of a trail, most likely, by that line.
+    #[inline]
     pub(crate) fn guess(&self, trail: Trail, line: Mirror) -> Option<u32> {
         self.index(trail.way).guess(trail.hash, line)
     }
@@ -562,6 +564,7 @@ impl ConnectionTable {
     }
 
     /// See [`Slab::follow_plain`].
+    #[inline]
     pub(crate) fn follow_plain(&self, slot: u32, way: Way, packet: &Plain) -> Option<PlainEnds> {
         self.slab.follow_plain(slot, way, packet)
     }
@@ -574,6 +577,12 @@ impl ConnectionTable {
     /// Where the connection of a return packet is looked for.
     pub(crate) fn hash_reply(&self, key: &ReplyKey) -> u64 {
         key.sip(self.seed)
+    }
+
+    /// Both at once over IPv4, of source and destination as they lie in the packet.
+    #[inline]
+    pub(crate) fn hash_v4(&self, protocol: Protocol, addrs: u64, ports: u32) -> u64 {
+        connection::sip_of_v4(self.seed, protocol, addrs, ports)
     }
 
     /// Takes the lock only when a writer that moves entries did not come to its end meanwhile: it
@@ -703,7 +712,6 @@ impl ConnectionTable {
         let origin = self.slab.take_origin(record.origin);
         let snapshot = u64::from(stamp(new.snapshot)) << 32;
         cold[slab::SNAPSHOT].store(snapshot | u64::from(origin), relaxed);
-        cold[slab::WORKERS].store(0, relaxed);
         let from = match new.provenance {
             Provenance::Local => slab::LOCAL,
             Provenance::Replica => 0,

@@ -21,11 +21,17 @@ pub fn internet_checksum(start: u32, bytes: &[u8]) -> u16 {
 //= RFC 1071 section 2(B): the sum does not depend on the order of octets, as long as it is one
 #[inline]
 pub(crate) fn is_right(header: &[u8]) -> bool {
-    let Ok(plain) = <&[u8; 20]>::try_from(header) else {
-        return internet_checksum(0, header) == 0;
-    };
+    match header.try_into() {
+        Ok(plain) => is_right_plain(plain),
+        Err(_) => internet_checksum(0, header) == 0,
+    }
+}
+
+/// As [`is_right`], for a header without options.
+#[inline(always)]
+pub(crate) fn is_right_plain(header: &[u8; 20]) -> bool {
     let word = |at: usize| {
-        u64::from(u32::from_ne_bytes([plain[at], plain[at + 1], plain[at + 2], plain[at + 3]]))
+        u64::from(u32::from_ne_bytes([header[at], header[at + 1], header[at + 2], header[at + 3]]))
     };
     fold(word(0) + word(4) + word(8) + word(12) + word(16)) == 0xffff
 }
@@ -101,6 +107,7 @@ pub fn pseudo_sum(src: IpAddr, dst: IpAddr, protocol: u8, len: u32) -> u32 {
 }
 
 /// The one's complement sum of the four quarters.
+#[inline]
 fn fold(sum: u64) -> u16 {
     // What is left has 33, 32, 17 and 16 bits.
     let sum = (sum >> 32) + (sum & 0xffff_ffff);

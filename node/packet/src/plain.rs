@@ -9,7 +9,7 @@ use std::net::Ipv4Addr;
 
 use crate::{
     Mac,
-    checksum::{Sum, is_right},
+    checksum::{Sum, is_right_plain},
     ether_type,
     ipv4::{MORE, OFFSET},
 };
@@ -30,10 +30,6 @@ const UDP: u8 = 17;
 /// on: its time to live is more than 1.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Plain {
-    /// Destination of the frame.
-    pub dst_mac: Mac,
-    /// Source of the frame.
-    pub src_mac: Mac,
     /// TCP, or else UDP.
     pub is_tcp: bool,
     /// Source.
@@ -73,7 +69,7 @@ pub fn plain(frame: &[u8]) -> Option<Plain> {
         && word(20) & (MORE | OFFSET) == 0
         && head[22] > 1
         && L4 + payload <= frame.len()
-        && is_right(ip);
+        && is_right_plain(ip);
     let is_tcp = head[23] == TCP;
     let is_whole = if is_tcp {
         let [offset, flags] = *frame.get(46..48)?.first_chunk()?;
@@ -83,10 +79,7 @@ pub fn plain(frame: &[u8]) -> Option<Plain> {
         head[23] == UDP && (UDP_LEN..=payload).contains(&usize::from(word(38)))
     };
     let addr = |at: usize| Ipv4Addr::new(head[at], head[at + 1], head[at + 2], head[at + 3]);
-    let mac = |at: usize| [0, 1, 2, 3, 4, 5].map(|octet| head[at + octet]);
     (is_simple && is_whole).then(|| Plain {
-        dst_mac: mac(0),
-        src_mac: mac(6),
         is_tcp,
         src: addr(26),
         src_port: word(34),
@@ -99,7 +92,7 @@ pub fn plain(frame: &[u8]) -> Option<Plain> {
 impl Plain {
     /// Makes of the frame that this was read from what goes to the next hop: its addresses are
     /// `src_mac` and `dst_mac`, its time to live is one less, and it is rewritten.
-    #[inline]
+    #[inline(always)]
     pub fn send_on(&self, frame: &mut [u8], src_mac: Mac, dst_mac: Mac, rewrite: Rewrite) {
         let Some(head) = frame.first_chunk_mut::<HEAD>() else { return };
         head[..6].copy_from_slice(&dst_mac);

@@ -56,6 +56,7 @@ pub struct Memory {
 /// The predicate of IPVS: what to remember if the connection is to be copied, and whether a change
 /// of state forces that even when another thread is faster.
 #[must_use]
+#[inline]
 pub fn needed(settings: &SyncSettings, packet: &Packet, memory: Memory) -> Option<(Memory, bool)> {
     if !is_copied(packet.new) {
         return None;
@@ -92,6 +93,7 @@ pub fn needed(settings: &SyncSettings, packet: &Packet, memory: Memory) -> Optio
 }
 
 /// Packet number `in_pkts` is one of those that are copied.
+#[inline]
 fn is_counted(settings: &SyncSettings, in_pkts: u64) -> bool {
     match settings.period {
         0 => settings.refresh_period_s > 0 || in_pkts == u64::from(settings.threshold),
@@ -101,6 +103,7 @@ fn is_counted(settings: &SyncSettings, in_pkts: u64) -> bool {
 
 /// Whether this packet makes the connection one to be copied. `deviating` says that hashing alone
 /// would not lead another node to the same server; it is asked only when that matters.
+#[inline]
 pub fn wants(
     settings: &SyncSettings,
     packet: &Packet,
@@ -122,6 +125,7 @@ pub fn wants(
 }
 
 /// Asks the predicate and remembers its answer in the connection.
+#[inline]
 fn ask(settings: &SyncSettings, packet: &Packet, connection: &Connection) -> bool {
     let word = connection.sync_word();
     let memory = Memory { state: connection.synced_state(), end_ms: word.cast_signed() };
@@ -132,6 +136,7 @@ fn ask(settings: &SyncSettings, packet: &Packet, connection: &Connection) -> boo
 }
 
 /// States that IPVS copies.
+#[inline]
 fn is_copied(state: State) -> bool {
     matches!(
         state,

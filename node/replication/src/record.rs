@@ -3,7 +3,10 @@
 //! Guarantees: [`shard_of`] gives the same answer on every node and in every release, since it
 //! decides which stream a key travels on and which part of a copy a sweep may clear.
 
-use std::net::{IpAddr, SocketAddr};
+use std::{
+    hash::{Hash, Hasher},
+    net::{IpAddr, SocketAddr},
+};
 
 use steadfast_dataplane::Deltas;
 use steadfast_model::{GroupId, ServerId, ServiceId};
@@ -23,7 +26,7 @@ pub const PROTOCOL_UDP: u8 = 17;
 pub const PROTOCOL_SCTP: u8 = 132;
 
 /// Which connection: protocol, client and VIP with their ports.
-#[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub struct Key {
     /// Protocol number of the IP header.
     pub protocol: u8,
@@ -35,6 +38,29 @@ pub struct Key {
     pub vip: IpAddr,
     /// The virtual port.
     pub vip_port: u16,
+}
+
+/// Whole words, few of them: it is hashed on the packet path, for each peer that follows.
+impl Hash for Key {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        let ports = u64::from(self.client_port) << 16 | u64::from(self.vip_port);
+        let ports = u64::from(self.protocol) << 32 | ports;
+        match (self.client, self.vip) {
+            (IpAddr::V4(client), IpAddr::V4(vip)) => {
+                state.write_u64(u64::from(client.to_bits()) << 32 | u64::from(vip.to_bits()));
+            }
+            (client, vip) => {
+                for addr in [client, vip] {
+                    let bits = match addr {
+                        IpAddr::V4(addr) => addr.to_ipv6_mapped().to_bits(),
+                        IpAddr::V6(addr) => addr.to_bits(),
+                    };
+                    state.write_u128(bits);
+                }
+            }
+        }
+        state.write_u64(ports);
+    }
 }
 
 impl Key {

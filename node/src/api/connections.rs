@@ -216,10 +216,6 @@ fn origin(connection: &dp::Connection) -> Origin {
     }
 }
 
-fn queues(bits: u64) -> Vec<u32> {
-    (0..u64::BITS).filter(|queue| bits >> queue & 1 == 1).collect()
-}
-
 pub(super) fn describe(
     connection: &dp::Connection,
     config: &dp::Config,
@@ -254,7 +250,7 @@ pub(super) fn describe(
         epoch: epoch(record.origin).to_string(),
         incarnation: record.incarnation,
         group: named(&names.groups, record.group.0),
-        in_queues: queues(live.workers().0),
-        out_queues: queues(live.workers().1),
+        in_queue: live.workers().0,
+        out_queue: live.workers().1,
     }
 }

@@ -26,8 +26,8 @@ fn expected(frame: &[u8]) -> Option<Plain> {
     let (_, src_port, dst_port) = packet.tuple()?;
     let is_simple =
         parsed.vlan.is_none() && packet.l4 == 34 && packet.fragment.is_none() && packet.ttl > 1;
-    let (dst_mac, src_mac, len) = (parsed.dst_mac, parsed.src_mac, packet.len() as u16);
-    is_simple.then_some(Plain { dst_mac, src_mac, is_tcp, src, src_port, dst, dst_port, len })
+    let len = packet.len() as u16;
+    is_simple.then_some(Plain { is_tcp, src, src_port, dst, dst_port, len })
 }
 
 fn rewrite() -> impl Strategy<Value = Rewrite> {

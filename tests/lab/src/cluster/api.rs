@@ -216,10 +216,10 @@ pub struct Connection {
     pub vip: String,
     /// Real server.
     pub server: String,
-    /// Queues of the workers that carried it, client to server.
-    pub in_queues: Vec<u32>,
-    /// Queues of the workers that carried it, server to client.
-    pub out_queues: Vec<u32>,
+    /// Queue of the worker that carried its last packet, client to server.
+    pub in_queue: Option<u32>,
+    /// Queue of the worker that carried its last packet, server to client.
+    pub out_queue: Option<u32>,
 }
 
 /// Every connection in what `clusterctl -o json conn list` printed.
