@@ -419,11 +419,11 @@ impl Config {
                     let own = (server.port != 0).then(|| server.port.into());
                     if service.spec.one_packet {
                         let once = self.once.entry(server.addr).or_default();
-                        let _ = once.add(own.unwrap_or(listen.ports), (service.spec.id, index));
+                        once.fill(own.unwrap_or(listen.ports), (service.spec.id, index));
                     }
                     let pool = self.pools.entry((listen.protocol, server.addr)).or_default();
                     // Ports of two services are the first one's: see `pool_group`.
-                    let _ = pool.add(own.unwrap_or(listen.ports), service.spec.group);
+                    pool.fill(own.unwrap_or(listen.ports), service.spec.group);
                 }
             }
         }

@@ -100,6 +100,27 @@ impl<T> Intervals<T> {
         Ok(())
     }
 
+    /// Adds what of an interval is nobody's yet.
+    pub(crate) fn fill(&mut self, ports: Ports, of: T)
+    where
+        T: Clone,
+    {
+        let from = self.0.partition_point(|(other, _)| other.last < ports.first);
+        let mut gaps = Vec::new();
+        let mut first = Some(ports.first);
+        for (other, _) in self.0[from..].iter().take_while(|(other, _)| other.first <= ports.last) {
+            let before = first.filter(|first| *first < other.first);
+            gaps.extend(before.map(|first| Ports { first, last: other.first - 1 }));
+            first = other.last.checked_add(1);
+        }
+        let rest = first.filter(|first| *first <= ports.last);
+        gaps.extend(rest.map(|first| Ports { first, last: ports.last }));
+        for gap in gaps {
+            let at = self.0.partition_point(|(other, _)| other.last < gap.first);
+            self.0.insert(at, (gap, of.clone()));
+        }
+    }
+
     /// Whose the port is.
     pub(crate) fn find(&self, port: u16) -> Option<&T> {
         let at = self.0.partition_point(|(ports, _)| ports.last < port);
@@ -204,6 +225,29 @@ mod tests {
             }
             for (port, owner) in owners.iter().enumerate() {
                 prop_assert_eq!(intervals.find(port as u16), owner.as_ref());
+            }
+        }
+    }
+
+    proptest! {
+        /// As above: what is somebody's stays so, all else of an interval is the new one's.
+        #[test]
+        fn intervals_are_filled_where_they_are_free(
+            ranges in proptest::collection::vec((0..60u16, 0..30u16), 1..20),
+            shift in prop_oneof![Just(0), Just(u16::MAX - 99)],
+        ) {
+            let mut intervals = Intervals::default();
+            let mut owners = [None; 100];
+            for (id, (first, length)) in ranges.into_iter().enumerate() {
+                // The last of them may end with the last port.
+                let last = if first + length > 80 { 99 } else { first + length };
+                intervals.fill(Ports { first: first + shift, last: last + shift }, id);
+                for owner in &mut owners[usize::from(first)..=usize::from(last)] {
+                    *owner = owner.or(Some(id));
+                }
+            }
+            for (port, owner) in owners.iter().enumerate() {
+                prop_assert_eq!(intervals.find(port as u16 + shift), owner.as_ref());
             }
         }
     }

@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
 use crate::{
-    naive::{Cell, Fate, Kept, Mode, Naive, Parted, Place, reopens, step},
+    naive::{Across, Cell, Fate, Kept, Mode, Naive, Parted, Place, Width, reopens, step},
     packet::{Body, Pkt, Proto},
     world::steer::steps,
 };
@@ -117,6 +117,8 @@ impl Coverage {
         println!(
             "{filled} servers full, {freed} free again, {passed_over} choices passed one over"
         );
+        println!("templates across {:?}", naive.across);
+        println!("the service of fewer ports {:?}", naive.narrowed);
         println!("{} flows through tunnels", naive.spread.len());
         for ((tunnel, v6, outer), hits) in &naive.tunnels {
             println!("{hits:>8}  {} in {} {tunnel:?}", family(*v6), family(*outer));
@@ -187,6 +189,16 @@ impl Coverage {
             least >= HITS_MIN,
             "full, free again, passed over, warming up, turns: {bounds:?}, too few"
         );
+        for v6 in [false, true] {
+            for across in ACROSS {
+                let hits = naive.across.get(&(v6, across)).copied().unwrap_or(0);
+                assert!(hits >= HITS_MIN, "{hits} connections by a template across {across:?}");
+            }
+            for (width, other) in WIDTHS {
+                let hits = naive.narrowed.get(&(v6, width, other)).copied().unwrap_or(0);
+                assert!(hits >= HITS_MIN, "{hits} packets for {width:?}, not {other:?}: too few");
+            }
+        }
         for parted in PARTED {
             let hits = naive.fragments.parted.get(&parted).copied().unwrap_or(0);
             assert!(hits >= HITS_MIN, "{hits} parts {parted:?}: too few");
@@ -269,6 +281,13 @@ const PLACES: [(bool, Place); 7] = [
 /// What can become of a template.
 const KEPT: [Kept; 6] =
     [Kept::New, Kept::Stayed, Kept::StayedQuiescent, Kept::Moved, Kept::Outlived, Kept::Ended];
+
+/// What one template of a match group spans.
+const ACROSS: [Across; 3] = [Across::Protocols, Across::Addresses, Across::Ports];
+
+/// Which of two services gets a packet that both listen for.
+const WIDTHS: [(Width, Width); 3] =
+    [(Width::Port, Width::Range), (Width::Port, Width::Any), (Width::Range, Width::Any)];
 
 /// What can become of parts.
 const PARTED: [Parted; 8] = [

@@ -7,6 +7,7 @@ mod forward;
 mod fragments;
 mod full_nat;
 mod icmp;
+mod listen;
 mod load;
 mod locality;
 mod mss;
@@ -26,8 +27,9 @@ use std::{
 };
 
 pub(crate) use fragments::{Fragments, Parted, SEED, set};
-pub(crate) use persist::{Kept, Persist, Template};
+pub(crate) use persist::{Across, Kept, Persist, Template};
 
+pub(crate) use listen::{Listen, Width};
 pub(crate) use load::SLOW_START;
 pub(crate) use locality::Place;
 pub(crate) use mss::Clamp;
@@ -169,6 +171,10 @@ pub(crate) struct Naive {
     opened: bool,
     /// How often what was decided by a template.
     pub(crate) kept: BTreeMap<Kept, u64>,
+    /// How often a template led a connection to the server of one to elsewhere, IPv4 and IPv6.
+    pub(crate) across: BTreeMap<(bool, Across), u64>,
+    /// How often one service got a packet before another one of more ports.
+    pub(crate) narrowed: BTreeMap<(bool, Width, Width), u64>,
     /// Servers with as many connections as they may have; how often one became so and no longer was,
     /// and how often a scheduler passed one over.
     full: BTreeSet<u32>,
@@ -232,6 +238,8 @@ impl Naive {
             templates: Vec::new(),
             opened: false,
             kept: BTreeMap::new(),
+            across: BTreeMap::new(),
+            narrowed: BTreeMap::new(),
             full: BTreeSet::new(),
             filled: 0,
             freed: 0,
@@ -282,10 +290,7 @@ impl Naive {
             return self.inbound(pkt, proto);
         }
         let (sport, dport) = pkt.ports();
-        let pool = self.services.iter().filter(|service| service.mode == Mode::Nat);
-        let is_pool = pool
-            .filter(|service| service.proto == proto)
-            .any(|service| service.servers.iter().any(|s| (s.addr, s.port) == (pkt.src, sport)));
+        let is_pool = self.services.iter().any(|service| service.answers(proto, pkt.src, sport));
         let is_local = self.locals.contains(&pkt.dst);
         if !is_pool && !is_local {
             return Fate::Dropped("not_ours");
@@ -306,9 +311,7 @@ impl Naive {
             return fate;
         }
         match (found, self.role) {
-            (Some(at), _) if !self.is_known(self.conns[at].server) => {
-                Fate::Dropped("server_removed")
-            }
+            (Some(at), _) if !self.is_known(&self.conns[at]) => Fate::Dropped("server_removed"),
             (Some(at), _) => self.forward(pkt, at, false),
             (None, Role::Other) => self.relay(pkt),
             (None, Role::Holder { .. }) if self.hashed_return(pkt, proto).is_some() => {
@@ -328,9 +331,10 @@ impl Naive {
         });
         let Some(at) = found else { return self.unknown(pkt, proto, None) };
         let conn = &self.conns[at];
-        let known = self.is_known(conn.server);
-        let drains = self.services.iter().flat_map(|service| &service.servers);
-        let drains = drains.into_iter().any(|s| s.id == conn.server && s.weight == 0);
+        let (known, drains) = match self.server_of(conn) {
+            Some(server) => (true, server.weight == 0),
+            None => (false, false),
+        };
         let opens = proto != Proto::Udp && pkt.opens();
         let moves = reopens(conn.state, true, pkt.row())
             || opens && drains && conn.gone == Gone::Reschedule;
@@ -345,8 +349,14 @@ impl Naive {
         found.map_or(Way::NoRoute, |(_, way)| *way)
     }
 
-    pub(crate) fn is_known(&self, server: u32) -> bool {
-        self.services.iter().flat_map(|service| &service.servers).any(|s| s.id == server)
+    /// The server of a connection, if it still is one.
+    fn server_of(&self, conn: &Conn) -> Option<&Server> {
+        let service = self.services.iter().find(|service| service.id == conn.service)?;
+        service.servers.iter().find(|server| server.id == conn.server)
+    }
+
+    pub(crate) fn is_known(&self, conn: &Conn) -> bool {
+        self.server_of(conn).is_some()
     }
 
     fn is_settled(&self) -> bool {

@@ -6,7 +6,9 @@ use steadfast_dataplane as dp;
 
 use crate::{
     lab,
-    naive::{Clamp, Gone, Mode, Naive, Role, SEED, SLOW_START, Sched, Service, Tunnel, Way},
+    naive::{
+        Clamp, Gone, Listen, Mode, Naive, Role, SEED, SLOW_START, Sched, Service, Tunnel, Way,
+    },
     packet::Proto,
     world::{BACK, FRONT, PEER},
 };
@@ -213,16 +215,21 @@ pub(crate) fn template_line(service: u32, network: IpAddr, server: u32) -> Strin
     format!("service {service} {network} server {server}")
 }
 
-fn service_spec(service: &Service) -> dp::ServiceSpec {
-    let hash = |port, fallback| dp::HashOptions { port, fallback };
-    let protocol = match service.proto {
+fn listen(listen: &Listen) -> dp::Listen {
+    let protocol = match listen.proto {
         Proto::Tcp => dp::Protocol::Tcp,
         Proto::Udp => dp::Protocol::Udp,
         Proto::Sctp => dp::Protocol::Sctp,
     };
+    let ports = dp::Ports { first: listen.first, last: listen.last };
+    dp::Listen { protocol, vip: listen.vip, ports }
+}
+
+fn service_spec(service: &Service) -> dp::ServiceSpec {
+    let hash = |port, fallback| dp::HashOptions { port, fallback };
     dp::ServiceSpec {
         group: dp::GroupId(1),
-        listen: vec![dp::Listen::new(protocol, service.vip, service.port)],
+        listen: service.listens.iter().map(listen).collect(),
         scheduler: match service.sched {
             Sched::Rr => dp::SchedulerKind::Rr,
             Sched::Wrr => dp::SchedulerKind::Wrr,
@@ -290,6 +297,6 @@ fn service_spec(service: &Service) -> dp::ServiceSpec {
                 ..lab::server(server.id, &server.addr.to_string(), server.port)
             })
             .collect(),
-        ..lab::service(service.id, protocol, service.port, Vec::new())
+        ..lab::service(service.id, dp::Protocol::Tcp, 0, Vec::new())
     }
 }

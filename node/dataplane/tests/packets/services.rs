@@ -154,3 +154,26 @@ fn a_copy_of_a_connection_to_a_range_knows_its_port() {
     let target = lab.shared.table.find(&key).unwrap().target().unwrap();
     assert_eq!((target.addr.to_string().as_str(), target.port), ("198.18.1.21", 107));
 }
+
+/// A service whose servers answer from one of the ports of another one's range takes that port, not
+/// the range.
+#[test]
+fn answers_from_a_range_are_known_around_the_ports_of_other_services() {
+    let mut spec = spec();
+    let own = ServiceSpec {
+        listen: vec![listen(Protocol::Tcp, VIP, 3000, 3000)],
+        ..service(6, Protocol::Tcp, 3000, vec![server(16, "198.18.1.21", 8500)])
+    };
+    spec.services.insert(0, own);
+    let mut lab = Lab::with(spec, 1000);
+    for port in [8000, 8499, 8500, 8501, 8999] {
+        let real = format!("198.18.1.21:{port}");
+        let answer = tcp((NAT_1, BACK), &real, "198.18.0.2:4000", 64, ACK);
+        assert_eq!(lab.handle(1, &answer), dropped(Reason::UnknownReturn), "{port}");
+    }
+    for port in [7999, 9000] {
+        let real = format!("198.18.1.21:{port}");
+        let answer = tcp((NAT_1, BACK), &real, "198.18.0.2:4000", 64, ACK);
+        assert_eq!(lab.handle(1, &answer), dropped(Reason::NotOurs), "{port}");
+    }
+}

@@ -36,14 +36,11 @@ impl Naive {
         if !opens && !self.is_settled() {
             return Fate::Dropped("held_back");
         }
-        let (_, vport) = pkt.ports();
-        let service =
-            self.services.iter().position(|s| (s.proto, s.vip, s.port) == (proto, pkt.dst, vport));
-        let Some(service) = service else { return self.reject(pkt) };
+        let Some(service) = self.listener(pkt, proto) else { return self.reject(pkt) };
         if !opens {
             // Its client is told, or would have been: nobody needs it any more.
             if let Some(at) = old
-                && !self.is_known(self.conns[at].server)
+                && !self.is_known(&self.conns[at])
             {
                 let gone = self.conns.remove(at);
                 self.leave(&gone);
@@ -111,7 +108,7 @@ impl Naive {
             serial: self.entries,
             server: server.id,
             addr: server.addr,
-            port: server.port,
+            port: server.port_for(vport),
             mode: service.mode,
             tunnel: service.tunnel,
             local: None,

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{
-    Conn, Fate, Mode, Naive, SECOND, Sched, Service, forward::Path, schedulers::maglev,
+    Conn, Fate, Flow, Mode, Naive, SECOND, Sched, Service, forward::Path, schedulers::maglev,
     state::is_half_open,
 };
 use crate::packet::{Pkt, Proto};
@@ -31,9 +31,8 @@ impl Conn {
 
 impl Service {
     /// The way of a packet without a connection.
-    pub(super) fn path(&self, inbound: bool, client: (IpAddr, u16), server: (IpAddr, u16)) -> Path {
+    pub(super) fn path(&self, inbound: bool, flow: Flow, server: (IpAddr, u16)) -> Path {
         let Self { mode, tunnel, clamp, .. } = *self;
-        let flow = (client, (self.vip, self.port));
         Path { inbound, mode, tunnel, clamp, flow, server, local: None }
     }
 }
@@ -68,7 +67,6 @@ impl Naive {
         if of.persist.is_some() || of.mode == Mode::FullNat {
             return;
         }
-        let is_of = (of.proto, of.vip, of.port) == (gone.proto, gone.vip, gone.vport);
         let first = match of.sched {
             Sched::Mh { port, .. } => {
                 maglev(&of.servers, gone.client, gone.cport, port, false, &|_| true)
@@ -78,7 +76,7 @@ impl Naive {
             _ => None,
         };
         let same = first.is_some_and(|at| of.servers[at].id == gone.server);
-        if is_of && same && is_half_open(gone.state) {
+        if same && is_half_open(gone.state) {
             of.hashing = of.hashing.max(self.now + 60 * SECOND);
         }
     }
@@ -96,7 +94,7 @@ impl Naive {
 
     /// A packet that goes by the hash.
     pub(super) fn by_hash(&mut self, pkt: &Pkt, service: usize) -> Fate {
-        let (cport, _) = pkt.ports();
+        let (cport, vport) = pkt.ports();
         let Some(server) = self.hashed(service, pkt, (pkt.src, cport, pkt.dst)) else {
             return self.reject(pkt);
         };
@@ -106,8 +104,9 @@ impl Naive {
             return Fate::Dropped("over_limit");
         }
         let (server, mode) = (of.servers[server], of.mode);
-        if mode == Mode::Nat && self.answering(of.proto, server.addr, server.port) != Some(service)
-        {
+        let port = server.port_for(vport);
+        let proto = pkt.proto().unwrap();
+        if mode == Mode::Nat && self.answering(proto, server.addr, port) != Some(service) {
             return Fate::Dropped("over_limit");
         }
         let of = &mut self.services[service];
@@ -116,7 +115,8 @@ impl Naive {
         if pkt.fragment().is_some() {
             return Fate::Dropped("over_limit");
         }
-        let path = of.path(true, (pkt.src, cport), (server.addr, server.port));
+        let flow = ((pkt.src, cport), (pkt.dst, vport));
+        let path = of.path(true, flow, (server.addr, port));
         self.on_way(pkt, &path).map_or_else(|fate| *fate, Fate::Sent)
     }
 
@@ -125,31 +125,29 @@ impl Naive {
         let (sport, dport) = pkt.ports();
         let service = self.answering(proto, pkt.src, sport)?;
         let of = &self.services[service];
-        let vip = of.vip;
+        let (_, vip, vport) = of.alone()?;
         if of.hashing <= self.now {
             return None;
         }
         let server = self.hashed(service, pkt, (pkt.dst, dport, vip))?;
         let server = self.services[service].servers[server];
-        if (server.addr, server.port) != (pkt.src, sport) {
+        if (server.addr, server.port_for(vport)) != (pkt.src, sport) {
             return None;
         }
         if pkt.fragment().is_some() {
             return Some(Fate::Dropped("over_limit"));
         }
         let of = &self.services[service];
-        let path = of.path(false, (pkt.dst, dport), (server.addr, server.port));
+        let path = of.path(false, ((pkt.dst, dport), (vip, vport)), (pkt.src, sport));
         Some(self.on_way(pkt, &path).map_or_else(|fate| *fate, Fate::Sent))
     }
 
-    /// The only NAT service with this server.
+    /// The only NAT service with this server; of one of several addresses or ports an answer does
+    /// not say which.
     fn answering(&self, proto: Proto, addr: IpAddr, port: u16) -> Option<usize> {
         let of = (0..self.services.len()).filter(|at| {
             let service = &self.services[*at];
-            let servers = &mut service.servers.iter();
-            service.mode == Mode::Nat
-                && service.proto == proto
-                && servers.any(|s| (s.addr, s.port) == (addr, port))
+            service.alone().is_some() && service.answers(proto, addr, port)
         });
         let of: Vec<usize> = of.collect();
         (of.len() == 1).then(|| of[0])

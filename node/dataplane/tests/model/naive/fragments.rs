@@ -279,8 +279,9 @@ impl Naive {
     pub(super) fn lead(&mut self, pkt: &Pkt, at: usize, inbound: bool) -> Result<(), &'static str> {
         let Some(part) = pkt.fragment() else { return Ok(()) };
         let conn = &self.conns[at];
-        // The checksum of SCTP is over what is not here.
-        if conn.proto == Proto::Sctp && conn.mode.returns() {
+        // The checksum of SCTP is over what is not here, and ports are under it.
+        let is_same = conn.mode == Mode::Nat && conn.port == conn.vport;
+        if conn.proto == Proto::Sctp && conn.mode.returns() && !is_same {
             return Err("fragment");
         }
         self.released = self.fragments.open(self.now, pkt, part, (conn.serial, inbound))?;
@@ -289,7 +290,7 @@ impl Naive {
 
     fn follow_first(&mut self, pkt: &Pkt, conn: u64, inbound: bool) -> Fate {
         let found = self.conns.iter().position(|held| held.serial == conn && !held.superseded);
-        let Some(at) = found.filter(|at| self.is_known(self.conns[*at].server)) else {
+        let Some(at) = found.filter(|at| self.is_known(&self.conns[*at])) else {
             return Fate::Dropped("server_removed");
         };
         let path = self.path(at, inbound);

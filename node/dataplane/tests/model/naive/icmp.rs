@@ -40,12 +40,8 @@ impl Naive {
         };
         let (sport, dport) = quoted.ports();
         let inbound = self.vips.contains(&pkt.dst);
-        let is_of_pool = self.services.iter().any(|service| {
-            let mut servers = service.servers.iter();
-            service.mode == Mode::Nat
-                && service.proto == proto
-                && servers.any(|server| (server.addr, server.port) == (quoted.dst, dport))
-        });
+        let mut services = self.services.iter();
+        let is_of_pool = services.any(|service| service.answers(proto, quoted.dst, dport));
         if !inbound && !is_of_pool && !self.locals.contains(&pkt.dst) {
             return Fate::Dropped("not_ours");
         }
@@ -61,11 +57,8 @@ impl Naive {
             let answers = inbound || conn.mode.returns();
             answers && conn.proto == proto && ends == ((quoted.src, sport), (quoted.dst, dport))
         };
-        let found = self
-            .conns
-            .iter()
-            .find(is_of)
-            .filter(|conn| self.is_known(conn.server) && !conn.superseded);
+        let found =
+            self.conns.iter().find(is_of).filter(|conn| self.is_known(conn) && !conn.superseded);
         match (found.cloned(), self.role) {
             (Some(conn), _) => self.pass_on(pkt, quoted, &conn, inbound),
             (None, Role::Other) => self.relay(pkt),

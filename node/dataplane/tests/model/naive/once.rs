@@ -9,10 +9,11 @@ pub(crate) type Once = (bool, Mode, bool);
 impl Naive {
     /// A datagram on its way to the server that was chosen for it.
     pub(super) fn send_once(&mut self, pkt: &Pkt, service: usize, server: usize) -> Fate {
-        let (cport, _) = pkt.ports();
+        let (cport, vport) = pkt.ports();
         let of = &self.services[service];
         let server = of.servers[server];
-        let path = of.path(true, (pkt.src, cport), (server.addr, server.port));
+        let flow = ((pkt.src, cport), (pkt.dst, vport));
+        let path = of.path(true, flow, (server.addr, server.port_for(vport)));
         self.pass_once(pkt, &path)
     }
 
@@ -20,15 +21,15 @@ impl Naive {
     /// service again, by the configuration alone.
     pub(super) fn return_once(&mut self, pkt: &Pkt) -> Option<Fate> {
         let (sport, dport) = pkt.ports();
-        let is_of = |server: &super::Server| (server.addr, server.port) == (pkt.src, sport);
-        let of = self.services.iter().find(|service| {
-            let answers = service.once && service.mode == Mode::Nat;
-            answers && service.servers.iter().any(is_of)
-        })?;
+        let mut once = self.services.iter().filter(|service| service.once);
+        let of = once.find(|service| service.answers(Proto::Udp, pkt.src, sport))?;
         if pkt.proto() != Some(Proto::Udp) || !matches!(self.role, Role::Holder { .. }) {
             return None;
         }
-        let path = of.path(false, (pkt.dst, dport), (pkt.src, sport));
+        let server = of.servers.iter().find(|server| server.addr == pkt.src)?;
+        let vport = if server.port == 0 { sport } else { of.port()? };
+        let flow = ((pkt.dst, dport), (of.listens[0].vip, vport));
+        let path = of.path(false, flow, (pkt.src, sport));
         Some(self.pass_once(pkt, &path))
     }
 

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{Conn, Naive, SECOND};
-use crate::packet::Pkt;
+use crate::packet::{Pkt, Proto};
 
 /// What a persistent service wants.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -29,6 +29,8 @@ pub(crate) struct Template {
     until: u64,
     /// Connections that it led to this server, and that are still there.
     controls: u64,
+    /// Where the last one came to.
+    last: (Proto, IpAddr, u16),
 }
 
 /// What was decided by a template.
@@ -40,6 +42,14 @@ pub(crate) enum Kept {
     Moved,
     Outlived,
     Ended,
+}
+
+/// What differs between two connections that one template led.
+#[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub(crate) enum Across {
+    Protocols,
+    Addresses,
+    Ports,
 }
 
 pub(crate) fn network(client: IpAddr) -> IpAddr {
@@ -59,11 +69,14 @@ impl Naive {
             return self.schedule(service, pkt).map(|server| (server, false));
         };
         let (network, until) = (network(pkt.src), self.now + persist.timeout);
+        let to = (pkt.proto().unwrap(), pkt.dst, pkt.ports().1);
         let known = self.templates.iter().position(|t| (t.service, t.network) == (id, network));
         let Some(at) = known else {
             let chosen = self.schedule(service, pkt)?;
             let server = self.services[service].servers[chosen].id;
-            self.templates.push(Template { service: id, network, server, until, controls: 1 });
+            let controls = 1;
+            let template = Template { service: id, network, server, until, controls, last: to };
+            self.templates.push(template);
             self.note(Kept::New);
             return Some((chosen, true));
         };
@@ -77,6 +90,7 @@ impl Naive {
             Some(place) => {
                 let quiescent = self.services[service].servers[place].weight == 0;
                 self.note(if quiescent { Kept::StayedQuiescent } else { Kept::Stayed });
+                self.note_across(self.templates[at].last, to);
                 place
             }
             None => {
@@ -89,6 +103,7 @@ impl Naive {
         };
         let template = &mut self.templates[at];
         template.controls += 1;
+        template.last = to;
         template.until = template.until.max(until);
         Some((chosen, true))
     }
@@ -125,6 +140,17 @@ impl Naive {
         let ended = before - self.templates.len();
         (0..outlived).for_each(|_| self.note(Kept::Outlived));
         (0..ended).for_each(|_| self.note(Kept::Ended));
+    }
+
+    fn note_across(&mut self, before: (Proto, IpAddr, u16), to: (Proto, IpAddr, u16)) {
+        let differ = [
+            (before.0 != to.0, Across::Protocols),
+            (before.1 != to.1, Across::Addresses),
+            (before.2 != to.2, Across::Ports),
+        ];
+        for (_, across) in differ.into_iter().filter(|(differs, _)| *differs) {
+            *self.across.entry((to.1.is_ipv6(), across)).or_default() += 1;
+        }
     }
 
     fn note(&mut self, kept: Kept) {

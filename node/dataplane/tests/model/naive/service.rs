@@ -2,8 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use super::{Clamp, Persist, Tunnel, locality};
-use crate::packet::Proto;
+use super::{Clamp, Listen, Persist, Tunnel, locality};
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Mode {
@@ -49,6 +48,7 @@ pub(crate) enum Gone {
 pub(crate) struct Server {
     pub(crate) id: u32,
     pub(crate) addr: IpAddr,
+    /// 0: the one that a packet was sent to.
     pub(crate) port: u16,
     pub(crate) weight: u16,
     pub(crate) up: bool,
@@ -68,9 +68,7 @@ impl Server {
 #[derive(Clone, Debug)]
 pub(crate) struct Service {
     pub(crate) id: u32,
-    pub(crate) proto: Proto,
-    pub(crate) vip: IpAddr,
-    pub(crate) port: u16,
+    pub(crate) listens: Vec<Listen>,
     pub(crate) mode: Mode,
     pub(crate) sched: Sched,
     pub(crate) gone: Gone,
@@ -97,22 +95,14 @@ pub(crate) struct Service {
 }
 
 impl Service {
-    pub(crate) fn new(
-        id: u32,
-        (proto, vip, port): (Proto, IpAddr, u16),
-        mode: Mode,
-        sched: Sched,
-        servers: Vec<Server>,
-    ) -> Self {
+    pub(crate) fn new(id: u32, listens: Vec<Listen>, mode: Mode, sched: Sched) -> Self {
         let gone = [Gone::Reset, Gone::Drop, Gone::Reschedule][id as usize % 3];
         let (last, walk) = (None, (-1, 0));
         let (hashing, persist) = (0, None);
         let (tunnel, clamp, once) = (Tunnel::IpIp, Clamp::Off, false);
-        let mut service = Self {
+        Self {
             id,
-            proto,
-            vip,
-            port,
+            listens,
             mode,
             sched,
             gone,
@@ -122,14 +112,12 @@ impl Service {
             persist,
             slow_start: false,
             kept: Vec::new(),
-            servers,
+            servers: Vec::new(),
             last,
             walk,
             turns: HashMap::new(),
             hashing,
-        };
-        service.sort();
-        service
+        }
     }
 
     /// Two services of each family have the same servers: a client port in both leads to the same
@@ -143,9 +131,14 @@ impl Service {
         (160..180).contains(&(self.id % 200))
     }
 
+    /// It is a match group, or lies within one.
+    pub(crate) fn is_grouped(&self) -> bool {
+        (180..200).contains(&(self.id % 200))
+    }
+
     /// The family of its servers, which over a tunnel may be another one than its own.
     pub(crate) fn servers_are_ipv6(&self) -> bool {
-        self.servers.first().map_or(self.vip, |server| server.addr).is_ipv6()
+        self.servers.first().map_or_else(|| self.is_ipv6(), |server| server.addr.is_ipv6())
     }
 
     fn sort(&mut self) {

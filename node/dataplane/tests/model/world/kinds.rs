@@ -82,3 +82,64 @@ pub(super) const ASSOCIATIONS: [(Mode, Sched); 4] = [
     (Mode::Dr, Sched::Mh { port: true, fallback: true }),
     (Mode::Nat, Sched::Sh { port: true, fallback: true }),
 ];
+
+/// A service of several addresses, protocols and ports, or what is beside one.
+pub(super) struct Group {
+    pub(super) mode: Mode,
+    pub(super) sched: Sched,
+    /// Whether clients keep their server, and lose it when it has the weight 0.
+    pub(super) persists: Option<bool>,
+    pub(super) once: bool,
+    /// Protocol, number of the VIP, first and last port.
+    pub(super) listens: &'static [(Proto, u8, u16, u16)],
+}
+
+impl Group {
+    const fn new(
+        mode: Mode,
+        sched: Sched,
+        persists: Option<bool>,
+        listens: &'static [(Proto, u8, u16, u16)],
+    ) -> Self {
+        Self { mode, sched, persists, once: false, listens }
+    }
+}
+
+/// The VIPs of each family.
+pub(super) const VIPS: [u8; 2] = [100, 102];
+
+use Proto::{Sctp, Tcp, Udp};
+
+/// Match groups. The ports of the second are those of other NAT services' servers, and of some the
+/// ports lie within those of another.
+pub(super) const GROUPS: [Group; 9] = [
+    Group::new(
+        Mode::Dr,
+        Sched::Rr,
+        Some(false),
+        &[(Tcp, 100, 443, 443), (Udp, 100, 443, 443), (Tcp, 102, 443, 443), (Udp, 102, 443, 443)],
+    ),
+    Group::new(
+        Mode::Nat,
+        Sched::Wlc,
+        Some(false),
+        &[(Tcp, 100, 8020, 8099), (Sctp, 100, 5000, 5000), (Udp, 102, 8020, 8099)],
+    ),
+    Group::new(
+        Mode::FullNat,
+        Sched::Rr,
+        None,
+        &[(Tcp, 102, 2000, 2009), (Udp, 102, 2000, 2009), (Sctp, 102, 2000, 2000)],
+    ),
+    Group::new(Mode::Tunnel, MAGLEV, None, &[(Udp, 102, 0, u16::MAX)]),
+    Group::new(Mode::Nat, MAGLEV, None, &[(Tcp, 100, 3000, 3000), (Tcp, 102, 3000, 3000)]),
+    Group::new(Mode::Dr, MAGLEV, None, &[(Tcp, 100, 3100, 3109), (Tcp, 102, 3100, 3109)]),
+    Group::new(Mode::Dr, Sched::Wrr, None, &[(Tcp, 100, 3105, 3105)]),
+    Group { once: true, ..Group::new(Mode::Nat, Sched::Rr, None, &[(Udp, 100, 3200, 3209)]) },
+    Group::new(
+        Mode::Dr,
+        Sched::Sh { port: true, fallback: true },
+        Some(true),
+        &[(Tcp, 102, 0, u16::MAX), (Sctp, 102, 0, u16::MAX)],
+    ),
+];

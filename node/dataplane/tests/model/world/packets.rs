@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{BACK, FRONT, PEER, World, addr, ip, steer::rare};
 use crate::{
     coverage::{Coverage, HITS_AIMED_AT, ONCE_MET, WARMED_AIMED_AT, ways},
-    naive::{Conn, Mode, Role, Sched, Service},
+    naive::{Conn, Listen, Mode, Role, Sched, Service},
     packet::{ACK, Body, FIN, Pkt, Proto, RST, Row, SYN},
 };
 
@@ -60,7 +60,8 @@ impl World {
         let lacks = coverage.lacks("server_removed") && self.random.percent(5);
         let from = self.random.below(conns.len());
         let mut left = (from..conns.len()).chain(0..from);
-        let left = left.find(|at| lacks && !self.naive.is_known(conns[*at].server));
+        let is_left = |at: &usize| !self.naive.is_known(&conns[*at]);
+        let left = if lacks { left.find(is_left) } else { None };
         let at = if let Some(left) = left {
             left
         } else if self.random.percent(50) {
@@ -115,6 +116,9 @@ impl World {
         if self.random.percent(10) {
             at = self.random.of(&self.locals);
         }
+        if self.random.percent(15) {
+            at = self.random.of(&self.groups);
+        }
         if coverage.lacks_days(&self.naive) && self.random.percent(20) {
             at = self.bounded_that(|service| matches!(service.sched, Sched::Lblc | Sched::Lblcr));
         } else if self.naive.turns_passed < HITS_AIMED_AT && self.random.percent(12) {
@@ -130,7 +134,7 @@ impl World {
                 at = self.random.of(&once);
             }
         }
-        self.opening_at(at)
+        self.opening_at(at, None)
     }
 
     /// A service with thresholds or slow start.
@@ -149,23 +153,24 @@ impl World {
             })
         };
         let conns = self.naive.conns.iter();
-        let found: Vec<_> = conns.filter_map(|conn| Some((conn, others(conn)?.port))).collect();
+        let found: Vec<_> = conns.filter_map(|conn| Some((conn, others(conn)?.port()?))).collect();
         let (conn, port) = if found.is_empty() { None } else { Some(self.random.of(&found)) }?;
         let (proto, hosts, cport) = (conn.proto, (conn.client, conn.vip), conn.cport);
         Some(self.pkt(proto, hosts, (cport, port), proto.opening()))
     }
 
-    /// A packet that asks for a new connection of a service.
-    pub(super) fn opening_at(&mut self, at: usize) -> Pkt {
+    /// A packet that asks for a new connection of a service, of one protocol or of any.
+    pub(super) fn opening_at(&mut self, at: usize, wanted: Option<Proto>) -> Pkt {
+        let (proto, vip, port) = self.listening(at, wanted);
         let service = &self.naive.services[at];
-        let (proto, vip, port) = (service.proto, service.vip, service.port);
         let answers = service.once && service.mode == Mode::Nat && !service.servers.is_empty();
         if answers && self.random.percent(40) {
             // Nobody knows whether it was asked.
             let servers = &self.naive.services[at].servers;
             let from = servers[self.random.below(servers.len())];
             let client = addr(vip.is_ipv6(), 0, 200 + self.random.below(24) as u8);
-            let ports = (from.port, 30_000 + self.random.below(60) as u16);
+            let port = if from.port == 0 { port } else { from.port };
+            let ports = (port, 30_000 + self.random.below(60) as u16);
             let mut pkt = self.pkt(proto, (from.addr, client), ports, Row::Nothing);
             (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 99]);
             return pkt;
@@ -180,6 +185,22 @@ impl World {
             pkt.ttl = 1;
         }
         pkt
+    }
+
+    /// Somewhere that a service listens; of many ports mostly a few, so that they are met again.
+    fn listening(&mut self, at: usize, wanted: Option<Proto>) -> (Proto, IpAddr, u16) {
+        let listens = self.naive.services[at].listens.iter();
+        let fit = listens.filter(|listen| wanted.is_none_or(|proto| proto == listen.proto));
+        let fit: Vec<Listen> = fit.copied().collect();
+        let Listen { proto, vip, first, last } = self.random.of(&fit);
+        let port = match self.random.below(4) {
+            0 => first,
+            1 => last,
+            2 => first + self.random.below(usize::from(last - first) + 1) as u16,
+            // Other services listen there, on one VIP or the other.
+            _ => self.random.of(&[443, 1005, 2000, 3105, 8021, 8023]).clamp(first, last),
+        };
+        (proto, vip, port)
     }
 
     /// For nobody, from nobody, or not to be balanced.

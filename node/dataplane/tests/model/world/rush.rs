@@ -2,7 +2,7 @@
 
 use std::collections::VecDeque;
 
-use super::{STEP, World, addr, server};
+use super::{STEP, World, addr, build::server};
 use crate::{
     coverage::HITS_MIN,
     naive::{Mode, Role, SECOND},
@@ -58,8 +58,8 @@ impl World {
         self.next_server += 1;
         let number = self.next_server;
         let service = self.naive.services.iter_mut().find(|service| service.id == id).unwrap();
-        service.servers = vec![server(ipv6, Mode::FullNat, id, 0, number, 1, service.port)];
-        let port = service.port;
+        let port = service.port().unwrap();
+        service.servers = vec![server(ipv6, Mode::FullNat, id, 0, number, 1, port)];
         let all = self.naive.pairs(ipv6);
         let asked = all + all / 8;
         let mut rush = VecDeque::new();

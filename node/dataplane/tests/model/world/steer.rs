@@ -65,7 +65,8 @@ impl World {
     fn opening_of(&mut self, aim: Cell) -> Option<Pkt> {
         let services = self.naive.services.iter().enumerate();
         let fit = services.filter(|(_, service)| {
-            (service.vip.is_ipv6(), service.mode, service.proto) == (aim.ipv6, aim.mode, aim.proto)
+            (service.is_ipv6(), service.mode) == (aim.ipv6, aim.mode)
+                && service.listens.iter().any(|listen| listen.proto == aim.proto)
                 && !service.once
                 && service.servers.iter().any(Server::takes)
         });
@@ -74,7 +75,7 @@ impl World {
             return None;
         }
         let at = self.random.of(&fit);
-        Some(self.opening_at(at))
+        Some(self.opening_at(at, Some(aim.proto)))
     }
 }
 
