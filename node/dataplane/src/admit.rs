@@ -297,6 +297,8 @@ where
                 Some(old) => {
                     table.replace(old, connection, timeouts).map(|(new, gone)| (new, Some(gone)))
                 }
+                // Nobody goes by the hash here: who is refused needs nothing to give way.
+                None if local.is_some() => table.insert_over(connection, timeouts, &mut evicted),
                 None => table.insert(connection, timeouts, &mut evicted).map(|new| (new, None)),
             };
             for gone in evicted.drain(..) {
@@ -327,7 +329,8 @@ where
                 }
                 Err(InsertError::ReplyTaken(held)) => {
                     // The client reuses its port for another VIP, or no local port was free: the
-                    // finished one gives way.
+                    // finished one gives way. The first also if there is no room: where the new one
+                    // then goes by the hash, its replies would be the finished one's.
                     if !held.state().is_reusable() {
                         if local.is_some() {
                             // Another worker was first.

@@ -53,6 +53,32 @@ impl HalfOpen {
 }
 
 impl ConnectionTable {
+    /// As [`Self::insert`]; a finished connection that the server could not tell from the new one
+    /// gives way, but only if the new one gets its place. Gives what it was.
+    pub(crate) fn insert_over(
+        &self,
+        new: NewConnection,
+        timeouts: &Timeouts,
+        evicted: &mut Vec<Gone>,
+    ) -> Result<(Connection, Option<Gone>), InsertError> {
+        let mut ledger = self.ledger();
+        if let Some(existing) = self.find(&new.record.key) {
+            return Err(InsertError::Exists(existing));
+        }
+        let finished = match self.check_reply(&new) {
+            Err(InsertError::ReplyTaken(held)) if held.state().is_reusable() => Some(held),
+            checked => {
+                checked?;
+                None
+            }
+        };
+        let slot = self.make_room(&mut ledger, &new, evicted)?;
+        let new = self.put(&mut ledger, slot, new, timeouts)?;
+        // Room may have been made by that one.
+        let held = finished.filter(|held| !held.is_dead());
+        Ok((new, held.map(|held| self.take(&mut ledger, held.place().slot))))
+    }
+
     /// A slot for `new`; what had to go for it is in `evicted`.
     pub(crate) fn make_room(
         &self,

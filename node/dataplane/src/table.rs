@@ -608,13 +608,13 @@ impl ConnectionTable {
     }
 
     /// Nothing is pushed out for a connection that its server could not tell from another.
-    fn check_reply(&self, new: &NewConnection) -> Result<(), InsertError> {
+    pub(crate) fn check_reply(&self, new: &NewConnection) -> Result<(), InsertError> {
         let held = new.record.reply_key().and_then(|reply| self.find_reply(&reply));
         held.map_or(Ok(()), |held| Err(InsertError::ReplyTaken(held)))
     }
 
     /// Puts a connection into a reserved slot, or releases the slot. Its keys are free.
-    fn put(
+    pub(crate) fn put(
         &self,
         ledger: &mut Ledger,
         slot: u32,

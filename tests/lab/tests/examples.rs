@@ -82,6 +82,7 @@ fn the_dual_stack_examples_describe_the_lab_in_both_families() {
         (Mode::Dr, Forwarding::Dr),
         (Mode::Nat, Forwarding::Nat),
         (Mode::FullNat, Forwarding::FullNat),
+        (Mode::Tun, Forwarding::Tun),
     ];
     for (mode, forwarding) in modes {
         let document = Document::parse(&dual_stack(mode)).unwrap();
@@ -112,8 +113,7 @@ fn the_dual_stack_examples_describe_the_lab_in_both_families() {
 
 #[test]
 fn the_switches_that_the_lab_turns_are_there_exactly_once() {
-    let all = Mode::ALL.map(example).into_iter();
-    for text in all.chain([Mode::Dr, Mode::Nat, Mode::FullNat].map(dual_stack)) {
+    for text in Mode::ALL.map(example).into_iter().chain(Mode::ALL.map(dual_stack)) {
         assert_eq!(text.matches("replication: on").count(), 1);
         // A write without quorum must be a real change.
         let changed = text.replacen("weight: 1", "weight: 2", 1);

@@ -13,7 +13,7 @@ use crate::lab::{self, *};
 use steadfast_dataplane::{
     Config, ConfigError, ConfigSpec, Connection, FlowKey, Forwarding, HashOptions, Local, NextHops,
     NoHook, PORTS_PER_SLOT, PortSlot, Protocol, Reason, Record, Replica, Role, SchedulerKind,
-    ServiceSpec, State, Unserved, Worker,
+    ServiceSpec, State, Timeouts, Unserved, Worker,
 };
 
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
@@ -256,6 +256,37 @@ fn who_is_given_the_port_of_a_finished_connection_gets_it() {
         }
         let gone = lab.log.take().iter().filter(|line| line.starts_with("removed ")).count();
         assert_eq!(gone, usize::from(MORE), "{}", net.name);
+    }
+}
+
+/// Who is refused for another reason takes no port from what has finished.
+#[test]
+fn what_has_finished_stays_when_too_many_are_half_open() {
+    const HALF_OPEN_MAX: u16 = 8;
+    let tcp = Protocol::Tcp;
+    for net in NETS {
+        let mut lab = Lab::bounded(full_nat(1, Some(SLOT)), 5000, HALF_OPEN_MAX.into());
+        lab.shared.set_next_hops(NextHops::new(both::next_hops()));
+        for from in 2000..2000 + PORTS_PER_SLOT {
+            open(&mut lab, net, tcp, (from, PORT));
+            let finished = connection(&lab, net, tcp, (from, PORT));
+            finished.set_state(State::TimeWait);
+            assert!(lab.shared.table.changed(&finished, &Timeouts::default()).is_none());
+        }
+        // To another server, which has all ports. The last one has the place of the oldest.
+        for from in 0..=HALF_OPEN_MAX {
+            open(&mut lab, net, tcp, (2000 + from, ONE_ARM_PORT));
+        }
+        lab.log.take();
+        let one_more = from_client(net, tcp, (9000, PORT), b"");
+        assert_eq!(lab.handle(0, &one_more), dropped(Reason::OverLimit), "{}", net.name);
+        assert!(lab.log.take().is_empty(), "{}", net.name);
+
+        lab.now += SECOND;
+        assert!(matches!(lab.handle(0, &one_more), Outcome::Sent(..)), "{}", net.name);
+        let gone = lab.log.take();
+        let count = |why: &str| gone.iter().filter(|line| line.ends_with(why)).count();
+        assert_eq!((count("Evicted"), count("Reused")), (1, 1), "{}: {gone:?}", net.name);
     }
 }
 

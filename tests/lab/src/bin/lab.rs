@@ -177,7 +177,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Up(args) => {
             refuse_if_up(&args.tag)?;
             let plan = plan_of(&args.common, &args.tag, args.mode, &args.replication, args.queues)?;
-            let plan = of_family(plan, args.family)?;
+            let plan = Plan { family: args.family, ..plan };
             runtime.block_on(guarded(&args.tag, After::KeepIfGood, up(plan)))
         }
         Command::Down { tag } => {
@@ -345,17 +345,9 @@ fn commands(cluster: &Cluster) -> String {
     text
 }
 
-fn of_family(plan: Plan, family: Family) -> Result<Plan> {
-    anyhow::ensure!(
-        plan.mode != Mode::Tun || family == Family::V4,
-        "there is no example for mode tun over IPv6: choose --family 4, or --mode dr, nat or fullnat"
-    );
-    Ok(Plan { family, ..plan })
-}
-
 fn demo_of(args: &DemoArgs) -> Result<(Tag, Plan, Series)> {
     let plan = plan_of(&args.common, &args.tag, args.mode, &args.replication, args.queues)?;
-    let plan = of_family(plan, args.family)?;
+    let plan = Plan { family: args.family, ..plan };
     let series = Series {
         fault: args.fault,
         runs: args.runs,

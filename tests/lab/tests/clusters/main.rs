@@ -21,3 +21,4 @@ mod quic;
 mod service;
 mod syn_proxy;
 mod tunnels;
+mod tunnels_v6;

@@ -1,9 +1,10 @@
-//! Tunnels to real servers, each kind, with real sockets and the path MTU that clients learn.
+//! Tunnels to real servers, each kind, with real sockets and the path MTU that clients learn. IPv4 in
+//! IPv4; see `tunnels_v6` for the others.
 //! One cluster, one phase after the other. Needs root; fails without.
 
 use std::{
     io::{BufRead as _, BufReader, Write as _},
-    net::{Ipv4Addr, SocketAddr, TcpStream, UdpSocket},
+    net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream, UdpSocket},
     time::Duration,
 };
 
@@ -14,14 +15,14 @@ use steadfast_lab::host::{
     exec,
     family::Family,
     inside::inside,
-    names::{Host, Mode, NODES, Network, SERVERS, VIP, vip_target},
+    names::{Host, Mode, NODES, Network, SERVERS, vip_target},
 };
 
 /// The tunnel of the TCP service in the example.
 const EXAMPLE: &str = "{type: gue, port: 6080}";
 
 /// For an answer that comes at all.
-const PATIENCE: Duration = Duration::from_secs(10);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(10);
 
 #[tokio::test]
 async fn every_tunnel_reaches_the_servers() {
@@ -36,11 +37,12 @@ async fn every_tunnel_reaches_the_servers() {
     ] {
         phase(&format!("tunnel: {tunnel}"));
         lab.apply(&[(EXAMPLE, tunnel)]).await;
-        let servers = echo_lines(&lab, 3, 100);
+        let servers = echo_lines(&lab, Family::V4, 3, 100);
         assert_eq!(servers.len(), 100);
     }
     errors_about_outer_packets_reach_the_client(&lab);
-    datagrams_come_back(&lab);
+    phase("UDP, by IPIP");
+    assert!(echo_datagram(&lab, Family::V4, 8).contains("yyyyyyyy"));
     datagrams_leave_in_pieces(&lab);
     for n in [1, 2, 3] {
         let log = lab.log(Host::Server(n));
@@ -50,9 +52,9 @@ async fn every_tunnel_reaches_the_servers() {
 }
 
 /// One connection that sends `count` lines of `len` octets at once and reads what comes back.
-fn echo_lines(lab: &Lab, len: usize, count: usize) -> Vec<String> {
+pub(crate) fn echo_lines(lab: &Lab, family: Family, len: usize, count: usize) -> Vec<String> {
     inside(&lab.namespace(Host::Client), || {
-        let mut stream = TcpStream::connect_timeout(&vip_target(), PATIENCE).unwrap();
+        let mut stream = TcpStream::connect_timeout(&family.target(), PATIENCE).unwrap();
         stream.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut line = vec![b'x'; len];
         line.push(b'\n');
@@ -66,23 +68,28 @@ fn echo_lines(lab: &Lab, len: usize, count: usize) -> Vec<String> {
 fn full_segments_learn_the_path_mtu(lab: &Lab) {
     phase("full segments do not fit the tunnel: the client learns its MTU from the VIP");
     assert_eq!(too_big(lab), 0);
-    let answers = echo_lines(lab, 1000, 60);
+    let answers = echo_lines(lab, Family::V4, 1000, 60);
     assert_eq!(answers.len(), 60, "all of it came back");
     assert!(answers.iter().all(|answer| answer.contains(&"x".repeat(1000))));
-    let ask = format!("ip route get {VIP}");
-    let route = exec::shell_in(&lab.namespace(Host::Client), &ask).unwrap();
+    let route = route_to_vip(lab, Family::V4);
     // 1500 octets less IPv4, UDP and GUE.
     assert!(route.contains("mtu 1468"), "{route}");
     assert!(too_big(lab) > 0, "and the nodes count it");
 }
 
+/// What the client's kernel knows of its way to the VIP.
+pub(crate) fn route_to_vip(lab: &Lab, family: Family) -> String {
+    let ask = format!("ip route get {}", family.vip());
+    exec::shell_in(&lab.namespace(Host::Client), &ask).unwrap()
+}
+
 /// Answers that a packet is too big, of all nodes.
-fn too_big(lab: &Lab) -> u64 {
+pub(crate) fn too_big(lab: &Lab) -> u64 {
     counted(lab, "too_big")
 }
 
 /// A counter of workers, of all nodes together.
-fn counted(lab: &Lab, name: &str) -> u64 {
+pub(crate) fn counted(lab: &Lab, name: &str) -> u64 {
     let of = |status: Value| -> u64 {
         let workers = status["local"]["workers"].as_array().unwrap();
         workers.iter().map(|worker| worker[name].as_u64().unwrap()).sum()
@@ -91,7 +98,7 @@ fn counted(lab: &Lab, name: &str) -> u64 {
 }
 
 /// Datagrams that may be fragmented, whole and in parts, through a tunnel that takes neither.
-fn datagrams_leave_in_pieces(lab: &Lab) {
+pub(crate) fn datagrams_leave_in_pieces(lab: &Lab) {
     phase("datagrams without DF that do not fit the tunnel");
     let before = counted(lab, "fragmented");
     for len in [1460, 4000] {
@@ -100,14 +107,7 @@ fn datagrams_leave_in_pieces(lab: &Lab) {
             // No DF, and nothing that was learnt of the path counts (ip(7)).
             let value = rustix::net::sockopt::Ipv4PathMtuDiscovery::OMIT;
             rustix::net::sockopt::set_ip_mtu_discover(&socket, value).unwrap();
-            socket.set_read_timeout(Some(PATIENCE)).unwrap();
-            socket.connect(vip_target()).unwrap();
-            let mut line = vec![b'y'; len - 1];
-            line.push(b'\n');
-            socket.send(&line).unwrap();
-            let mut buffer = [0; 9000];
-            let len = socket.recv(&mut buffer).unwrap();
-            String::from_utf8_lossy(&buffer[..len]).into_owned()
+            echoed(&socket, vip_target(), len - 1)
         });
         let answer = answer.unwrap();
         assert!(answer.contains(&"y".repeat(len - 1)), "{len} octets: {} came back", answer.len());
@@ -149,23 +149,30 @@ fn errors_about_outer_packets_reach_the_client(lab: &Lab) {
             if all { Ok(()) } else { Err(known.to_string()) }
         });
     }
-    assert_eq!(echo_lines(lab, 1000, 60).len(), 60, "all of it came back");
-    let ask = format!("ip route get {VIP}");
-    let route = exec::shell_in(&lab.namespace(Host::Client), &ask).unwrap();
+    assert_eq!(echo_lines(lab, Family::V4, 1000, 60).len(), 60, "all of it came back");
+    let route = route_to_vip(lab, Family::V4);
     assert!(route.contains("mtu 1280"), "{route}");
 }
 
-fn datagrams_come_back(lab: &Lab) {
-    phase("UDP, by IPIP");
-    let answer = inside(&lab.namespace(Host::Client), || {
-        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
-        socket.set_read_timeout(Some(PATIENCE)).unwrap();
-        socket.connect(vip_target()).unwrap();
-        socket.send(b"datagram\n").unwrap();
-        let mut buffer = [0; 100];
-        let len = socket.recv(&mut buffer).unwrap();
-        String::from_utf8_lossy(&buffer[..len]).into_owned()
-    });
-    let answer = answer.unwrap();
-    assert!(answer.contains("datagram"), "{answer}");
+/// What comes back for one datagram of so many octets and a line's end.
+pub(crate) fn echo_datagram(lab: &Lab, family: Family, len: usize) -> String {
+    inside(&lab.namespace(Host::Client), || {
+        let any: IpAddr = match family {
+            Family::V4 => Ipv4Addr::UNSPECIFIED.into(),
+            Family::V6 => Ipv6Addr::UNSPECIFIED.into(),
+        };
+        echoed(&UdpSocket::bind((any, 0)).unwrap(), family.target(), len)
+    })
+    .unwrap()
+}
+
+fn echoed(socket: &UdpSocket, target: SocketAddr, len: usize) -> String {
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
+    socket.connect(target).unwrap();
+    let mut line = vec![b'y'; len];
+    line.push(b'\n');
+    socket.send(&line).unwrap();
+    let mut buffer = [0; 9000];
+    let len = socket.recv(&mut buffer).unwrap();
+    String::from_utf8_lossy(&buffer[..len]).into_owned()
 }
