@@ -154,3 +154,47 @@ fn protocol(number: u8) -> Option<Protocol> {
         _ => None,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::{ConfigSpec, GroupId, GroupSpec, TableOptions};
+
+    /// A TCP segment or UDP datagram, as far as its ports.
+    fn frame(protocol: u8, addrs: [[u8; 4]; 2], ports: [u16; 2]) -> Vec<u8> {
+        let mut frame = vec![0; 38];
+        frame[12..15].copy_from_slice(&[0x08, 0x00, 0x45]);
+        frame[23] = protocol;
+        frame[26..34].copy_from_slice(addrs.as_flattened());
+        frame[34..36].copy_from_slice(&ports[0].to_be_bytes());
+        frame[36..38].copy_from_slice(&ports[1].to_be_bytes());
+        frame
+    }
+
+    #[test]
+    fn plain_frames_are_looked_for_where_the_table_has_them() {
+        const VIP: [u8; 4] = [198, 18, 0, 100];
+        const OTHER: [u8; 4] = [203, 0, 113, 9];
+        let group = GroupSpec { id: GroupId(1), vips: vec![VIP.into()], ..GroupSpec::default() };
+        let spec = ConfigSpec { generation: 1, groups: vec![group], ..ConfigSpec::default() };
+        let config = Config::compile(spec, None).unwrap();
+        let table = ConnectionTable::new(TableOptions {
+            connections_max: 4,
+            half_open_max: 4,
+            seed: [7, 9],
+        });
+        for protocol in [6, 17] {
+            for (addrs, way) in [([OTHER, VIP], Way::In), ([VIP, OTHER], Way::Out)] {
+                let frame = frame(protocol, addrs, [4711, 80]);
+                let plain = Trail::of_plain(&frame, &config, &table).unwrap();
+                let trail = Trail::of(&peek(&frame).unwrap(), &config, &table).unwrap();
+                assert_eq!((plain.way, plain.hash), (way, trail.hash), "{protocol} {addrs:?}");
+            }
+        }
+        for (at, octet) in [(12, 0x81), (13, 0x06), (14, 0x46), (23, 1)] {
+            let mut frame = frame(6, [OTHER, VIP], [4711, 80]);
+            frame[at] = octet;
+            assert!(Trail::of_plain(&frame, &config, &table).is_none(), "octet {at}");
+        }
+    }
+}

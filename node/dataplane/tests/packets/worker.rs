@@ -413,8 +413,14 @@ fn two_workers_share_a_nat_connection() {
     assert!(matches!(lab.handle(0, &from_client(4000, 8080, ACK)), Outcome::Sent(1, _)));
     assert_eq!(first.counters().sent(Sent::Returned), 1);
     assert_eq!(lab.worker.counters().sent(Sent::Forwarded), 2);
-    // A connection that is removed under a worker's cache is gone for both.
     let connection = lab.find(Protocol::Tcp, client, "198.18.0.100:8080").unwrap();
+    assert_eq!(connection.workers(), (Some(0), Some(1)));
+    assert_eq!((connection.in_pkts(), connection.out_pkts()), (2, 1));
+    // A count that starts anew leaves the other alone.
+    connection.set_in_pkts(u32::MAX.into());
+    assert!(matches!(lab.handle(0, &from_client(4000, 8080, ACK)), Outcome::Sent(1, _)));
+    assert_eq!((connection.in_pkts(), connection.out_pkts()), (0, 1));
+    // A connection that is removed under a worker's cache is gone for both.
     lab.shared.table.remove(&connection.key(), connection.incarnation()).unwrap();
     assert_eq!(lab.handle(0, &from_client(4000, 8080, ACK)), reset(4000, 8080));
     std::mem::swap(&mut first, &mut lab.worker);
