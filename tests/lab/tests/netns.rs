@@ -347,7 +347,7 @@ fn a_daemon_that_does_not_start_is_a_set_up_failure_and_says_why() {
     assert!(error.contains("clusterd n1 ended") && error.contains("no such luck"), "{error}");
     let report = fs::read_to_string(scratch(&tag).join("out/report.json")).unwrap();
     let report: steadfast_lab::demo::report::Report = serde_json::from_str(&report).unwrap();
-    assert_eq!((report.sessions, report.established, report.seed), (300, 0, 1));
+    assert_eq!((report.sessions, report.established, report.origin.seed), (300, 0, 1));
     assert!(report.runs[0].void[0].contains("no such luck"));
     assert_nothing_left(&tag);
     fs::remove_dir_all(scratch(&tag)).unwrap();

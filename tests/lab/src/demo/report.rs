@@ -2,7 +2,7 @@
 //!
 //! The top level has exactly the keys of [`Report`]; everything else is in its runs.
 
-use std::collections::BTreeMap;
+use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
@@ -15,7 +15,6 @@ use crate::{
 
 /// A series of runs.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
-#[serde(deny_unknown_fields)]
 pub struct Report {
     /// Sessions asked for, over all runs.
     pub sessions: u64,
@@ -33,12 +32,9 @@ pub struct Report {
     pub stall_ms: Summary,
     /// Datagrams of the 1 kHz probe that were never answered.
     pub probe_lost: u64,
-    /// The seed that repeats the times and choices.
-    pub seed: u64,
-    /// The commit, with `-dirty` if files differ from it; `unknown` outside of a repository.
-    pub commit: String,
-    /// Release of the kernel.
-    pub kernel: String,
+    /// Where and what was measured, among the fields of the report itself.
+    #[serde(flatten)]
+    pub origin: Origin,
     /// Who held the group before the first and after the last run.
     pub holder: BeforeAfter<String>,
     /// Under which epoch.
@@ -144,12 +140,21 @@ pub struct RunOutcome {
 /// Where and what is measured.
 #[derive(Clone, Debug, Deserialize, PartialEq, Serialize)]
 pub struct Origin {
-    /// The seed.
+    /// The seed that repeats the times and choices.
     pub seed: u64,
-    /// The commit.
+    /// The commit, with `-dirty` if files differ from it; `unknown` outside of a repository.
     pub commit: String,
-    /// The kernel.
+    /// Release of the kernel.
     pub kernel: String,
+    /// How many processors of which kind, and how much memory.
+    pub machine: String,
+}
+
+impl fmt::Display for Origin {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seed, commit, kernel, machine } = self;
+        write!(f, "seed {seed}, commit {commit}, Linux {kernel}, {machine}")
+    }
 }
 
 /// What the demonstration ends with.
@@ -197,9 +202,7 @@ impl Report {
             outage_ms: Summary::of(&outages),
             stall_ms: Summary::of(&stalls),
             probe_lost: sum(|r| r.probe_lost),
-            seed: origin.seed,
-            commit: origin.commit.clone(),
-            kernel: origin.kernel.clone(),
+            origin: origin.clone(),
             holder: BeforeAfter {
                 before: first.and_then(|r| r.holder.before.clone()),
                 after: last.and_then(|r| r.holder.after.clone()),
@@ -239,7 +242,8 @@ mod tests {
     use super::*;
 
     fn origin() -> Origin {
-        Origin { seed: 42, commit: "abc".to_owned(), kernel: "6.1".to_owned() }
+        let [commit, kernel, machine] = ["abc", "6.1", "2 processors"].map(str::to_owned);
+        Origin { seed: 42, commit, kernel, machine }
     }
 
     fn epoch(claim: u64, node: u64) -> Epoch {
@@ -348,6 +352,7 @@ mod tests {
             "seed",
             "commit",
             "kernel",
+            "machine",
             "holder",
             "epoch",
             "runs",

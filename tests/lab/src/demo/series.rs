@@ -127,5 +127,17 @@ pub fn origin(seed: u64) -> Origin {
         },
     );
     let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
-    Origin { seed, commit, kernel: kernel.trim().to_owned() }
+    Origin { seed, commit, kernel: kernel.trim().to_owned(), machine: machine() }
+}
+
+fn machine() -> String {
+    let field = |path: &str, name: &str| {
+        let text = fs::read_to_string(path).unwrap_or_default();
+        let value = text.lines().find_map(|line| line.strip_prefix(name)?.split_once(':'));
+        value.map_or_else(|| "?".to_owned(), |(_, value)| value.trim().to_owned())
+    };
+    let processors = std::thread::available_parallelism().map_or(1, usize::from);
+    let (model, memory) =
+        (field("/proc/cpuinfo", "model name"), field("/proc/meminfo", "MemTotal"));
+    format!("{processors} processors ({model}), {memory} of memory")
 }

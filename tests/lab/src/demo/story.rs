@@ -115,8 +115,7 @@ pub fn of_series(report: &Report, path: &str) -> String {
         report.probe_lost
     );
     let _ = writeln!(out, "  stall       {}", Spread(&report.stall_ms));
-    let _ =
-        writeln!(out, "  seed {}, commit {}, kernel {}", report.seed, report.commit, report.kernel);
+    let _ = writeln!(out, "  {}", report.origin);
     let _ = writeln!(out, "  {path}");
     let verdict = match report.verdict() {
         Verdict::Pass => format!("PASS: 0 of {} sessions broken", report.sessions),

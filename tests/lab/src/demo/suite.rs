@@ -147,7 +147,7 @@ pub async fn run_suite(suite: &Suite, console: &mut Console) -> Result<bool> {
         run_batch(suite, &batch, console, &mut table).await?;
     }
     programs::suite::run(suite, "", console, &mut table).await?;
-    table.tell(suite.seed);
+    table.tell(&origin(suite.seed));
     Ok(table.is_good())
 }
 
@@ -158,7 +158,7 @@ pub async fn run_suite(suite: &Suite, console: &mut Console) -> Result<bool> {
 pub async fn run_programs(suite: &Suite, only: &str, console: &mut Console) -> Result<bool> {
     let mut table = Table::default();
     programs::suite::run(suite, only, console, &mut table).await?;
-    table.tell(suite.seed);
+    table.tell(&origin(suite.seed));
     Ok(table.is_good())
 }
 
@@ -251,7 +251,7 @@ fn is_as_expected(case: &Case, report: &Report, extent: Extent) -> bool {
 fn done_before(path: &Path, case: &Case, suite: &Suite) -> Option<Report> {
     let report: Report = serde_json::from_slice(&fs::read(path).ok()?).ok()?;
     let commit = origin(0).commit;
-    let same = report.commit == commit && commit != "unknown" && !commit.ends_with("-dirty");
+    let same = report.origin.commit == commit && commit != "unknown" && !commit.ends_with("-dirty");
     let whole = report.runs.len() == case.runs as usize;
     let enough = report.sessions >= u64::from(suite.sessions) * u64::from(case.runs);
     (same && whole && enough && is_as_expected(case, &report, suite.extent)).then_some(report)

@@ -4,7 +4,7 @@
 use std::fmt::Write as _;
 
 use super::{
-    report::Report,
+    report::{Origin, Report},
     story::{BROKEN_TOLD, print},
 };
 
@@ -36,19 +36,19 @@ impl Table {
     }
 
     /// Prints it.
-    pub fn tell(&self, seed: u64) {
-        print(&self.text(seed));
+    pub fn tell(&self, origin: &Origin) {
+        print(&self.text(origin));
     }
 
-    fn text(&self, seed: u64) -> String {
+    fn text(&self, origin: &Origin) -> String {
         let failed: Vec<&Row> = self.rows.iter().filter(|r| !r.good).collect();
-        let mut out = String::from("\n");
         // Writing to a String cannot fail.
+        let mut out = format!("\n{origin}\n");
         for row in &self.rows {
             let _ = writeln!(out, "{}  {}", row.line, if row.good { "ok" } else { "FAILED" });
         }
         if !failed.is_empty() {
-            let _ = writeln!(out, "\nWhat failed (suite with seed {seed}):");
+            let _ = writeln!(out, "\nWhat failed (suite with seed {}):", origin.seed);
         }
         for row in &failed {
             let _ = writeln!(out, "{}", row.line);
@@ -97,9 +97,10 @@ mod tests {
         table.add("dr-kill   1 run\n", false, &["3 of 300 broken".to_owned()]);
         table.add("nat-kill  1 run\n", true, &[]);
         assert!(!table.is_good());
+        let [commit, kernel, machine] = ["abc", "6.1", "2 processors"].map(str::to_owned);
         assert_eq!(
-            table.text(7),
-            "\ndr-none   1 run  ok\ndr-kill   1 run  FAILED\nnat-kill  1 run  ok\n\
+            table.text(&Origin { seed: 7, commit, kernel, machine }),
+            "\nseed 7, commit abc, Linux 6.1, 2 processors\ndr-none   1 run  ok\ndr-kill   1 run  FAILED\nnat-kill  1 run  ok\n\
              \nWhat failed (suite with seed 7):\ndr-kill   1 run\n    3 of 300 broken\n\
              \n2 passed, 1 failed\n"
         );

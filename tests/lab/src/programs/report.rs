@@ -104,7 +104,10 @@ mod tests {
     fn only_good_cells_of_the_same_clean_commit_are_done() {
         let dir = std::env::temp_dir().join(format!("steadfast-cells-{}", std::process::id()));
         let path = dir.join("cell.json");
-        let origin = |commit: &str| Origin { seed: 1, commit: commit.into(), kernel: "6".into() };
+        let origin = |commit: &str| {
+            let [commit, kernel, machine] = [commit, "6", "2 processors"].map(str::to_owned);
+            Origin { seed: 1, commit, kernel, machine }
+        };
         let cell = |commit: &str, wrong: &[&str]| {
             let wrong = wrong.iter().map(|&w| w.to_owned()).collect();
             let seen = Seen { wrong, figures: "all".into() };

@@ -23,6 +23,7 @@ fn kernels_take_tunnels_and_speak_sctp() {
 /// Two sessions through each kind of tunnel, either family in either, and two associations of each
 /// SCTP service: one at each of its servers.
 #[test]
+#[ignore = "two minutes of an emulator: make test-full runs it"]
 fn tunnels_and_associations_outlive_the_holder() {
     let told = script::run(
         "kernels/failover.sh",
