@@ -4,14 +4,15 @@
 //! port that a frame comes to, of so many octets, from its EtherType on: the Ethernet addresses are
 //! put in front, and its checksums are set right unless `how` has [`AS_IT_IS`], otherwise nothing
 //! would ever come past them. Nor past a cookie: where a frame has the octets of [`COOKIE`] or
-//! [`TIMESTAMP`], those come in their place that the last cookie asks for. Where `how & 3` is [`EVENT`] something else happens, and the second
-//! octet says what.
+//! [`TIMESTAMP`], those come in their place that the last cookie asks for ([`handshakes`] says how far
+//! an input comes so). Where `how & 3` is [`EVENT`] something else happens, and the second octet says
+//! what.
 
 use std::sync::Arc;
 
 use steadfast_dataplane::{
-    Action, Actions, Config, CookieKey, CookieKeys, NextHops, NoHook, Origin, Role, Shared,
-    TableOptions, Verdict, Worker,
+    Action, Actions, Config, CookieEvent, CookieKey, CookieKeys, Cursor, FlowKey, NextHops, NoHook,
+    Origin, Role, Shared, TableOptions, Verdict, Worker,
 };
 use steadfast_packet::{ANSWER_LEN_MAX, Content, Parsed, parse, segment_options, tcp_header};
 
@@ -61,11 +62,57 @@ struct Node {
     learnt: [(u32, u32); 2],
 }
 
+/// How far an input comes with cookies.
+#[derive(Clone, Copy, Debug, Default, Eq, PartialEq)]
+pub struct Handshakes {
+    /// SYNs that were answered with a cookie.
+    pub asked: u64,
+    /// Clients that came back with it: connections were opened.
+    pub accepted: u64,
+    /// Servers that refused them, or did not answer.
+    pub given_up: u64,
+    /// Connections whose server has answered, so that both sides' numbers differ; the most at once.
+    pub joined: u64,
+}
+
 /// Runs one input.
 ///
 /// # Panics
 /// When something is wrong.
 pub fn run(input: &[u8]) {
+    run_through(input, |_| {});
+}
+
+/// Runs one input, and says how far it comes with cookies, in IPv4 and in IPv6.
+///
+/// # Panics
+/// When something is wrong.
+#[must_use]
+pub fn handshakes(input: &[u8]) -> [Handshakes; 2] {
+    let mut joined = [0; 2];
+    let node = run_through(input, |node| {
+        let (connections, _) = node.shared.table.walk(Cursor::default(), CONNECTIONS_MAX);
+        let mut now = [0; 2];
+        for connection in connections {
+            let FlowKey { vip, vip_port, .. } = connection.key();
+            let shifted = vip_port == world::COOKIE_PORT && connection.deltas().is_some();
+            now[usize::from(vip.is_ipv6())] += u64::from(shifted);
+        }
+        joined = std::array::from_fn(|at| joined[at].max(now[at]));
+    });
+    let mut found = joined.map(|joined| Handshakes { joined, ..Handshakes::default() });
+    for service in node.shared.config.load().services() {
+        let Some(listen) = service.spec.listen.first() else { continue };
+        let family = &mut found[usize::from(listen.vip.is_ipv6())];
+        let cookies = service.excess().cookies;
+        family.asked += cookies[CookieEvent::Sent as usize];
+        family.accepted += cookies[CookieEvent::Accepted as usize];
+        family.given_up += cookies[CookieEvent::GivenUp as usize];
+    }
+    found
+}
+
+fn run_through(input: &[u8], mut after_step: impl FnMut(&Node)) -> Node {
     let mut node = Node::new();
     let mut rest = input;
     for _ in 0..STEPS_MAX {
@@ -80,11 +127,13 @@ pub fn run(input: &[u8]) {
             node.receive(*how, tail);
             rest = after;
         }
-        node.shared.advance(node.now_ns, TIMERS_MAX, &NoHook);
+        node.advance();
         let (len, half_open) = (node.shared.table.len(), node.shared.table.half_open());
         assert!(len <= CONNECTIONS_MAX + HALF_OPEN_MAX, "more connections than there may be");
         assert!(half_open <= HALF_OPEN_MAX, "more half-open connections than there may be");
+        after_step(&node);
     }
+    node
 }
 
 impl Node {
@@ -173,6 +222,17 @@ impl Node {
             judge(&frame, was_right, sent);
             self.learn(sent);
         }
+        self.act();
+    }
+
+    /// What is done without a frame: servers are asked again, and what is over goes.
+    fn advance(&mut self) {
+        self.worker.advance(self.now_ns, &mut self.actions);
+        self.act();
+        self.shared.advance(self.now_ns, TIMERS_MAX, &NoHook);
+    }
+
+    fn act(&mut self) {
         for action in self.actions.drain() {
             if let Action::Send { port, frame } = action {
                 assert!(port < 2, "sent from a port that is none, or from a VLAN without its tag");

@@ -5,10 +5,16 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use steadfast_fuzz::TARGETS;
+use steadfast_fuzz::{
+    TARGETS,
+    frame::{self, Handshakes},
+};
 
 /// All corpora together stay small enough to lie in the repository.
 const CORPUS_BYTES_MAX: u64 = 600_000;
+
+/// Inputs that come to a place, so that the fuzzer has something to go on from.
+const KEPT_MIN: u64 = 3;
 
 fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     let mut files = Vec::new();
@@ -17,6 +23,30 @@ fn files(folder: &Path) -> io::Result<Vec<PathBuf>> {
     }
     files.sort();
     Ok(files)
+}
+
+/// Past a cookie nothing comes that does not know it: the fuzzer would have to guess 32 bits.
+#[test]
+fn the_corpus_comes_past_cookies() -> io::Result<()> {
+    let corpus = files(&Path::new(env!("CARGO_MANIFEST_DIR")).join("corpus/frame"))?;
+    let mut found = [Handshakes::default(); 2];
+    for path in corpus {
+        for (all, one) in found.iter_mut().zip(frame::handshakes(&fs::read(path)?)) {
+            all.asked += one.asked;
+            all.accepted += one.accepted;
+            all.given_up += one.given_up;
+            all.joined += one.joined;
+        }
+    }
+    for (all, family) in found.into_iter().zip(["IPv4", "IPv6"]) {
+        println!("{family}: {all:?}");
+        let Handshakes { asked, accepted, given_up, joined } = all;
+        assert!(asked >= KEPT_MIN, "{family}: hardly a SYN is answered with a cookie: {asked}");
+        assert!(accepted >= KEPT_MIN, "{family}: hardly a cookie is accepted: {accepted}");
+        assert!(joined >= KEPT_MIN, "{family}: hardly a server answers: {joined}");
+        assert!(given_up >= 2, "{family}: no server refuses, or none is silent: {given_up}");
+    }
+    Ok(())
 }
 
 #[test]

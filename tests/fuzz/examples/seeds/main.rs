@@ -1,6 +1,8 @@
 //! Writes the first inputs of every target into a folder that is given, one below it for each:
 //! packets and messages as they are meant to be, from which the fuzzer goes on.
 
+mod streams;
+
 use std::{
     fs, io,
     net::SocketAddr,
@@ -31,13 +33,6 @@ const SERVERS: [&str; 2] = ["198.18.1.21", "2001:db8:1::21"];
 const NODES: [&str; 2] = ["198.18.0.11", "2001:db8::11"];
 const PROTOCOLS: [Protocol; 3] = [Protocol::Tcp, Protocol::Udp, Protocol::Sctp];
 const BACK: u8 = 1;
-// Flags of TCP.
-const SYN: u8 = 2;
-const RST: u8 = 4;
-const ACK: u8 = 0x10;
-const FIN_ACK: u8 = 0x11;
-const SYN_ACK: u8 = 0x12;
-const PSH_ACK: u8 = 0x18;
 
 fn main() -> io::Result<()> {
     let Some(corpus) = std::env::args_os().nth(1).map(PathBuf::from) else {
@@ -236,61 +231,6 @@ fn offer(timestamp: u32, echo: u32) -> Vec<u8> {
     [&[2, 4, 5, 0xb4, 4, 2, 8, 10][..], &timestamp, &echo, &[1, 3, 3, 7]].concat()
 }
 
-/// A client that gets a cookie or not, its server, what both say, and the end.
-fn streams(six: usize) -> Vec<Vec<u8>> {
-    let (client, vip, server) = (CLIENTS[six], VIPS[six], SERVERS[six]);
-    let [cookie_port, proxy_port] = frame::PORTS;
-    let timestamps = |value: u32, echo: u32| {
-        [&[1, 1, 8, 10][..], &value.to_be_bytes(), &echo.to_be_bytes()].concat()
-    };
-    let to = |port, numbers, options: &[u8], data: &[u8]| {
-        step(0, &framed(client, vip, 6, &numbered(4000, port, numbers, options, data)))
-    };
-    let back = |numbers, options: &[u8], data: &[u8]| {
-        step(BACK, &framed(server, client, 6, &numbered(8000, 4000, numbers, options, data)))
-    };
-    let cookie = |with: bool| {
-        let options = |all: Vec<u8>| if with { all } else { Vec::new() };
-        [
-            to(cookie_port, (1, 0, SYN), &options(offer(7, 0)), b""),
-            to(
-                cookie_port,
-                (2, frame::COOKIE, ACK),
-                &options(timestamps(8, frame::TIMESTAMP)),
-                b"",
-            ),
-            back((9, 2, SYN_ACK), &options(offer(70, 8)), b""),
-            to(
-                cookie_port,
-                (2, frame::COOKIE, PSH_ACK),
-                &options(timestamps(9, frame::TIMESTAMP)),
-                b"GET /",
-            ),
-            back((10, 7, PSH_ACK), &options(timestamps(71, 9)), b"200 OK"),
-            to(cookie_port, (7, frame::COOKIE, FIN_ACK), &options(timestamps(9, 71)), b""),
-            back((16, 8, FIN_ACK), &options(timestamps(72, 9)), b""),
-        ]
-        .concat()
-    };
-    let refused = [
-        to(cookie_port, (1, 0, SYN), &[], b""),
-        to(cookie_port, (2, frame::COOKIE, ACK), &[], b""),
-        back((0, 2, RST), &[], b""),
-        to(cookie_port, (2, 0x1234_5678, ACK), &[], b""),
-    ];
-    let told = [
-        to(proxy_port, (1, 0, SYN), &offer(7, 0), b""),
-        back((9, 2, SYN_ACK), &offer(70, 7), b""),
-        to(proxy_port, (2, 10, ACK), &timestamps(8, 70), b""),
-        to(proxy_port, (2, 10, PSH_ACK), &timestamps(8, 70), b"GET /"),
-        back((10, 7 + [28, 52][six], PSH_ACK), &timestamps(71, 8), b"200 OK"),
-        to(proxy_port, (2, 10, PSH_ACK), &timestamps(8, 70), b"GET /"),
-        to(proxy_port, (7, 16, FIN_ACK), &timestamps(9, 71), b""),
-        back((16, 8 + [28, 52][six], FIN_ACK), &timestamps(72, 9), b""),
-    ];
-    vec![cookie(true), cookie(false), refused.concat(), told.concat()]
-}
-
 /// A step of the target `frame`.
 fn step(how: u8, frame: &[u8]) -> Vec<u8> {
     let tail = &frame[ADDRESSES_LEN..];
@@ -320,7 +260,7 @@ fn sessions() -> Vec<Vec<u8>> {
             step(BACK, &framed(server, client, 6, &tcp(20, 4002, 2, &[], b""))),
         ];
         sessions.push(ftp.concat());
-        sessions.extend(streams(six));
+        sessions.extend(streams::all(six));
     }
     for (number, frame) in frames().iter().enumerate() {
         let how = if number % 25 > 18 { BACK } else { 0 };
@@ -498,7 +438,7 @@ fn commands() -> Vec<Vec<u8>> {
         beacon_key: vec![9; 32],
         node: node.clone(),
     };
-    let text = include_str!("../../../deploy/examples/dr.yaml");
+    let text = include_str!("../../../../deploy/examples/dr.yaml");
     let source = "admin".to_owned();
     let commands = [
         Command::Initialise(Box::new(start)),
