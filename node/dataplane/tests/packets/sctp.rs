@@ -6,7 +6,7 @@ use crate::lab::*;
 use etherparse::{IpNumber, PacketBuilder};
 use steadfast_dataplane::{
     ConfigSpec, Connection, Direction, FlowKey, Forwarding, Listen, NextHops, Policies, Protocol,
-    Reason, Route, ServiceSpec, State,
+    Reason, Route, ServiceSpec, State, Timeouts,
 };
 use steadfast_packet::{Chunk, Content, Packet, Transport, crc32c, internet_checksum, parse};
 
@@ -51,15 +51,19 @@ fn at(text: &str) -> SocketAddr {
     text.parse().unwrap()
 }
 
-/// DR on 36412 and NAT with another port on 2905, for both families.
 fn node(sloppy: bool) -> Lab {
+    node_with(sloppy, &Timeouts::default())
+}
+
+/// DR on 36412 and NAT with another port on 2905, for both families.
+fn node_with(sloppy: bool, timeouts: &Timeouts) -> Lab {
     let service = |id: u32, vip: &str, server_at: &str, forwarding| {
         let (vip, to) = (at(vip), at(server_at));
         let server = server(id, &to.ip().to_string(), to.port());
         let spec = service(id, Protocol::Sctp, vip.port(), vec![server]);
         let policies = Policies { sloppy_sctp: sloppy, ..Policies::default() };
         let listen = vec![Listen::new(Protocol::Sctp, vip.ip(), vip.port())];
-        ServiceSpec { listen, forwarding, policies, ..spec }
+        ServiceSpec { listen, forwarding, policies, timeouts: *timeouts, ..spec }
     };
     let mut spec = ConfigSpec { services: Vec::new(), ..config_spec(1) };
     spec.groups[0].vips.push("2001:db8::100".parse().unwrap());
@@ -192,6 +196,30 @@ fn every_cell_of_the_tables_is_reached_by_its_packet() {
         }
     }
     assert_eq!(cells, 2 * 3 * 14 * 10);
+}
+
+/// Each state another one, so that no state's can stand for another's.
+#[test]
+fn each_state_has_the_time_out_that_its_service_says() {
+    let number = |n: u8| State::of_number(Protocol::Sctp, n).unwrap();
+    let states = || (0..14).map(|n| (number(n), 30 + 7 * u32::from(n)));
+    let timeouts = states().fold(Timeouts::default(), |all, (state, s)| all.with(state, s));
+    for family in FAMILIES {
+        let (client, vip) = (at(family.client), at(family.nat_vip));
+        for (state, seconds) in states() {
+            let mut lab = node_with(false, &timeouts);
+            send(&mut lab, client, vip, &[Chunk::INIT]);
+            let association = connection(&lab, client, vip);
+            association.set_state(state);
+            assert!(lab.shared.table.changed(&association, &timeouts).is_none());
+            // Timers are looked at within a second.
+            for (after_s, is_over) in [(seconds - 1, false), (seconds + 1, true)] {
+                lab.now = START + u64::from(after_s) * SECOND;
+                while lab.shared.advance(lab.now, 100_000, &lab.log).more {}
+                assert_eq!(association.is_dead(), is_over, "{state} after {after_s} s");
+            }
+        }
+    }
 }
 
 #[test]

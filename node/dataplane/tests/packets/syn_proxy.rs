@@ -18,13 +18,13 @@ use steadfast_packet::{
 
 const PORT: u16 = 9090;
 const FORWARDINGS: [Forwarding; 2] = [Forwarding::Nat, Forwarding::FullNat];
-const MS: u64 = SECOND / 1000;
+pub(crate) const MS: u64 = SECOND / 1000;
 const RST_ACK: u8 = 0x14;
 /// Numbers of the client and of the server; both sides wrap around soon.
 const ISN: u32 = u32::MAX - 1;
 const NUMBER: u32 = u32::MAX;
 
-const OFFER: SegmentOptions = SegmentOptions {
+pub(crate) const OFFER: SegmentOptions = SegmentOptions {
     mss: Some(1460),
     window_scale: Some(9),
     sack_permitted: true,
@@ -70,7 +70,7 @@ fn node_with(spec: ConfigSpec, half_open_max: usize) -> Lab {
     lab
 }
 
-fn node(forwarding: Forwarding) -> Lab {
+pub(crate) fn node(forwarding: Forwarding) -> Lab {
     node_with(spec(forwarding, |_| ()), 1000)
 }
 
@@ -105,7 +105,7 @@ fn sent(outcome: Outcome, port: u16) -> Vec<u8> {
     }
 }
 
-fn advance(lab: &mut Lab, by_ns: u64) {
+pub(crate) fn advance(lab: &mut Lab, by_ns: u64) {
     lab.now += by_ns;
     let mut actions = Actions::new();
     lab.worker.advance(lab.now, &mut actions);
@@ -114,7 +114,7 @@ fn advance(lab: &mut Lab, by_ns: u64) {
 
 /// A client on its way to a service.
 #[derive(Clone, Copy, Debug)]
-struct Client {
+pub(crate) struct Client {
     net: Net,
     port: u16,
     offer: SegmentOptions,
@@ -124,7 +124,7 @@ struct Client {
 }
 
 impl Client {
-    fn new(net: Net, port: u16, offer: SegmentOptions) -> Self {
+    pub(crate) fn new(net: Net, port: u16, offer: SegmentOptions) -> Self {
         Self { net, port, offer, cookie: 0, echo: 0 }
     }
 
@@ -145,13 +145,13 @@ impl Client {
         frame_of(&syn, (CLIENT, FRONT))
     }
 
-    fn ack(&self) -> Vec<u8> {
+    pub(crate) fn ack(&self) -> Vec<u8> {
         let ack = self.segment(ACK, ISN.wrapping_add(1), self.cookie.wrapping_add(1));
         frame_of(&ack, (CLIENT, FRONT))
     }
 
     /// Gets a cookie.
-    fn ask(&mut self, lab: &mut Lab) {
+    pub(crate) fn ask(&mut self, lab: &mut Lab) {
         let before = lab.shared.table.len();
         let frame = sent(lab.handle(0, &self.syn()), 0);
         let (packet, tcp, options) = read(&frame);
@@ -211,7 +211,7 @@ impl Client {
         frame_of(&segment, (NAT_1, BACK))
     }
 
-    fn syn_ack(&self, lab: &Lab) -> Vec<u8> {
+    pub(crate) fn syn_ack(&self, lab: &Lab) -> Vec<u8> {
         let offer = if self.offer.timestamps.is_some() { SERVERS_OFFER } else { PLAIN };
         self.servers(lab, SYN_ACK, ISN.wrapping_add(1), offer)
     }
@@ -319,7 +319,7 @@ fn assert_same(found: &[u8], expected: &[u8]) {
     assert_eq!(plain(found), plain(expected));
 }
 
-fn emitted(lab: &Lab) -> Vec<(u16, Vec<u8>)> {
+pub(crate) fn emitted(lab: &Lab) -> Vec<(u16, Vec<u8>)> {
     let sent = |action: &Action| match action {
         Action::Send { port, frame } => Some((*port, frame.bytes().to_vec())),
         Action::Probe { .. } => None,

@@ -10,9 +10,10 @@ use crate::lab::{
     self, ACK, BACK, BROADCAST, CLIENT, DR_1, FRONT, Lab, NAT_1, Outcome, PEER, SECOND, START, SYN,
     SYN_ACK, arp_request, dropped, from_client, next_hops, run, server, service, tcp, udp,
 };
+use crate::syn_proxy::{self, Client, MS, OFFER, emitted};
 use steadfast_dataplane::{
     Actions, ConfigSpec, Forwarding, NextHops, NextHopsSpec, PortSpec, Protocol, Reason, Role,
-    ServiceSpec, Tagged, Tunnel, UdpChecksum, Verdict,
+    ServiceSpec, Tagged, Tunnel, UdpChecksum, Verdict, WAITS_MS,
 };
 
 /// The interface that carries both, and the VLAN of each port of the plain lab.
@@ -314,6 +315,33 @@ fn one_segment_may_be_untagged_on_the_interface_of_another_ones_vlan() {
             ("tagged in, untagged out", 0, tag(200, &answer), Outcome::Sent(0, to_client)),
         ],
     );
+}
+
+/// Segments that no frame at hand becomes.
+#[test]
+fn who_is_asked_and_told_by_this_node_itself_is_so_in_its_vlan() {
+    let forwarding = Forwarding::Nat;
+    for net in NETS {
+        let (mut plain, mut with_tags) = (syn_proxy::node(forwarding), syn_proxy::node(forwarding));
+        with_tags.shared.set_next_hops(NextHops::new(tagged(hops_of_both())));
+        plain.shared.set_next_hops(NextHops::new(hops_of_both()));
+        let expected = |plain: &Lab| -> Vec<_> {
+            let tagged = |(to, bytes): (u16, Vec<u8>)| (TRUNK, tag(VLANS[usize::from(to)], &bytes));
+            emitted(plain).into_iter().map(tagged).collect()
+        };
+        let mut client = Client::new(net, CLIENT_PORT, OFFER);
+        client.ask(&mut plain);
+        same(&mut plain, &mut with_tags, &[("the cookie comes back", 0, client.ack())]);
+        for lab in [&mut plain, &mut with_tags] {
+            syn_proxy::advance(lab, WAITS_MS[0] * MS);
+        }
+        assert_eq!(emitted(&plain).len(), 1, "{}: the server is asked again", net.name);
+        assert_eq!(emitted(&with_tags), expected(&plain), "{}: again", net.name);
+        let answer = client.syn_ack(&plain);
+        same(&mut plain, &mut with_tags, &[("the server answers", 1, answer)]);
+        assert_eq!(emitted(&plain).len(), 1, "{}: it is told", net.name);
+        assert_eq!(emitted(&with_tags), expected(&plain), "{}: told", net.name);
+    }
 }
 
 #[test]
