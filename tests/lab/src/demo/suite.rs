@@ -107,11 +107,12 @@ pub fn cases(extent: Extent) -> Vec<Case> {
         let family = Family::V6;
         cases.push(Case { family, ..case(Fault::Kill, mode, runs(Fault::Kill, mode)) });
     }
-    for family in [Family::V4, Family::V6] {
-        let kill = case(Fault::Kill, Mode::FullNat, runs(Fault::Kill, Mode::FullNat));
-        cases.push(Case { family, ..kill });
+    for mode in [Mode::FullNat, Mode::Tun] {
+        for family in [Family::V4, Family::V6] {
+            let kill = case(Fault::Kill, mode, runs(Fault::Kill, mode));
+            cases.push(Case { family, ..kill });
+        }
     }
-    cases.push(case(Fault::Kill, Mode::Tun, 1));
     cases.push(Case { replication: false, ..case(Fault::Kill, Mode::Dr, 1) });
     cases
 }
@@ -296,7 +297,7 @@ mod tests {
         for mode in [Mode::Dr, Mode::Nat] {
             assert!(cases.iter().any(|c| c.family == Family::V6 && c.mode == mode));
         }
-        for name in ["fullnat-kill", "fullnat-kill-v6", "tun-kill"] {
+        for name in ["fullnat-kill", "fullnat-kill-v6", "tun-kill", "tun-kill-v6"] {
             assert!(cases.iter().any(|c| c.name() == name), "{name}");
         }
     }
