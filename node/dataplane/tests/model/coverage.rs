@@ -1,9 +1,14 @@
 //! How often what was met.
 
+mod facts;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 
+use facts::facts;
+pub(crate) use facts::{lacking_excess, lacks_days};
+
 use crate::{
-    naive::{Across, Cell, Fate, Kept, Mode, Naive, Parted, Place, Width, reopens, step},
+    naive::{Cell, Fate, Mode, Naive, reopens, step},
     packet::{Body, Pkt, Proto},
     world::steer::steps,
 };
@@ -50,11 +55,6 @@ impl Coverage {
     /// Too few packets had this fate so far, in one family or the other.
     pub(crate) fn lacks(&self, verdict: &'static str) -> bool {
         self.lacking.contains(&verdict)
-    }
-
-    /// Too few destinations were forgotten, or lost a server of their set, for which a day must pass.
-    pub(crate) fn lacks_days(&self, naive: &Naive) -> bool {
-        PLACES.iter().any(|place| naive.places.get(place).is_none_or(|met| *met < 2 * HITS_MIN))
     }
 
     fn hits(&self, ipv6: bool, verdict: &'static str) -> u64 {
@@ -105,36 +105,12 @@ impl Coverage {
         for ((ipv6, verdict), hits) in &self.verdicts {
             println!("{hits:>8}  {} {verdict}", family(*ipv6));
         }
-        println!("{} handshakes with another segment size", naive.clamped);
-        println!("{} local ports chosen: each of this node and free", naive.chosen);
-        let Naive { exhausted, gave_way, .. } = naive;
-        println!("{exhausted:?} times none was found, {gave_way:?} gave way, IPv4 and IPv6");
-        println!("destinations of lblcr or not: {:?}", naive.places);
-        let Naive { filled, freed, passed_over, warmed, .. } = naive;
-        println!("packets cut: {:?}", naive.cut);
-        let passed = naive.turns_passed;
-        println!("{warmed} choices with a server that warms up, {passed} turns let pass");
-        println!(
-            "{filled} servers full, {freed} free again, {passed_over} choices passed one over"
-        );
-        println!("templates across {:?}", naive.across);
-        println!("the service of fewer ports {:?}", naive.narrowed);
+        for (what, hits) in facts(naive) {
+            println!("{hits:>8}  {what}");
+        }
         println!("{} flows through tunnels", naive.spread.len());
-        for ((tunnel, v6, outer), hits) in &naive.tunnels {
+        for ((tunnel, v6, outer), hits) in &naive.tally.tunnels {
             println!("{hits:>8}  {} in {} {tunnel:?}", family(*v6), family(*outer));
-        }
-        for ((v6, mode, proto, inbound), hits) in &naive.errors {
-            let way = if *inbound { "in" } else { "out" };
-            println!("{hits:>8}  {} error {mode:?} {proto:?} {way}", family(*v6));
-        }
-        for ((v6, mode, proto, inbound), hits) in &naive.fragments.followed {
-            let way = if *inbound { "in" } else { "out" };
-            println!("{hits:>8}  {} later part {mode:?} {proto:?} {way}", family(*v6));
-        }
-        println!("parts of packets: {:?}", naive.fragments.parted);
-        for ((v6, mode, inbound), hits) in &naive.once {
-            let way = if *inbound { "in" } else { "out" };
-            println!("{hits:>8}  {} once {mode:?} {way}", family(*v6));
         }
         let cells: BTreeMap<&Cell, &u64> = self.cells.iter().collect();
         for (cell, hits) in cells {
@@ -148,64 +124,14 @@ impl Coverage {
         assert!(self.live * 100 >= packets * LIVE_MIN, "too few packets of live connections");
         let hits = self.hits(true, "too_big");
         assert!(hits >= HITS_MIN, "{hits} packets too big for where nobody has to send less");
-        assert_eq!(naive.tunnels.len(), TUNNELS_MET, "tunnels by family");
-        for (tunnel, hits) in &naive.tunnels {
+        assert_eq!(naive.tally.tunnels.len(), TUNNELS_MET, "tunnels by family");
+        for (tunnel, hits) in &naive.tally.tunnels {
             assert!(*hits >= HITS_MIN, "{hits} packets through {tunnel:?}: too few");
         }
-        for way in ways() {
-            let met = naive.errors.get(&way).copied().unwrap_or(0);
-            assert!(met >= HITS_MIN, "{met} errors of {way:?}: too few");
-        }
-        for way in ways_of_parts() {
-            let met = naive.fragments.followed.get(&way).copied().unwrap_or(0);
-            assert!(met >= HITS_MIN, "{met} later parts of {way:?}: too few");
-        }
-        for v6 in [false, true] {
-            let ways = [(Mode::Dr, true), (Mode::Nat, true), (Mode::Nat, false)];
-            for (mode, inbound) in ways.into_iter().chain([(Mode::Tunnel, true)]) {
-                let met = naive.once.get(&(v6, mode, inbound)).copied().unwrap_or(0);
-                assert!(met >= HITS_MIN, "{met} datagrams by {mode:?} alone: too few");
-            }
-        }
-        assert!(naive.chosen >= HITS_MIN, "{} local ports: too few", naive.chosen);
-        let least = naive.exhausted.iter().chain(&naive.gave_way).min().copied().unwrap_or(0);
-        assert!(least >= HITS_MIN, "{least} local ports that are not there: too few");
-        let clamped = naive.clamped;
-        assert!(clamped >= HITS_MIN, "{clamped} handshakes with another segment size: too few");
         let spread: BTreeSet<u32> = naive.spread.values().copied().collect();
         assert!(spread.len() * 2 >= naive.spread.len(), "flows are not spread");
-        for place in PLACES {
-            let hits = naive.places.get(&place).copied().unwrap_or(0);
-            assert!(hits >= HITS_MIN, "{hits} destinations {place:?}: too few");
-        }
-        for of in CUT {
-            let hits = naive.cut.get(&of).copied().unwrap_or(0);
-            assert!(hits >= HITS_MIN, "{hits} packets of {of:?} cut: too few");
-        }
-        let Naive { filled, freed, passed_over, warmed, turns_passed, .. } = *naive;
-        let bounds = [filled, freed, passed_over, warmed, turns_passed];
-        let least = bounds.iter().min().copied().unwrap_or(0);
-        assert!(
-            least >= HITS_MIN,
-            "full, free again, passed over, warming up, turns: {bounds:?}, too few"
-        );
-        for v6 in [false, true] {
-            for across in ACROSS {
-                let hits = naive.across.get(&(v6, across)).copied().unwrap_or(0);
-                assert!(hits >= HITS_MIN, "{hits} connections by a template across {across:?}");
-            }
-            for (width, other) in WIDTHS {
-                let hits = naive.narrowed.get(&(v6, width, other)).copied().unwrap_or(0);
-                assert!(hits >= HITS_MIN, "{hits} packets for {width:?}, not {other:?}: too few");
-            }
-        }
-        for parted in PARTED {
-            let hits = naive.fragments.parted.get(&parted).copied().unwrap_or(0);
-            assert!(hits >= HITS_MIN, "{hits} parts {parted:?}: too few");
-        }
-        for kept in KEPT {
-            let hits = naive.kept.get(&kept).copied().unwrap_or(0);
-            assert!(hits >= HITS_MIN, "{hits} templates {kept:?}: too few");
+        for (what, hits) in facts(naive) {
+            assert!(hits >= HITS_MIN, "{hits} {what}: too few");
         }
         for cell in &self.reachable {
             let hits = self.met(cell);
@@ -255,50 +181,6 @@ const KINDS: [(Mode, Proto); 12] = [
     (Mode::Tunnel, Proto::Tcp),
     (Mode::Tunnel, Proto::Udp),
     (Mode::Tunnel, Proto::Sctp),
-];
-
-/// What is cut: mode, and whether to the server.
-const CUT: [(Mode, bool); 6] = [
-    (Mode::Dr, true),
-    (Mode::Nat, true),
-    (Mode::Nat, false),
-    (Mode::Tunnel, true),
-    (Mode::FullNat, true),
-    (Mode::FullNat, false),
-];
-
-/// What can become of a destination, at lblc and lblcr.
-const PLACES: [(bool, Place); 7] = [
-    (false, Place::Forgotten),
-    (false, Place::Stayed),
-    (false, Place::Moved),
-    (true, Place::Forgotten),
-    (true, Place::Stayed),
-    (true, Place::Grew),
-    (true, Place::Shrank),
-];
-
-/// What can become of a template.
-const KEPT: [Kept; 6] =
-    [Kept::New, Kept::Stayed, Kept::StayedQuiescent, Kept::Moved, Kept::Outlived, Kept::Ended];
-
-/// What one template of a match group spans.
-const ACROSS: [Across; 3] = [Across::Protocols, Across::Addresses, Across::Ports];
-
-/// Which of two services gets a packet that both listen for.
-const WIDTHS: [(Width, Width); 3] =
-    [(Width::Port, Width::Range), (Width::Port, Width::Any), (Width::Range, Width::Any)];
-
-/// What can become of parts.
-const PARTED: [Parted; 8] = [
-    Parted::Whole,
-    Parted::Late,
-    Parted::Gaps,
-    Parted::PushedOut,
-    Parted::Released,
-    Parted::Forgotten,
-    Parted::EarlyPushedOut,
-    Parted::NoRoom,
 ];
 
 /// What can become of a packet in this world.

@@ -12,7 +12,7 @@ mod packet;
 mod plane;
 mod world;
 
-use coverage::{Coverage, HITS_MIN};
+use coverage::Coverage;
 use naive::{Fate, Naive};
 use packet::Body;
 use plane::{HALF_OPEN_MAX, Plane, line, template_line};
@@ -98,11 +98,9 @@ fn agrees_with_a_naive_model() {
     coverage.print(&world.naive, packets);
     let config = plane.shared.config.load_full();
     let adopted: u64 = config.services().map(|service| service.excess().adopted).sum();
-    println!("templates: {:?}", world.naive.kept);
-    println!("{adopted} connections went by the hash and then into the table");
+    assert_eq!(adopted, world.naive.tally.adopted, "connections that went by the hash before");
     if packets >= PACKETS {
         coverage.check(&world.naive, packets);
-        assert!(adopted >= HITS_MIN, "{adopted} connections adopted: too few");
     }
 }
 

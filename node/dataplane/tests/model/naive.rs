@@ -7,6 +7,7 @@ mod forward;
 mod fragments;
 mod full_nat;
 mod icmp;
+mod limits;
 mod listen;
 mod load;
 mod locality;
@@ -18,17 +19,19 @@ mod schedulers;
 mod sctp;
 mod service;
 mod state;
+mod tally;
 mod tcp;
 mod tunnel;
 
 use std::{
-    collections::{BTreeMap, BTreeSet, HashMap},
+    collections::{BTreeSet, HashMap},
     net::IpAddr,
 };
 
 pub(crate) use fragments::{Fragments, Parted, SEED, set};
 pub(crate) use persist::{Across, Kept, Persist, Template};
 
+pub(crate) use limits::{Above, Excess, Limits};
 pub(crate) use listen::{Listen, Width};
 pub(crate) use load::SLOW_START;
 pub(crate) use locality::Place;
@@ -36,6 +39,7 @@ pub(crate) use mss::Clamp;
 pub(crate) use service::{Gone, Mode, Sched, Server, Service};
 use state::{is_over, timeout};
 pub(crate) use state::{reopens, step};
+pub(crate) use tally::Tally;
 pub(crate) use tunnel::{Flow, Tunnel};
 
 use crate::packet::{Mac, Pkt, Proto, Row};
@@ -81,6 +85,8 @@ pub(crate) struct Conn {
     /// Of which service, and whether a template led it to its server.
     pub(crate) service: u32,
     controlled: bool,
+    /// Its service had a limit of connections of a source.
+    is_counted: bool,
     /// When it came into the class it is in, as a number.
     entered: u64,
 }
@@ -139,21 +145,11 @@ pub(crate) struct Naive {
     /// Local addresses, and the ports of this node there.
     pub(crate) locals: Vec<IpAddr>,
     pub(crate) local_ports: std::ops::Range<u16>,
-    pub(crate) chosen: u64,
-    /// The crate found none for the packet at hand; how often, in IPv4 and IPv6, and how often a
-    /// connection that had finished gave way.
+    /// The crate found none for the packet at hand.
     pub(crate) seen_exhausted: bool,
-    pub(crate) exhausted: [u64; 2],
-    pub(crate) gave_way: [u64; 2],
     pub(crate) spread: HashMap<(bool, Flow), u32>,
-    /// Handshakes with another segment size, and packets inside others: tunnel, whether the inner
-    /// and the outer one are IPv6.
-    pub(crate) clamped: u64,
-    pub(crate) tunnels: BTreeMap<(Tunnel, bool, bool), u64>,
-    /// Pieces that follow the one that is the fate of the packet at hand, and how many packets were
-    /// cut, by mode and way.
+    /// Pieces that follow the one that is the fate of the packet at hand.
     pub(crate) rest: Vec<Pkt>,
-    pub(crate) cut: BTreeMap<(Mode, bool), u64>,
     /// What the crate made of the packet at hand beside that.
     pub(crate) seen_rest: Vec<Vec<u8>>,
     pub(crate) fragments: Fragments,
@@ -169,34 +165,17 @@ pub(crate) struct Naive {
     pub(crate) templates: Vec<Template>,
     /// A connection was opened by the packet at hand.
     opened: bool,
-    /// How often what was decided by a template.
-    pub(crate) kept: BTreeMap<Kept, u64>,
-    /// How often a template led a connection to the server of one to elsewhere, IPv4 and IPv6.
-    pub(crate) across: BTreeMap<(bool, Across), u64>,
-    /// How often one service got a packet before another one of more ports.
-    pub(crate) narrowed: BTreeMap<(bool, Width, Width), u64>,
-    /// Servers with as many connections as they may have; how often one became so and no longer was,
-    /// and how often a scheduler passed one over.
+    /// Servers with as many connections as they may have.
     full: BTreeSet<u32>,
-    pub(crate) filled: u64,
-    pub(crate) freed: u64,
-    pub(crate) passed_over: u64,
-    /// How often one with less than its share could be chosen.
-    pub(crate) warmed: u64,
-    /// Turns of wrr that a server let pass while it warmed up.
-    pub(crate) turns_passed: u64,
-    /// What became of destinations, at lblc and at lblcr.
-    pub(crate) places: BTreeMap<(bool, Place), u64>,
     /// The cell that the packet at hand met.
     pub(crate) met: Option<Cell>,
     /// It was an error about one of a live connection, and was passed on.
     pub(crate) passed: bool,
-    pub(crate) errors: BTreeMap<icmp::Passed, u64>,
     /// It was a datagram without a connection, and went on.
     pub(crate) passed_once: bool,
     /// It was a later part of a packet, and followed the first.
     pub(crate) is_following: bool,
-    pub(crate) once: BTreeMap<once::Once, u64>,
+    pub(crate) tally: Tally,
 }
 
 impl Naive {
@@ -217,15 +196,9 @@ impl Naive {
             seen: Vec::new(),
             locals: Vec::new(),
             local_ports: 0..0,
-            chosen: 0,
             seen_exhausted: false,
-            exhausted: [0; 2],
-            gave_way: [0; 2],
             spread: HashMap::new(),
-            clamped: 0,
-            tunnels: BTreeMap::new(),
             rest: Vec::new(),
-            cut: BTreeMap::new(),
             seen_rest: Vec::new(),
             fragments: Fragments::default(),
             released: Vec::new(),
@@ -237,22 +210,12 @@ impl Naive {
             entries: 0,
             templates: Vec::new(),
             opened: false,
-            kept: BTreeMap::new(),
-            across: BTreeMap::new(),
-            narrowed: BTreeMap::new(),
             full: BTreeSet::new(),
-            filled: 0,
-            freed: 0,
-            passed_over: 0,
-            warmed: 0,
-            turns_passed: 0,
-            places: BTreeMap::new(),
+            tally: Tally::default(),
             met: None,
             passed: false,
-            errors: BTreeMap::new(),
             passed_once: false,
             is_following: false,
-            once: BTreeMap::new(),
         }
     }
 

@@ -272,6 +272,11 @@ fn service_spec(service: &Service) -> dp::ServiceSpec {
         },
         slow_start_ns: if service.slow_start { SLOW_START } else { 0 },
         one_packet: service.once,
+        limits: dp::Limits {
+            new_per_s: service.limits.new_per_s as u32,
+            per_source: service.limits.per_source as u32,
+            over: if service.limits.refuses { dp::Over::Refuse } else { dp::Over::Hash },
+        },
         client_address: dp::ClientAddress::None,
         persistence: service.persist.map(|persist| dp::Persistence {
             timeout_ns: persist.timeout,

@@ -1,6 +1,7 @@
 //! A small network and what happens in it, at random from a seed.
 
 mod build;
+mod crowd;
 mod errors;
 mod kinds;
 mod packets;
@@ -11,9 +12,9 @@ pub(crate) mod steer;
 
 use std::{collections::VecDeque, net::IpAddr};
 
-use self::{build::server, kinds::THRESHOLDS};
+use self::{build::server, crowd::Crowd, kinds::THRESHOLDS};
 use crate::{
-    coverage::{Coverage, HITS_AIMED_AT, WARMED_AIMED_AT},
+    coverage::{Coverage, HITS_AIMED_AT, WARMED_AIMED_AT, lacks_days},
     naive::{Kept, Mode, Naive, Role, SECOND, Sched, Server, Service, Way},
     packet::{Mac, Pkt},
 };
@@ -66,6 +67,11 @@ fn addr(ipv6: bool, net: u8, host: u8) -> IpAddr {
     }
 }
 
+/// One of a network beside that of the others: in IPv6 the next one of 64 bits.
+fn far(ipv6: bool, host: u8) -> IpAddr {
+    if ipv6 { ip(&format!("2001:db8:0:1::{host:x}")) } else { addr(false, 3, host) }
+}
+
 pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) naive: Naive,
@@ -76,6 +82,7 @@ pub(crate) struct World {
     bounded: Vec<usize>,
     locals: Vec<usize>,
     groups: Vec<usize>,
+    limited: Vec<usize>,
     ways: steer::Ways,
     /// Packets of which some parts have not come yet.
     flights: Vec<VecDeque<Pkt>>,
@@ -84,6 +91,8 @@ pub(crate) struct World {
     /// Packets to one server, one after the other; afterwards their connections are left to end.
     rush: VecDeque<Pkt>,
     was_rush: bool,
+    /// Connections that are asked for one after the other, and of which service.
+    crowd: Crowd,
     /// Packets to come that nobody serves: more at once than are answered.
     burst: usize,
     /// The configuration changed: the crate must be told.
@@ -110,11 +119,13 @@ impl World {
             bounded: Vec::new(),
             locals: Vec::new(),
             groups: Vec::new(),
+            limited: Vec::new(),
             ways: steer::Ways::new(),
             flights: Vec::new(),
             storm: VecDeque::new(),
             rush: VecDeque::new(),
             was_rush: false,
+            crowd: Crowd { left: 0, service: 0 },
             burst: 0,
             is_reconfigured: true,
             is_new_role: true,
@@ -127,6 +138,7 @@ impl World {
         world.shared = all.clone().filter(|at| services[*at].is_on_shared()).collect();
         world.bounded = all.clone().filter(|at| services[*at].is_bounded()).collect();
         world.locals = all.clone().filter(|at| services[*at].mode == Mode::FullNat).collect();
+        world.limited = all.clone().filter(|at| services[*at].is_limited()).collect();
         world.groups = all.clone().filter(|at| services[*at].is_grouped()).collect();
         world.persistent = all.filter(|at| services[*at].persist.is_some()).collect();
         world
@@ -139,6 +151,9 @@ impl World {
         }
         if self.begins_rush() {
             return true;
+        }
+        if self.begins_crowd() {
+            return false;
         }
         if self.random.below(250) == 0 {
             // Both are told of it at this time.
@@ -168,7 +183,7 @@ impl World {
             return false;
         }
         let steps = match self.random.below(200) {
-            0 if coverage.lacks_days(&self.naive) => DAY + 130 - self.random.below(500),
+            0 if lacks_days(&self.naive) => DAY + 130 - self.random.below(500),
             0 => 40 + self.random.below(4000),
             _ => self.random.below(4),
         };
@@ -197,20 +212,26 @@ impl World {
         }
         let mut at = self.random.below(self.naive.services.len());
         // Rare: a client whose server of weight 0 is still its own.
-        let kept = self.naive.kept.get(&Kept::StayedQuiescent).copied().unwrap_or(0);
+        let kept = self.naive.tally.kept.get(&Kept::StayedQuiescent).copied().unwrap_or(0);
         let lacks = kept < HITS_AIMED_AT;
         if self.random.percent(if lacks { 60 } else { 40 }) {
             at = self.random.of(&self.persistent);
         } else if self.random.percent(30) {
             at = self.random.of(&self.bounded);
-            if self.naive.warmed < WARMED_AIMED_AT && self.random.percent(50) {
+            if self.naive.tally.warmed < WARMED_AIMED_AT && self.random.percent(50) {
                 at = self.bounded_that(|service| service.slow_start);
             }
         }
         // Rare: a round with a server that warms up.
-        let comes_up = self.naive.turns_passed < HITS_AIMED_AT && self.random.percent(25);
+        let comes_up = self.naive.tally.turns_passed < HITS_AIMED_AT && self.random.percent(25);
         if comes_up {
             at = self.bounded_that(|service| service.sched == Sched::Wrr);
+        }
+        if self.random.percent(8) {
+            at = self.random.of(&self.limited);
+            let limits = self.limits();
+            self.naive.services[at].limit(limits);
+            return;
         }
         let (now, bounded) = (self.naive.now, self.naive.services[at].is_bounded());
         let service = &mut self.naive.services[at];
@@ -251,7 +272,13 @@ impl World {
         for server in service.servers.iter_mut().filter(|server| !took.contains(&server.id)) {
             server.since = now;
         }
+        // Its clients come again, and may have to go elsewhere.
+        let moved = self.naive.tally.kept.get(&Kept::Moved).copied().unwrap_or(0);
+        let comes_again = service.persist.is_some() && moved < HITS_AIMED_AT;
         let servers: Vec<u32> = service.servers.iter().map(|server| server.id).collect();
         servers.into_iter().for_each(|server| self.naive.judge(server));
+        if comes_again {
+            self.start_crowd(at);
+        }
     }
 }

@@ -51,6 +51,13 @@ impl Naive {
             return self.reject(pkt);
         }
         self.note_newcomer(pkt, service);
+        if let Some(excess) = self.excess(service, pkt) {
+            if let Some(at) = old {
+                let gone = self.conns.remove(at);
+                self.leave(&gone);
+            }
+            return self.above(pkt, service, excess);
+        }
         match self.choose(service, pkt) {
             Some((server, _)) if self.services[service].once => {
                 self.send_once(pkt, service, server)
@@ -120,6 +127,7 @@ impl Naive {
             adopted,
             service: service.id,
             controlled,
+            is_counted: service.limits.per_source > 0,
             entered: self.entries,
         };
         self.entries += 1;

@@ -84,11 +84,16 @@ impl Naive {
     /// A packet in the middle of a connection that may have gone by the hash.
     pub(super) fn adopt(&mut self, pkt: &Pkt, proto: Proto, service: usize) -> Fate {
         let (cport, _) = pkt.ports();
+        if pkt.resets() || self.excess(service, pkt).is_some() {
+            return self.by_hash(pkt, service);
+        }
         match self.hashed(service, pkt, (pkt.src, cport, pkt.dst)) {
-            Some(server) if !pkt.resets() => {
-                self.open(pkt, proto, (service, server), None, (true, false))
+            Some(server) => {
+                let fate = self.open(pkt, proto, (service, server), None, (true, false));
+                self.tally.adopted += u64::from(self.opened);
+                fate
             }
-            _ => self.by_hash(pkt, service),
+            None => self.by_hash(pkt, service),
         }
     }
 

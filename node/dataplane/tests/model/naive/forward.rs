@@ -105,7 +105,7 @@ impl Naive {
         }
         let fits = room.min(usize::from(self.port_mtus[usize::from(pkt.port)]));
         let clamped = !pkt.is_later() && clamp(&mut sent, path.clamp, fits);
-        self.clamped += u64::from(clamped);
+        self.tally.clamped += u64::from(clamped);
         match (path.mode, path.inbound) {
             (Mode::Nat, true) => {
                 sent.dst = server.0;
@@ -130,7 +130,7 @@ impl Naive {
         if is_cut {
             let cut = super::pieces::pieces(&pieces[0], room);
             pieces = cut.ok_or_else(|| Box::new(Fate::Dropped("too_big")))?;
-            *self.cut.entry((path.mode, path.inbound)).or_default() += 1;
+            *self.tally.cut.entry((path.mode, path.inbound)).or_default() += 1;
         }
         // Each has a tunnel of its own around it.
         if into_tunnel {
@@ -198,10 +198,16 @@ pub(super) fn quotation(pkt: &Pkt) -> Vec<u8> {
 
 /// A thousand answers a second, a hundred at once.
 pub(super) fn take_token(paid: &mut u64, now: u64) -> bool {
-    let from = (*paid).max(now.saturating_sub(SECOND / 10));
-    if from + SECOND / 1000 > now {
+    take(paid, now, 1000, 100)
+}
+
+/// One of so many a second, and so many at once; `paid` is the time up to which they are used up.
+pub(super) fn take(paid: &mut u64, now: u64, rate: u64, burst: u64) -> bool {
+    let cost = SECOND / rate;
+    let from = (*paid).max(now.saturating_sub(cost * burst));
+    if from + cost > now {
         return false;
     }
-    *paid = from + SECOND / 1000;
+    *paid = from + cost;
     true
 }

@@ -33,14 +33,14 @@ impl Naive {
         let ipv6 = conn.client.is_ipv6();
         let held =
             self.conns.iter().position(|held| held.local == Some(local) && is_same(held, conn));
-        self.chosen += 1;
+        self.tally.chosen += 1;
         self.conns[at].local = Some(local);
         let Some(held) = held else { return at };
         assert!(self.conns[held].is_over(), "{local:?} is taken");
         let conn = &self.conns[at];
         let taken = self.conns.iter().filter(|held| is_same(held, conn)).count();
         assert!(self.is_crowded(taken, ipv6), "{local:?} had to give way, and {taken} are taken");
-        self.gave_way[usize::from(ipv6)] += 1;
+        self.tally.gave_way[usize::from(ipv6)] += 1;
         let gone = self.conns.remove(held);
         self.leave(&gone);
         at - usize::from(held < at)
@@ -71,7 +71,7 @@ impl Naive {
             return None;
         }
         assert!(self.is_crowded(taken, ipv6), "exhausted, with {taken} taken");
-        self.exhausted[usize::from(ipv6)] += 1;
+        self.tally.exhausted[usize::from(ipv6)] += 1;
         Some(match self.reject(pkt) {
             Fate::Dropped(_) => Fate::Dropped("local_ports_exhausted"),
             told => told,

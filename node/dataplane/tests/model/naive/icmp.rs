@@ -124,7 +124,7 @@ impl Naive {
             sent = self.encapsulate(&sent, tunnel, conn.addr, flow);
         }
         let passed = (pkt.src.is_ipv6(), conn.mode, conn.proto, inbound);
-        *self.errors.entry(passed).or_default() += 1;
+        *self.tally.errors.entry(passed).or_default() += 1;
         self.passed = true;
         Fate::Sent(sent)
     }

@@ -92,7 +92,7 @@ impl Naive {
             covering.map(|(at, listen)| (listen.width(), at)).collect();
         found.sort();
         if let [(width, _), (other, _), ..] = found[..] {
-            *self.narrowed.entry((pkt.dst.is_ipv6(), width, other)).or_default() += 1;
+            *self.tally.narrowed.entry((pkt.dst.is_ipv6(), width, other)).or_default() += 1;
         }
         found.first().map(|(_, at)| *at)
     }

@@ -44,9 +44,9 @@ impl Naive {
         }
         let held = self.conns.iter().filter(|conn| conn.server == id).count() as u64;
         if held >= upper {
-            self.filled += u64::from(self.full.insert(id));
+            self.tally.filled += u64::from(self.full.insert(id));
         } else if if lower > 0 { held < lower } else { held < upper - upper / 4 } {
-            self.freed += u64::from(self.full.remove(&id));
+            self.tally.freed += u64::from(self.full.remove(&id));
         }
     }
 }

@@ -83,6 +83,6 @@ impl Naive {
     }
 
     fn note_place(&mut self, sets: bool, place: Place) {
-        *self.places.entry((sets, place)).or_default() += 1;
+        *self.tally.places.entry((sets, place)).or_default() += 1;
     }
 }

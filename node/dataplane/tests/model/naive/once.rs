@@ -40,7 +40,7 @@ impl Naive {
         match self.on_way(pkt, path) {
             Ok(sent) => {
                 let once = (pkt.src.is_ipv6(), path.mode, path.inbound);
-                *self.once.entry(once).or_default() += 1;
+                *self.tally.once.entry(once).or_default() += 1;
                 self.passed_once = true;
                 Fate::Sent(sent)
             }

@@ -149,11 +149,11 @@ impl Naive {
             (before.2 != to.2, Across::Ports),
         ];
         for (_, across) in differ.into_iter().filter(|(differs, _)| *differs) {
-            *self.across.entry((to.1.is_ipv6(), across)).or_default() += 1;
+            *self.tally.across.entry((to.1.is_ipv6(), across)).or_default() += 1;
         }
     }
 
     fn note(&mut self, kept: Kept) {
-        *self.kept.entry(kept).or_default() += 1;
+        *self.tally.kept.entry(kept).or_default() += 1;
     }
 }

@@ -16,9 +16,9 @@ impl Naive {
         let pool = self.pool(service, counts);
         let (servers, takers, (cport, _)) = (&pool.servers, pool.takers(), pkt.ports());
         if servers.iter().zip(0..).any(|(server, at)| server.takes() && !pool.takes(at)) {
-            self.passed_over += 1;
+            self.tally.passed_over += 1;
         }
-        self.warmed += u64::from(pool.warms());
+        self.tally.warmed += u64::from(pool.warms());
         let weight = |at: &usize| u64::from(servers[*at].weight);
         let active = |at: usize| pool.loads[at].0;
         let takes = |at: usize| pool.takes(at);
@@ -65,7 +65,7 @@ impl Naive {
                         if share == 1000 || *taken % 1000 < share || turns == TURNS_MAX {
                             return Some(at);
                         }
-                        self.turns_passed += 1;
+                        self.tally.turns_passed += 1;
                     }
                 }
             }

@@ -2,7 +2,7 @@
 
 use std::{collections::HashMap, net::IpAddr};
 
-use super::{Clamp, Listen, Persist, Tunnel, locality};
+use super::{Clamp, Limits, Listen, Persist, Tunnel, locality};
 
 #[derive(Clone, Copy, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Mode {
@@ -78,6 +78,9 @@ pub(crate) struct Service {
     /// One-packet scheduling.
     pub(crate) once: bool,
     pub(crate) persist: Option<Persist>,
+    pub(crate) limits: Limits,
+    /// Up to when new connections are used up.
+    pub(super) new_paid: u64,
     /// Servers that came up start with a tenth of their share.
     pub(crate) slow_start: bool,
     /// Of lblc and lblcr.
@@ -110,6 +113,8 @@ impl Service {
             clamp,
             once,
             persist,
+            limits: Limits::default(),
+            new_paid: 0,
             slow_start: false,
             kept: Vec::new(),
             servers: Vec::new(),
@@ -129,6 +134,19 @@ impl Service {
     /// Its servers have thresholds, or start slowly.
     pub(crate) fn is_bounded(&self) -> bool {
         (160..180).contains(&(self.id % 200))
+    }
+
+    /// It has limits.
+    pub(crate) fn is_limited(&self) -> bool {
+        (60..80).contains(&(self.id % 200))
+    }
+
+    /// Gives it others; another rate starts anew.
+    pub(crate) fn limit(&mut self, limits: Limits) {
+        if limits.new_per_s != self.limits.new_per_s {
+            self.new_paid = 0;
+        }
+        self.limits = limits;
     }
 
     /// It is a match group, or lies within one.

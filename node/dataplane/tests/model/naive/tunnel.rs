@@ -44,7 +44,7 @@ impl Naive {
     ) -> Pkt {
         self.outer_id = self.outer_id.wrapping_add(1);
         let v6 = inner.src.is_ipv6();
-        *self.tunnels.entry((tunnel, v6, server.is_ipv6())).or_default() += 1;
+        *self.tally.tunnels.entry((tunnel, v6, server.is_ipv6())).or_default() += 1;
         let src = self.tunnel_ends[usize::from(server.is_ipv6())];
         let spread = self.spread(tunnel, server, flow);
         let packet = inner.packet();

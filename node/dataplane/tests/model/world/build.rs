@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::{
-    World, addr,
-    kinds::{ASSOCIATIONS, BOUNDED, GROUPS, LOCALS, ONCE, SCHEDULERS, TUNNELS, VIPS},
+    World, addr, far,
+    kinds::{ASSOCIATIONS, BOUNDED, GROUPS, LIMITED, LOCALS, ONCE, SCHEDULERS, TUNNELS, VIPS},
 };
 use crate::{
     naive::{Listen, Mode, Persist, SECOND, Sched, Server, Service, Tunnel, Way},
@@ -87,6 +87,14 @@ impl World {
             self.add_service(family + number, Proto::Tcp, vip, mode, sched);
             self.naive.services.last_mut().unwrap().slow_start = slow_start;
         }
+        for ((proto, mode, sched, persists), number) in LIMITED.into_iter().zip(60..) {
+            self.add_service(family + number, proto, vip, mode, sched);
+            let limits = self.limits();
+            let last = self.naive.services.last_mut().unwrap();
+            let persist = Persist { timeout: 20 * SECOND, quiescent_goes: false };
+            last.persist = persists.then_some(persist);
+            last.limit(limits);
+        }
         for (group, id) in GROUPS.iter().zip(family + 180..) {
             let listen = |(proto, number, first, last): &(Proto, u8, u16, u16)| {
                 let (vip, first, last) = (addr(ipv6, 0, *number), *first, *last);
@@ -113,6 +121,8 @@ impl World {
             self.naive.neighbours.push((addr(ipv6, 0, 200 + client), way));
             if client < 8 {
                 self.naive.mtus.push((addr(ipv6, 0, 200 + client), 1290));
+                // Those of another network, for what counts by networks.
+                self.naive.neighbours.push((far(ipv6, 200 + client), way));
             }
         }
         for slot in 0..6 {

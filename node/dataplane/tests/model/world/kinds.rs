@@ -75,6 +75,23 @@ pub(super) const BOUNDED: [(Mode, Sched, bool); 12] = [
 /// Thresholds, upper and lower.
 pub(super) const THRESHOLDS: [(u32, u32); 6] = [(0, 0), (3, 0), (4, 2), (6, 6), (8, 0), (12, 3)];
 
+/// Services with limits, and whether clients of the service keep their server.
+pub(super) const LIMITED: [(Proto, Mode, Sched, bool); 10] = [
+    (Proto::Tcp, Mode::Dr, MAGLEV, false),
+    (Proto::Tcp, Mode::Nat, Sched::Rr, false),
+    (Proto::Tcp, Mode::Dr, Sched::Wlc, false),
+    (Proto::Tcp, Mode::Nat, MAGLEV, false),
+    (Proto::Udp, Mode::Tunnel, Sched::Rr, false),
+    (Proto::Udp, Mode::Nat, Sched::Sed, false),
+    (Proto::Tcp, Mode::FullNat, Sched::Rr, false),
+    (Proto::Tcp, Mode::Dr, Sched::Dh, false),
+    (Proto::Sctp, Mode::Nat, Sched::Sh { port: true, fallback: true }, false),
+    (Proto::Tcp, Mode::Dr, MAGLEV, true),
+];
+
+/// Limits of new connections in a second and of those of a source.
+pub(super) const LIMITS: [(u64, usize); 5] = [(1, 0), (3, 0), (0, 1), (0, 4), (4, 3)];
+
 /// Services of SCTP.
 pub(super) const ASSOCIATIONS: [(Mode, Sched); 4] = [
     (Mode::Dr, Sched::Wlc),

@@ -2,9 +2,9 @@
 
 use std::net::IpAddr;
 
-use super::{BACK, FRONT, PEER, World, addr, ip, steer::rare};
+use super::{BACK, FRONT, PEER, World, addr, far, ip, steer::rare};
 use crate::{
-    coverage::{Coverage, HITS_AIMED_AT, ONCE_MET, WARMED_AIMED_AT, ways},
+    coverage::{Coverage, HITS_AIMED_AT, ONCE_MET, WARMED_AIMED_AT, lacks_days, ways},
     naive::{Conn, Listen, Mode, Role, Sched, Service},
     packet::{ACK, Body, FIN, Pkt, Proto, RST, Row, SYN},
 };
@@ -25,13 +25,18 @@ impl World {
         let mut pkt = match kind {
             _ if self.burst > 0 => self.unserved(),
             _ if part.is_some() => part.unwrap(),
-            0..45 if !coverage.wanted.is_empty() => match self.steered(coverage) {
+            _ if self.crowd.left > 0 => {
+                self.crowd.left -= 1;
+                self.opening_at(self.crowd.service, None)
+            }
+            0..50 if !coverage.wanted.is_empty() => match self.steered(coverage) {
                 Some(pkt) => pkt,
                 None => self.opening(coverage),
             },
-            45..50 if !self.naive.conns.is_empty() => {
+            50..55 if !self.naive.conns.is_empty() => {
                 let at = self.random.below(self.naive.conns.len());
-                let found = rare(&mut self.random, &self.naive.conns, &self.naive.errors, ways());
+                let found =
+                    rare(&mut self.random, &self.naive.conns, &self.naive.tally.errors, ways());
                 let conn = found.map_or(&self.naive.conns[at], |(conn, _)| conn).clone();
                 match conn.mode {
                     // Nobody saw its local address.
@@ -119,15 +124,20 @@ impl World {
         if self.random.percent(15) {
             at = self.random.of(&self.groups);
         }
-        if coverage.lacks_days(&self.naive) && self.random.percent(20) {
+        if self.random.percent(15) {
+            at = self.random.of(&self.limited);
+        }
+        if lacks_days(&self.naive) && self.random.percent(20) {
             at = self.bounded_that(|service| matches!(service.sched, Sched::Lblc | Sched::Lblcr));
-        } else if self.naive.turns_passed < HITS_AIMED_AT && self.random.percent(12) {
+        } else if self.naive.tally.turns_passed < HITS_AIMED_AT && self.random.percent(12) {
             at = self.bounded_that(|service| service.sched == Sched::Wrr);
-        } else if self.naive.warmed < WARMED_AIMED_AT && self.random.percent(12) {
+        } else if self.naive.tally.warmed < WARMED_AIMED_AT && self.random.percent(12) {
             at = self.bounded_that(|service| service.slow_start);
         }
-        let once = self.naive.once.values();
-        if self.naive.once.len() < ONCE_MET || once.min().is_none_or(|hits| *hits < HITS_AIMED_AT) {
+        let once = self.naive.tally.once.values();
+        if self.naive.tally.once.len() < ONCE_MET
+            || once.min().is_none_or(|hits| *hits < HITS_AIMED_AT)
+        {
             let services = self.naive.services.iter().enumerate();
             let once: Vec<usize> = services.filter(|(_, of)| of.once).map(|(at, _)| at).collect();
             if self.random.percent(8) {
@@ -177,7 +187,16 @@ impl World {
         }
         let service = &self.naive.services[at];
         let (clients, cports) = if service.is_on_shared() { (6, 12) } else { (24, 60) };
-        let client = addr(vip.is_ipv6(), 0, 200 + self.random.below(clients) as u8);
+        let is_limited = service.is_limited();
+        let is_far = is_limited && self.random.percent(40);
+        let host = match self.crowd.left {
+            0 if is_far => self.random.below(8),
+            0 => self.random.below(clients),
+            // Some that answers reach.
+            _ => 2 + self.random.below(3),
+        };
+        let host = 200 + host as u8;
+        let client = if is_far { far(vip.is_ipv6(), host) } else { addr(vip.is_ipv6(), 0, host) };
         let cport = 30_000 + self.random.below(cports) as u16;
         let row = if self.random.percent(85) { proto.opening() } else { self.row(proto) };
         let mut pkt = self.pkt(proto, (client, vip), (cport, port), row);

@@ -37,7 +37,8 @@ impl World {
             return true;
         }
         let lacks = [false, true].map(|ipv6| {
-            let met = [self.naive.exhausted, self.naive.gave_way].map(|of| of[usize::from(ipv6)]);
+            let met = [self.naive.tally.exhausted, self.naive.tally.gave_way]
+                .map(|of| of[usize::from(ipv6)]);
             met.iter().any(|hits| *hits < HITS_MIN)
         });
         let wanted = lacks.contains(&true) && self.random.below(EVERY) == 0;
