@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand, ValueEnum};
 
-use crate::duration;
+use crate::{drops::SERVICE_HELP, duration};
 
 const EXIT_CODES: &str = "\
 How the cluster is reached, the first that applies:
@@ -47,6 +47,18 @@ Counters of --verbose, since the start of the daemon asked:
   held_back           packets of connections it does not know yet; TCP sends them again
   no_holder           packets while nobody held the group
   breaks              replication streams that broke and were begun anew
+  too_big             senders that were told that a packet is too big for its way
+  fragmented          IPv4 packets that left in pieces, being too big for their way
+  expired             senders that were told that a TTL or hop limit ran out here
+  fragments_early     fragments before their first one, which waited for it; fragments_released:
+                      those of them that were sent after it
+  longer_replies      227 replies of FTP servers that got longer with the VIP in them
+  unfit_replies       227 replies that went on with the server's address, or without any
+  client_told         packets that told a server who its client is; client_untold: had no room
+  tunnel_mtus         what routers said of the way of tunnels, to which servers, for 10 minutes
+  tunnel_errors       ICMP errors heard about packets in tunnels, by kind
+
+See also clusterctl get service --help: what each reason in DROPS means.
 
 Example:
   clusterctl status
@@ -270,8 +282,7 @@ pub(crate) enum GetCommand {
     ///
     /// ActiveConn and InActConn are those of ipvsadm, in the table of the node asked, copies
     /// included; UDP flows are always InActConn.
-    #[command(after_help = "Example:\n  clusterctl get service http\n  \
-        clusterctl get service http --stats\n  clusterctl get service http --rate")]
+    #[command(after_help = SERVICE_HELP)]
     Service(ServiceArgs),
     /// List VIP groups with holder, epoch and copies
     #[command(after_help = "Example:\n  clusterctl get groups")]

@@ -12,6 +12,7 @@ mod cli;
 mod client;
 mod commands;
 mod credentials;
+mod drops;
 mod duration;
 mod failure;
 mod flow;

@@ -7,6 +7,7 @@ use steadfast_proto::v1::{
 };
 
 use super::paint::{Paint, Tone, printable};
+use super::service::answers_pass;
 use super::table::{Cell, Table};
 use crate::duration::text_ms;
 
@@ -74,7 +75,7 @@ pub(crate) fn services(reply: &StatusReply, paint: Paint) -> String {
             service_state(service),
         ]);
         for server in &service.servers {
-            table.row(server_row(server));
+            table.row(server_row(service, server));
         }
     }
     table.render(paint, 2)
@@ -228,7 +229,8 @@ pub(super) fn server_state(server: &Server) -> Cell {
     }
 }
 
-fn server_row(server: &Server) -> Vec<Cell> {
+fn server_row(service: &Service, server: &Server) -> Vec<Cell> {
+    let answers = if answers_pass(service) { count(server.out_packets) } else { "-".to_owned() };
     vec![
         Cell::default(),
         format!("-> {}", socket(&server.address, server.port)).into(),
@@ -238,7 +240,7 @@ fn server_row(server: &Server) -> Vec<Cell> {
         count(server.inactive_conns).into(),
         count(server.conns_total).into(),
         count(server.in_packets).into(),
-        count(server.out_packets).into(),
+        answers.into(),
     ]
 }
 

@@ -1,7 +1,7 @@
 use insta::assert_snapshot;
 use steadfast_proto::v1::{
     Connection, Cookies, Forwarding, ListConnectionsReply, Listener, NodeRef, Origin, Protocol,
-    Server, ServerOrder, StatusReply, TraceFate, TraceLine, TraceNode, TraceReply, Warning,
+    Server, ServerOrder, StatusReply, TraceFate, TraceLine, TraceNode, TraceReply, Warning, Worker,
 };
 
 use super::samples::{electing, failing_over, healthy, no_quorum, removed};
@@ -47,6 +47,26 @@ fn status_verbose() {
 }
 
 #[test]
+fn status_verbose_says_what_happened_to_packets_on_their_way() {
+    let mut reply = healthy();
+    let local = reply.local.as_mut().unwrap();
+    assert!(!status(&healthy(), PLAIN(), true).contains("packets:"));
+    local.workers[0].too_big = 2;
+    local.workers.push(Worker { too_big: 3, client_untold: 1, ..local.workers[0].clone() });
+    local.tunnel_errors.insert("too_big".to_owned(), 4);
+    local.tunnel_mtus.insert("198.18.0.11".to_owned(), 1400);
+    let text = status(&reply, PLAIN(), true);
+    for line in [
+        "  packets: too_big 5, client_untold 1\n",
+        "  tunnel_errors: too_big 4\n",
+        "  tunnel_mtus: 198.18.0.11 1400\n",
+    ] {
+        assert!(text.contains(line), "{line}: {text}");
+    }
+    assert!(!status(&reply, PLAIN(), false).contains("tunnel_mtus"));
+}
+
+#[test]
 fn status_of_a_node_that_knows_nothing() {
     assert_snapshot!(status(&StatusReply::default(), PLAIN(), true));
 }
@@ -74,9 +94,17 @@ fn service_with_what_was_counted() {
     let mut service = healthy().services.remove(0);
     let drops = [("header_checksum".to_owned(), 3), ("no_holder".to_owned(), 41)].into();
     assert_snapshot!(service_stats(&service, &drops, "n1", PLAIN()));
+    service.out_packets = 12;
+    for forwarding in [Forwarding::Dr, Forwarding::Tun] {
+        service.forwarding = forwarding.into();
+        let text = service_stats(&service, &Default::default(), "n1", PLAIN());
+        assert!(!text.contains(" 12 "), "{text}");
+        let reply = StatusReply { services: vec![service.clone()], ..StatusReply::default() };
+        let text = services(&reply, PLAIN());
+        assert!(text.lines().any(|line| line.contains("->") && line.ends_with(" -")), "{text}");
+    }
     // Replies pass here.
     service.forwarding = Forwarding::Nat.into();
-    service.out_packets = 12;
     let text = service_stats(&service, &Default::default(), "n1", PLAIN());
     assert!(text.contains(" 12 ") && text.ends_with(": nothing\n"), "{text}");
 }

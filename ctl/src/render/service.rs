@@ -77,8 +77,7 @@ fn figures(
 ) -> String {
     let names = ["REAL SERVER", "STATE"];
     let mut table = Table::new(&names.into_iter().chain(columns).collect::<Vec<_>>());
-    // Under dr nobody can count what the servers answer: a zero would be a claim.
-    let answers_pass = service.forwarding() != Forwarding::Dr;
+    let answers_pass = answers_pass(service);
     let cells = |rates: Rates| {
         let answers = |n: u64| if answers_pass { n.to_string() } else { "-".to_owned() };
         let cells = [
@@ -97,6 +96,11 @@ fn figures(
         table.row(row.into_iter().chain(cells(of(server))).collect());
     }
     table.render(paint, 2)
+}
+
+/// Under dr and through tunnels nobody can count what the servers answer: a zero would be a claim.
+pub(super) fn answers_pass(service: &Service) -> bool {
+    !matches!(service.forwarding(), Forwarding::Dr | Forwarding::Tun)
 }
 
 /// One line; drops are not known by service.

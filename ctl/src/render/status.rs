@@ -174,6 +174,38 @@ fn worker_row(worker: &Worker) -> Vec<Cell> {
     ]
 }
 
+/// What happened to some packets on their way, over all workers; a line only for what did.
+fn packets(local: &LocalStatus) -> String {
+    let of: [(&str, fn(&Worker) -> u64); 9] = [
+        ("too_big", |w| w.too_big),
+        ("fragmented", |w| w.fragmented),
+        ("expired", |w| w.expired),
+        ("fragments_early", |w| w.fragments_early),
+        ("fragments_released", |w| w.fragments_released),
+        ("longer_replies", |w| w.longer_replies),
+        ("unfit_replies", |w| w.unfit_replies),
+        ("client_told", |w| w.client_told),
+        ("client_untold", |w| w.client_untold),
+    ];
+    let sums = of.map(|(name, of)| (name, local.workers.iter().map(of).sum::<u64>()));
+    let errors = local.tunnel_errors.iter().map(|(kind, n)| (kind.as_str(), *n));
+    let mtus = local.tunnel_mtus.iter().map(|(server, mtu)| (server.as_str(), u64::from(*mtu)));
+    let lines = [
+        ("packets", sums.to_vec()),
+        ("tunnel_errors", errors.collect()),
+        ("tunnel_mtus", mtus.collect()),
+    ];
+    let mut text = String::new();
+    for (what, all) in lines {
+        let all: Vec<_> =
+            all.iter().filter(|(_, n)| *n > 0).map(|(name, n)| format!("{name} {n}")).collect();
+        if !all.is_empty() {
+            let _ = writeln!(text, "  {what}: {}", printable(&all.join(", ")));
+        }
+    }
+    text
+}
+
 fn counters(local: &LocalStatus) -> String {
     let listed = |counters: &std::collections::BTreeMap<String, u64>| {
         let all: Vec<_> = counters.iter().map(|(name, n)| format!("{name} {n}")).collect();
@@ -184,6 +216,7 @@ fn counters(local: &LocalStatus) -> String {
         local.ownership_loop_gap_max_us,
         listed(&local.beacons)
     );
+    text += &packets(local);
     for peer in &local.replication {
         let name = peer.node.as_ref().map_or_else(|| "?".to_owned(), node_name);
         let state = if peer.connected { "connected" } else { "NOT CONNECTED" };

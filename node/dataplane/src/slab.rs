@@ -15,12 +15,12 @@ use std::{
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     sync::{
         Mutex, MutexGuard, OnceLock, PoisonError,
-        atomic::{AtomicU64, Ordering, fence},
+        atomic::{AtomicBool, AtomicU64, Ordering, fence},
     },
 };
 
 use steadfast_packet::{Grown, Plain, Rewrite};
-use steadfast_pages::Pages;
+use steadfast_pages::{Pages, prefetch};
 use zerocopy::FromZeros;
 
 use crate::{
@@ -161,11 +161,32 @@ struct Cold([AtomicU64; COLD]);
 
 /// Words of each slot that few slots need.
 #[derive(Debug)]
-struct Chunks<const WORDS: usize>(Box<[OnceLock<Box<[AtomicU64]>>]>);
+struct Chunks<const WORDS: usize> {
+    chunks: Box<[OnceLock<Box<[AtomicU64]>>]>,
+    /// There is a chunk.
+    is_used: AtomicBool,
+}
 
 impl<const WORDS: usize> Chunks<WORDS> {
     fn new(slots: usize) -> Self {
-        Self((0..slots.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect())
+        let chunks = (0..slots.div_ceil(CHUNK)).map(|_| OnceLock::new()).collect();
+        Self { chunks, is_used: AtomicBool::new(false) }
+    }
+
+    /// Has the processor fetch the words of a slot, if its chunk is there.
+    #[inline]
+    fn fetch(&self, slot: u32) {
+        if !self.is_used.load(RELAXED) {
+            return;
+        }
+        let (chunk, within) = (slot as usize / CHUNK, slot as usize % CHUNK);
+        if let Some(words) = self.chunks.get(chunk).and_then(OnceLock::get) {
+            // They may lie across the end of a line.
+            [within * WORDS, within * WORDS + WORDS - 1]
+                .iter()
+                .filter_map(|at| words.get(*at))
+                .for_each(prefetch);
+        }
     }
 
     /// Two words of a slot, from `at` on.
@@ -176,8 +197,10 @@ impl<const WORDS: usize> Chunks<WORDS> {
     /// The words of a slot; memory for its chunk is made here.
     fn all(&self, slot: u32) -> &[AtomicU64] {
         let (chunk, within) = (slot as usize / CHUNK, slot as usize % CHUNK);
-        let words =
-            self.0[chunk].get_or_init(|| (0..CHUNK * WORDS).map(|_| AtomicU64::new(0)).collect());
+        let words = self.chunks[chunk].get_or_init(|| {
+            self.is_used.store(true, RELAXED);
+            (0..CHUNK * WORDS).map(|_| AtomicU64::new(0)).collect()
+        });
         &words[within * WORDS..][..WORDS]
     }
 
@@ -220,9 +243,11 @@ impl Slab {
         &self.hot[slot as usize].0
     }
 
-    /// Has the processor fetch the hot words of a slot.
+    /// Has the processor fetch what packets need of a slot.
     pub(crate) fn fetch(&self, slot: u32) {
         self.hot.prefetch(slot as usize);
+        self.addrs.fetch(slot);
+        self.locals.fetch(slot);
     }
 
     pub(crate) fn cold(&self, slot: u32) -> &[AtomicU64; COLD] {

@@ -71,19 +71,27 @@ where
 }
 
 impl<T> Pages<T> {
-    /// Has the processor fetch the cache line of an element, if it knows how to without waiting for it
-    /// (x86-64); an element that is not there is left out.
+    /// As [`prefetch`] of an element; one that is not there is left out.
     #[inline]
     pub fn prefetch(&self, index: usize) {
-        #[cfg(target_arch = "x86_64")]
         if let Some(element) = self.get(index) {
-            use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
-            // SAFETY: every x86-64 processor has SSE; the instruction changes no memory.
-            unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast()) };
+            prefetch(element);
         }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = index;
     }
+}
+
+/// Has the processor fetch the cache line where an element begins, if it knows how to without waiting
+/// for it (x86-64).
+#[inline]
+pub fn prefetch<T>(element: &T) {
+    #[cfg(target_arch = "x86_64")]
+    {
+        use std::arch::x86_64::{_MM_HINT_T0, _mm_prefetch};
+        // SAFETY: every x86-64 processor has SSE; the instruction changes no memory.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(element).cast()) };
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = element;
 }
 
 impl<T> Deref for Pages<T> {

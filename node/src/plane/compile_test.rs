@@ -104,9 +104,49 @@ fn settings_arrive_where_they_belong() {
     assert_eq!(busy.policies.reuse, dp::ConnReuse::FinWait);
     let sctp = compiled(&mut started(), "protocol: sctp, sloppy_sctp: true,", "");
     assert!(sctp.policies.sloppy_sctp && !sctp.policies.sloppy_tcp);
+    let fields = "mss_clamp: 1400, syn_proxy: always, forwarding: fullnat,
+        limits: {new_per_s: 7, per_source: 8, over: refuse},
+        sync: {threshold: 5, period: 60, refresh_period_s: 9, retries: 2, on_established: false,
+          every_packet: true},";
+    let other = compiled(&mut started(), fields, "");
+    assert_eq!(other.mss_clamp, dp::MssClamp::At(1400));
+    assert_eq!(other.syn_proxy, dp::SynProxy::Always);
+    let limits = dp::Limits { new_per_s: 7, per_source: 8, over: dp::Over::Refuse };
+    assert_eq!(other.limits, limits);
+    let sync = dp::SyncSettings {
+        threshold: 5,
+        period: 60,
+        refresh_period_s: 9,
+        retries: 2,
+        on_established: false,
+        every_packet: true,
+    };
+    assert_eq!(other.sync, sync);
     let server = service.servers[0];
     assert_eq!((server.drained, server.up, server.upper, server.lower), (true, true, 5, 4));
     assert_eq!((server.weight, service.servers[1].weight, service.servers[1].up), (3, 1, false));
+}
+
+#[test]
+fn silence_for_ports_without_a_service_arrives() {
+    let spec = |text: &str| {
+        let mut state = started();
+        let text = format!(
+            "apiVersion: steadfast/v1
+settings: {{{text}}}
+segments: [{{name: front, prefix: 198.18.0.0/24}}]
+groups: [{{name: web, addresses: [198.18.0.100]}}]
+"
+        );
+        let source = "test".to_owned();
+        let apply = Command::Apply { text, expected_revision: None, source, now_unix_s: 0 };
+        let response = state.apply(2, apply);
+        assert!(matches!(response, Response::Applied { .. }), "{response:?}");
+        let node = steadfast_model::NodeId(1);
+        config_spec(&state, node, &|_, _| true, 1, 9, 77).groups[0].unserved
+    };
+    assert_eq!(spec("unserved: drop"), dp::Unserved::Drop);
+    assert_eq!(spec("unserved: reject"), dp::Unserved::Reject);
 }
 
 #[test]

@@ -214,7 +214,9 @@ impl Told<'_> {
             }
             return None;
         };
+        let names = connections::Names::of(self.facts.state);
         let Some(record) = opened else {
+            self.line("service", names.service(service.spec.id));
             if let Some(target) = self.rehearsal.hashed {
                 let server = SocketAddr::new(target.addr, target.port);
                 let text = "the service, or the half-open connections of this node, are above a \
@@ -223,7 +225,6 @@ impl Told<'_> {
             }
             return Some(service);
         };
-        let names = connections::Names::of(self.facts.state);
         let scheduler = self.scheduler(record.service);
         self.line("service", format!("{}, scheduler {scheduler}", names.service(record.service)));
         let chosen = service.spec.servers.iter().find(|server| server.id == record.server);

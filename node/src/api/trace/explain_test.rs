@@ -164,6 +164,7 @@ fn a_known_connection_is_told_with_its_state_and_server() {
     assert!(matches!(verdict, Verdict::Transmit { .. }));
     let next = told(&shared, &state, (client, vip), None);
     assert!(next.contains("connection: SYN_RECV, then ESTABLISHED, made here, to "), "{next}");
+    assert!(next.contains("service: "), "{next}");
     assert!(next.contains("idle 7 of 60 s") && next.starts_with("Forwarded"), "{next}");
     let server = shared.table.walk(dp::Cursor::default(), 9).0[0].target().unwrap();
     let server = SocketAddr::new(server.addr, server.port).to_string();
