@@ -184,9 +184,10 @@ const KINDS: [(Mode, Proto); 12] = [
 ];
 
 /// What can become of a packet in this world.
-const VERDICTS: [&str; 31] = [
+const VERDICTS: [&str; 33] = [
     "answered",
     "error_passed",
+    "ethertype",
     "icmp_quote",
     "icmp_unknown",
     "followed",
@@ -216,6 +217,7 @@ const VERDICTS: [&str; 31] = [
     "ttl_exceeded",
     "unknown_reset",
     "unknown_return",
+    "vlan",
 ];
 
 /// All cells that packets can lead to from a new connection.

@@ -22,6 +22,7 @@ mod state;
 mod tally;
 mod tcp;
 mod tunnel;
+mod wire;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -41,6 +42,7 @@ use state::{is_over, timeout};
 pub(crate) use state::{reopens, step};
 pub(crate) use tally::Tally;
 pub(crate) use tunnel::{Flow, Tunnel};
+pub(crate) use wire::{PEERS, PORTS, Port, TRUNK, VLAN, VLAN_PORT};
 
 use crate::packet::{Mac, Pkt, Proto, Row};
 
@@ -119,8 +121,8 @@ pub(crate) struct Cell {
 /// A neighbour: the interface it is on and its address there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Way {
-    Known(u16, Mac),
-    Silent,
+    Known(Port, Mac),
+    Silent(Port),
     NoRoute,
 }
 
@@ -131,7 +133,6 @@ pub(crate) struct Naive {
     pub(crate) role: Role,
     pub(crate) conns: Vec<Conn>,
     pub(crate) own: Vec<Mac>,
-    pub(crate) peer: Mac,
     pub(crate) neighbours: Vec<(IpAddr, Way)>,
     /// The largest packet, by neighbour and by interface.
     pub(crate) mtus: Vec<(IpAddr, u16)>,
@@ -139,7 +140,7 @@ pub(crate) struct Naive {
     /// Where tunnels start, IPv4 and IPv6.
     pub(crate) tunnel_ends: [IpAddr; 2],
     /// Clients that nobody has asked yet: where they send from, and when they last opened something.
-    newcomers: HashMap<IpAddr, ([u8; 6], u64)>,
+    newcomers: HashMap<IpAddr, (Mac, u64)>,
     /// What the crate made of the packet at hand: what is its own choice is taken from there.
     pub(crate) seen: Vec<u8>,
     /// Local addresses, and the ports of this node there.
@@ -179,7 +180,7 @@ pub(crate) struct Naive {
 }
 
 impl Naive {
-    pub(crate) fn new(own: Vec<Mac>, peer: Mac) -> Self {
+    pub(crate) fn new(own: Vec<Mac>) -> Self {
         Self {
             now: 0,
             services: Vec::new(),
@@ -187,7 +188,6 @@ impl Naive {
             role: Role::Nobody,
             conns: Vec::new(),
             own,
-            peer,
             neighbours: Vec::new(),
             mtus: Vec::new(),
             port_mtus: Vec::new(),
@@ -233,14 +233,31 @@ impl Naive {
         self.met = None;
         (self.passed, self.passed_once, self.is_following) = (false, false, false);
         self.rest.clear();
-        let fate = self.decide(pkt);
+        let fate = match Self::untag(pkt) {
+            Ok(untagged) => self.arrive(pkt, &untagged),
+            Err(reason) => Fate::Dropped(reason),
+        };
         self.release_parts();
+        fate
+    }
+
+    fn arrive(&mut self, wire: &Pkt, pkt: &Pkt) -> Fate {
+        let fate = self.decide(pkt);
+        if let (Fate::Sent(sent), Some(_)) = (&fate, self.met) {
+            let arms = (pkt.src.is_ipv6(), pkt.port, sent.port);
+            *self.tally.arms.entry(arms).or_default() += 1;
+            let is_marked = wire.port == pkt.port && !wire.tags.is_empty();
+            self.tally.marked += u64::from(is_marked);
+        }
         fate
     }
 
     fn decide(&mut self, pkt: &Pkt) -> Fate {
         if let Some(reason) = pkt.unfit() {
             return Fate::Dropped(reason);
+        }
+        if !pkt.tags.is_empty() {
+            return Fate::Dropped("ethertype");
         }
         if pkt.dst_mac != self.own[usize::from(pkt.port)] {
             return Fate::Dropped("other_mac");

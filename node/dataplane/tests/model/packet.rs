@@ -72,6 +72,8 @@ pub(crate) enum Row {
 pub(crate) struct Pkt {
     /// Interface it comes in on, or goes out from.
     pub(crate) port: u16,
+    /// Tags on the wire, the outermost first: priority and number.
+    pub(crate) tags: Vec<u16>,
     pub(crate) src_mac: Mac,
     pub(crate) dst_mac: Mac,
     pub(crate) src: IpAddr,
@@ -186,7 +188,9 @@ impl Pkt {
     /// The frame, not padded.
     pub(crate) fn frame(&self) -> Vec<u8> {
         let kind = if self.src.is_ipv6() { [0x86, 0xdd] } else { [0x08, 0x00] };
-        [&self.dst_mac[..], &self.src_mac[..], &kind, &self.packet()].concat()
+        let tags = self.tags.iter().map(|tag| [0x81, 0, (tag >> 8) as u8, *tag as u8]);
+        let tags: Vec<u8> = tags.flatten().collect();
+        [&self.dst_mac[..], &self.src_mac[..], &tags, &kind, &self.packet()].concat()
     }
 
     /// Length of the IP packet.

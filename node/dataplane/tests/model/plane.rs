@@ -7,10 +7,11 @@ use steadfast_dataplane as dp;
 use crate::{
     lab,
     naive::{
-        Clamp, Gone, Listen, Mode, Naive, Role, SEED, SLOW_START, Sched, Service, Tunnel, Way,
+        Clamp, Gone, Listen, Mode, Naive, PEERS, Role, SEED, SLOW_START, Sched, Service, TRUNK,
+        Tunnel, VLAN, VLAN_PORT, Way,
     },
-    packet::Proto,
-    world::{BACK, FRONT, PEER},
+    packet::{Mac, Proto},
+    world::{BACK, FRONT},
 };
 
 /// Of this node's ports.
@@ -80,23 +81,24 @@ impl Plane {
         };
         let known = naive.neighbours.iter().filter_map(|(addr, way)| match way {
             Way::Known(port, mac) => Some((*port, *addr, *mac)),
-            Way::Silent | Way::NoRoute => None,
+            Way::Silent(_) | Way::NoRoute => None,
         });
         // A route for each neighbour alone: who is not listed has none.
         let routes = naive.neighbours.iter().filter_map(|(addr, way)| {
-            let in_front = ["18.1.", "18.2.", "db8:1:", "db8:2:"]
-                .iter()
-                .all(|of| !addr.to_string().contains(of));
             let len = if addr.is_ipv6() { 128 } else { 32 };
-            let port = u16::from(!in_front);
-            (!matches!(way, Way::NoRoute)).then(|| link(&addr.to_string(), len, port))
+            match way {
+                Way::Known(port, _) | Way::Silent(port) => {
+                    Some(link(&addr.to_string(), len, *port))
+                }
+                Way::NoRoute => None,
+            }
         });
         self.shared.set_next_hops(dp::NextHops::new(dp::NextHopsSpec {
             generation: 1,
             ports: vec![
                 dp::PortSpec {
                     mac: FRONT,
-                    cluster_macs: vec![PEER],
+                    cluster_macs: peers(0),
                     mtu: naive.port_mtus[0].into(),
                     ..Default::default()
                 },
@@ -104,6 +106,13 @@ impl Plane {
                     mac: BACK,
                     addrs: naive.tunnel_ends.to_vec(),
                     mtu: naive.port_mtus[1].into(),
+                    ..Default::default()
+                },
+                dp::PortSpec {
+                    mac: FRONT,
+                    cluster_macs: peers(usize::from(VLAN_PORT)),
+                    mtu: naive.port_mtus[2].into(),
+                    tagged: Some(dp::Tagged { trunk: TRUNK, vlan: VLAN }),
                     ..Default::default()
                 },
             ],
@@ -118,7 +127,7 @@ impl Plane {
             Role::Holder { since, complete } => {
                 dp::Role::Holder { epoch, since_ns: since, copy_complete: complete }
             }
-            Role::Other => dp::Role::Other { relay: vec![Some(PEER), None] },
+            Role::Other => dp::Role::Other { relay: PEERS.to_vec() },
             Role::Nobody => dp::Role::NoHolder { since_ns: 0 },
         });
     }
@@ -146,10 +155,10 @@ impl Plane {
         let verdict = self.worker.handle_frame(now_ns, port, &mut buffer, span, &mut self.actions);
         self.is_exhausted = exhausted() > before;
         self.rest.clear();
-        self.actions.send_frames(|port, frame| self.rest.push((port, frame.to_vec())));
+        self.actions.send_frames(|port, frame| self.rest.push(untagged(port, frame)));
         match verdict {
             dp::Verdict::Transmit { port, start, len } => {
-                Ok((port, buffer[start..start + len].to_vec()))
+                Ok(untagged(port, &buffer[start..start + len]))
             }
             dp::Verdict::Drop(reason) => Err(reason.name()),
         }
@@ -199,6 +208,20 @@ impl Plane {
         lines.sort();
         lines
     }
+}
+
+/// The other node's address on an interface.
+fn peers(port: usize) -> Vec<Mac> {
+    PEERS[port].into_iter().collect()
+}
+
+/// A frame that leaves by an interface, or by the VLAN that its tag says.
+fn untagged(port: u16, frame: &[u8]) -> (u16, Vec<u8>) {
+    let tag = [0x81, 0, 0, VLAN as u8];
+    if port == TRUNK && frame.get(12..16) == Some(&tag) {
+        return (VLAN_PORT, [&frame[..12], &frame[16..]].concat());
+    }
+    (port, frame.to_vec())
 }
 
 pub(crate) fn line(

@@ -4,11 +4,13 @@ mod build;
 mod crowd;
 mod errors;
 mod kinds;
+mod make;
 mod packets;
 mod parts;
 mod rush;
 mod sctp;
 pub(crate) mod steer;
+mod wire;
 
 use std::{collections::VecDeque, net::IpAddr};
 
@@ -27,7 +29,6 @@ const DAY: usize = 24 * 3600 * 4;
 
 pub(crate) const FRONT: Mac = [2, 0, 0, 0, 1, 0];
 pub(crate) const BACK: Mac = [2, 0, 0, 0, 2, 0];
-pub(crate) const PEER: Mac = [2, 0, 0, 0, 1, 12];
 
 /// SplitMix64.
 pub(crate) struct Random(pub(crate) u64);
@@ -102,9 +103,9 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
-        let mut naive = Naive::new(vec![FRONT, BACK], PEER);
+        let mut naive = Naive::new(vec![FRONT, BACK, FRONT]);
         naive.now = 20_000 * STEP;
-        naive.port_mtus = vec![1500, 9000];
+        naive.port_mtus = vec![1500, 9000, 1450];
         naive.tunnel_ends = [addr(false, 2, 1), addr(true, 2, 1)];
         naive.locals = vec![addr(false, 1, 10), addr(false, 1, 11), addr(true, 1, 10)];
         // Slot 3 of 64, each of 1008 ports from 1024 on.
@@ -183,7 +184,7 @@ impl World {
             return false;
         }
         let steps = match self.random.below(200) {
-            0 if lacks_days(&self.naive) => DAY + 130 - self.random.below(500),
+            0 | 1 if lacks_days(&self.naive) => DAY + 130 - self.random.below(500),
             0 => 40 + self.random.below(4000),
             _ => self.random.below(4),
         };
@@ -195,7 +196,7 @@ impl World {
         self.is_reconfigured = true;
         // Where nobody answers steering would lead again and again.
         let silent = |naive: &Naive, server: &Server| {
-            server.takes() && matches!(naive.way(server.addr), Way::Silent)
+            server.takes() && matches!(naive.way(server.addr), Way::Silent(_))
         };
         if self.random.percent(20) {
             let services = self.naive.services.iter().enumerate();
@@ -242,7 +243,10 @@ impl World {
         // Those on the same servers stay there.
         let shared = service.is_on_shared();
         let took: Vec<u32> = service.servers.iter().filter(|s| s.takes()).map(|s| s.id).collect();
+        let moved = self.naive.tally.kept.get(&Kept::Moved).copied().unwrap_or(0);
+        let goes = service.persist.is_some() && moved < HITS_AIMED_AT;
         match self.random.below(if lacks { 5 } else { 4 }) {
+            _ if goes && count > 0 && self.random.percent(40) => service.servers[place].up ^= true,
             _ if comes_up => service.servers[place].up ^= true,
             _ if count > 0 && bounded && self.random.percent(40) => {
                 let server = &mut service.servers[place];
@@ -272,12 +276,10 @@ impl World {
         for server in service.servers.iter_mut().filter(|server| !took.contains(&server.id)) {
             server.since = now;
         }
-        // Its clients come again, and may have to go elsewhere.
-        let moved = self.naive.tally.kept.get(&Kept::Moved).copied().unwrap_or(0);
-        let comes_again = service.persist.is_some() && moved < HITS_AIMED_AT;
         let servers: Vec<u32> = service.servers.iter().map(|server| server.id).collect();
         servers.into_iter().for_each(|server| self.naive.judge(server));
-        if comes_again {
+        if goes {
+            // Its clients come again, and may have to go elsewhere.
             self.start_crowd(at);
         }
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::{
-    Conn, Fate, Mode, Naive, Role, Way,
+    Conn, Fate, Mode, Naive, PEERS, Role, Way,
     forward::{quotation, take_token},
 };
 use crate::packet::{ACK, Body, FIN, Part, Pkt, Proto, RST, SYN};
@@ -84,9 +84,8 @@ impl Naive {
     fn note_newcomer(&mut self, pkt: &Pkt, service: usize) {
         let is_answered = matches!(self.services[service].mode, Mode::Nat | Mode::FullNat);
         if is_answered
-            && pkt.port == 0
-            && pkt.src_mac != self.peer
-            && matches!(self.way(pkt.src), Way::Silent)
+            && !pkt.is_from_peer()
+            && matches!(self.way(pkt.src), Way::Silent(port) if port == pkt.port)
         {
             self.newcomers.insert(pkt.src, (pkt.src_mac, self.now));
         }
@@ -169,15 +168,14 @@ impl Naive {
     }
 
     pub(super) fn relay(&self, pkt: &Pkt) -> Fate {
-        if pkt.src_mac == self.peer && pkt.port == 0 {
+        if pkt.is_from_peer() {
             return Fate::Dropped("relay_loop");
         }
-        if pkt.port != 0 {
-            // The holder's address is known on the first interface alone.
-            return Fate::Dropped("no_holder");
-        }
+        // The holder's address is not known on every interface.
+        let port = usize::from(pkt.port);
+        let Some(peer) = PEERS[port] else { return Fate::Dropped("no_holder") };
         let mut sent = pkt.clone();
-        (sent.src_mac, sent.dst_mac) = (self.own[0], self.peer);
+        (sent.src_mac, sent.dst_mac) = (self.own[port], peer);
         Fate::Sent(sent)
     }
 
@@ -226,7 +224,7 @@ impl Naive {
         let (port, mac) = match self.way(pkt.src) {
             Way::Known(port, mac) => (port, mac),
             // Nobody to answer to but who sent it, unless that is another node.
-            _ if pkt.src_mac == self.peer && pkt.port == 0 => {
+            _ if pkt.is_from_peer() => {
                 return Fate::Dropped("next_hop_unresolved");
             }
             _ => (pkt.port, pkt.src_mac),

@@ -80,8 +80,10 @@ impl Naive {
         let towards = if path.inbound { server.0 } else { client.0 };
         let (port, mac) = match self.way(towards) {
             Way::Known(port, mac) => (port, mac),
-            Way::Silent => match self.newcomers.get(&towards) {
-                Some((mac, since)) if !path.inbound && self.now < since + 3 * SECOND => (0, *mac),
+            Way::Silent(port) => match self.newcomers.get(&towards) {
+                Some((mac, since)) if !path.inbound && self.now < since + 3 * SECOND => {
+                    (port, *mac)
+                }
                 _ => return Err(Box::new(Fate::Dropped("next_hop_unresolved"))),
             },
             Way::NoRoute => return Err(Box::new(Fate::Dropped("no_route"))),

@@ -70,7 +70,7 @@ impl Naive {
         let towards = if inbound { conn.addr } else { conn.client };
         let (port, mac) = match self.way(towards) {
             Way::Known(port, mac) => (port, mac),
-            Way::Silent => return Fate::Dropped("next_hop_unresolved"),
+            Way::Silent(_) => return Fate::Dropped("next_hop_unresolved"),
             Way::NoRoute => return Fate::Dropped("no_route"),
         };
         if pkt.ttl <= 1 {
