@@ -44,7 +44,7 @@ pub(crate) use tally::Tally;
 pub(crate) use tunnel::{Flow, Tunnel};
 pub(crate) use wire::{PEERS, PORTS, Port, TRUNK, VLAN, VLAN_PORT};
 
-use crate::packet::{Mac, Pkt, Proto, Row};
+use crate::packet::{Between, Mac, Pkt, Proto, Row};
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
 
@@ -248,12 +248,15 @@ impl Naive {
             *self.tally.arms.entry(arms).or_default() += 1;
             let is_marked = wire.port == pkt.port && !wire.tags.is_empty();
             self.tally.marked += u64::from(is_marked);
+            if pkt.between != Between::Nothing {
+                *self.tally.between.entry(pkt.src.is_ipv6()).or_default() += 1;
+            }
         }
         fate
     }
 
     fn decide(&mut self, pkt: &Pkt) -> Fate {
-        if let Some(reason) = pkt.unfit() {
+        if let Some(reason) = pkt.unreadable().or_else(|| pkt.unfit()) {
             return Fate::Dropped(reason);
         }
         if !pkt.tags.is_empty() {
@@ -261,6 +264,9 @@ impl Naive {
         }
         if pkt.dst_mac != self.own[usize::from(pkt.port)] {
             return Fate::Dropped("other_mac");
+        }
+        if pkt.flaw.is_some() {
+            return Fate::Dropped("ethertype");
         }
         if let Some(fate) = self.part(pkt) {
             return fate;

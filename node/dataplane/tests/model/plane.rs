@@ -210,6 +210,11 @@ impl Plane {
     }
 }
 
+/// Why the crate drops packets.
+pub(crate) fn reasons() -> Vec<&'static str> {
+    dp::Reason::ALL.iter().map(|reason| reason.name()).collect()
+}
+
 /// The other node's address on an interface.
 fn peers(port: usize) -> Vec<Mac> {
     PEERS[port].into_iter().collect()

@@ -33,6 +33,7 @@ pub(super) fn facts(naive: &Naive) -> Vec<(String, u64)> {
     facts.extend(of("IPv6, datagram alone", &tally.once, both(&ONCE, |v6, of| (v6, of.0, of.1))));
     facts.extend(of("lblcr, destination", &tally.places, PLACES.into_iter()));
     facts.extend(of("IPv6, from port to port", &tally.arms, arms()));
+    facts.extend(of("IPv6, options or headers", &tally.between, [false, true].into_iter()));
     facts.extend(of("packets cut", &tally.cut, CUT.into_iter()));
     facts.extend(of("IPv6, templates across", &tally.across, both(&ACROSS, |v6, of| (v6, of))));
     let widths = both(&WIDTHS, |v6, of| (v6, of.0, of.1));

@@ -6,7 +6,7 @@ use super::{
     Conn, Fate, Mode, Naive, PEERS, Role, Way,
     forward::{quotation, take_token},
 };
-use crate::packet::{ACK, Body, FIN, Part, Pkt, Proto, RST, SYN};
+use crate::packet::{ACK, Between, Body, FIN, Part, Pkt, Proto, RST, SYN};
 
 impl Naive {
     pub(super) fn unknown(&mut self, pkt: &Pkt, proto: Proto, old: Option<usize>) -> Fate {
@@ -229,7 +229,8 @@ impl Naive {
             }
             _ => (pkt.port, pkt.src_mac),
         };
-        let plain = Pkt { tos: 0, df: true, id: 0, label: 0, part: None, ..pkt.clone() };
+        let between = Between::Nothing;
+        let plain = Pkt { tos: 0, df: true, id: 0, label: 0, part: None, between, ..pkt.clone() };
         let src_mac = self.own[usize::from(port)];
         let (src, dst, dst_mac) = (pkt.dst, pkt.src, mac);
         let like = like.cloned().unwrap_or(plain);

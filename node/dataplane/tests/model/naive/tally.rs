@@ -18,6 +18,8 @@ pub(crate) struct Tally {
     /// Packets of connections, by where they came in and went out, and those with a priority alone.
     pub(crate) arms: BTreeMap<(bool, Port, Port), u64>,
     pub(crate) marked: u64,
+    /// Those with options of IPv4, or headers of IPv6.
+    pub(crate) between: BTreeMap<bool, u64>,
     /// Packets that were cut, by mode and way.
     pub(crate) cut: BTreeMap<(Mode, bool), u64>,
     /// What was decided by a template.

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use super::Naive;
-use crate::packet::{Body, Pkt, checksum::ones_complement};
+use crate::packet::{Between, Body, Pkt, checksum::ones_complement};
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Tunnel {
@@ -94,7 +94,8 @@ impl Naive {
         let id = if df { 0 } else { self.outer_id };
         let label = if server.is_ipv6() { spread } else { 0 };
         let (dst, body) = (server, Body::Inside { protocol, bytes });
-        Pkt { src, dst, df, id, label, part: None, body, ..inner.clone() }
+        let between = Between::Nothing;
+        Pkt { src, dst, df, id, label, part: None, between, body, ..inner.clone() }
     }
 
     /// The number that spreads flows over ways is the crate's own choice, but the same for all

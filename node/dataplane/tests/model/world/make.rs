@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::World;
 use crate::{
     naive::{Port, Way},
-    packet::{ACK, Body, FIN, Pkt, Proto, RST, Row, SYN},
+    packet::{ACK, Between, Body, FIN, Pkt, Proto, RST, Row, SYN},
 };
 
 impl World {
@@ -106,6 +106,8 @@ impl World {
             id: if self.random.percent(50) { self.random.next() as u16 } else { 0 },
             label: self.random.next() as u32 & 0xf_ffff,
             part: None,
+            between: Between::Nothing,
+            flaw: None,
             body,
         }
     }
