@@ -48,7 +48,7 @@ fn agrees_with_a_naive_model() {
             plane.configure(&world.naive);
         }
         if std::mem::take(&mut world.is_new_role) {
-            plane.set_role(world.naive.role);
+            plane.set_roles(world.naive.roles);
         }
         let is_rushing = world.is_rushing();
         let pkt = world.packet(&coverage);
@@ -84,7 +84,7 @@ fn agrees_with_a_naive_model() {
         assert_eq!(
             found, fate,
             "packet {count}, role {:?}, at {now}, seed {seed}: {pkt:?}\nexpected {expected:?}",
-            world.naive.role
+            world.naive.roles
         );
         let rest = world.naive.rest.iter().zip(&plane.rest);
         let rest: Vec<_> =

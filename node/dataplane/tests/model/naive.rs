@@ -6,6 +6,7 @@ mod excess;
 mod forward;
 mod fragments;
 mod full_nat;
+mod group;
 mod icmp;
 mod limits;
 mod listen;
@@ -30,6 +31,7 @@ use std::{
 };
 
 pub(crate) use fragments::{Fragments, Parted, SEED, set};
+pub(crate) use group::{GROUPS, Group, Role};
 pub(crate) use persist::{Across, Kept, Persist, Template};
 
 pub(crate) use limits::{Above, Excess, Limits};
@@ -47,13 +49,6 @@ pub(crate) use wire::{PEERS, PORTS, Port, TRUNK, VLAN, VLAN_PORT};
 use crate::packet::{Between, Mac, Pkt, Proto, Row};
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Role {
-    Holder { since: u64, complete: bool },
-    Other,
-    Nobody,
-}
 
 pub(crate) type State = &'static str;
 
@@ -130,7 +125,9 @@ pub(crate) struct Naive {
     pub(crate) now: u64,
     pub(crate) services: Vec<Service>,
     pub(crate) vips: Vec<IpAddr>,
-    pub(crate) role: Role,
+    /// Those of the quiet group among them.
+    pub(crate) quiet: Vec<IpAddr>,
+    pub(crate) roles: [Role; GROUPS],
     pub(crate) conns: Vec<Conn>,
     pub(crate) own: Vec<Mac>,
     pub(crate) neighbours: Vec<(IpAddr, Way)>,
@@ -185,7 +182,8 @@ impl Naive {
             now: 0,
             services: Vec::new(),
             vips: Vec::new(),
-            role: Role::Nobody,
+            quiet: Vec::new(),
+            roles: [Role::Nobody; GROUPS],
             conns: Vec::new(),
             own,
             neighbours: Vec::new(),
@@ -276,11 +274,9 @@ impl Naive {
             return self.inbound(pkt, proto);
         }
         let (sport, dport) = pkt.ports();
-        let is_pool = self.services.iter().any(|service| service.answers(proto, pkt.src, sport));
-        let is_local = self.locals.contains(&pkt.dst);
-        if !is_pool && !is_local {
+        let Some(group) = self.group_of_answer(proto, pkt.dst, (pkt.src, sport)) else {
             return Fate::Dropped("not_ours");
-        }
+        };
         let found = self.conns.iter().position(|conn| {
             let towards = match conn.mode {
                 Mode::Nat => Some((conn.client, conn.cport)),
@@ -296,14 +292,16 @@ impl Naive {
         {
             return fate;
         }
-        match (found, self.role) {
+        match (found, self.role(group)) {
             (Some(at), _) if !self.is_known(&self.conns[at]) => Fate::Dropped("server_removed"),
             (Some(at), _) => self.forward(pkt, at, false),
             (None, Role::Other) => self.relay(pkt),
             (None, Role::Holder { .. }) if self.hashed_return(pkt, proto).is_some() => {
                 self.hashed_return(pkt, proto).unwrap()
             }
-            (None, Role::Holder { .. }) if !self.is_settled() => Fate::Dropped("held_back"),
+            (None, role @ Role::Holder { .. }) if !role.is_settled(self.now) => {
+                Fate::Dropped("held_back")
+            }
             (None, _) => Fate::Dropped("unknown_return"),
         }
     }
@@ -343,13 +341,6 @@ impl Naive {
 
     pub(crate) fn is_known(&self, conn: &Conn) -> bool {
         self.server_of(conn).is_some()
-    }
-
-    fn is_settled(&self) -> bool {
-        match self.role {
-            Role::Holder { since, complete } => complete && self.now >= since + 3 * SECOND,
-            _ => false,
-        }
     }
 
     /// Active and inactive connections of a server.

@@ -7,8 +7,8 @@ use steadfast_dataplane as dp;
 use crate::{
     lab,
     naive::{
-        Clamp, Gone, Listen, Mode, Naive, PEERS, Role, SEED, SLOW_START, Sched, Service, TRUNK,
-        Tunnel, VLAN, VLAN_PORT, Way,
+        Clamp, GROUPS, Gone, Group, Listen, Mode, Naive, PEERS, Role, SEED, SLOW_START, Sched,
+        Service, TRUNK, Tunnel, VLAN, VLAN_PORT, Way,
     },
     packet::{Mac, Proto},
     world::{BACK, FRONT},
@@ -52,16 +52,30 @@ impl Plane {
 
     pub(crate) fn configure(&mut self, naive: &Naive) {
         self.generation += 1;
+        let vips =
+            |group| naive.vips.iter().copied().filter(|vip| naive.group(*vip) == group).collect();
+        let of = |service| group_id(naive.group_of(service));
+        let services = naive.services.iter();
+        let services = services.map(|service| service_spec(service, of(service)));
         let spec = dp::ConfigSpec {
             now_ns: naive.now,
-            groups: vec![dp::GroupSpec {
-                id: dp::GroupId(1),
-                vips: naive.vips.clone(),
-                gateways: Vec::new(),
-                locals: naive.locals.clone(),
-                unserved: dp::Unserved::Reject,
-            }],
-            services: naive.services.iter().map(service_spec).collect(),
+            groups: vec![
+                dp::GroupSpec {
+                    id: group_id(Group::First),
+                    vips: vips(Group::First),
+                    gateways: Vec::new(),
+                    locals: naive.locals.clone(),
+                    unserved: dp::Unserved::Reject,
+                },
+                dp::GroupSpec {
+                    id: group_id(Group::Quiet),
+                    vips: vips(Group::Quiet),
+                    gateways: Vec::new(),
+                    locals: Vec::new(),
+                    unserved: dp::Unserved::Drop,
+                },
+            ],
+            services: services.collect(),
             workers: 1,
             port_slot: dp::PortSlot::new(SLOT),
             ..lab::config_spec(self.generation)
@@ -121,9 +135,15 @@ impl Plane {
         }));
     }
 
-    pub(crate) fn set_role(&self, role: Role) {
+    pub(crate) fn set_roles(&self, roles: [Role; GROUPS]) {
+        for (role, group) in roles.into_iter().zip([Group::First, Group::Quiet]) {
+            self.set_role(role, group_id(group));
+        }
+    }
+
+    fn set_role(&self, role: Role, group: dp::GroupId) {
         let epoch = dp::Origin { generation: 1, grant_index: 7, claim: 0, node: 1 };
-        self.shared.groups.group(dp::GroupId(1)).set_role(match role {
+        self.shared.groups.group(group).set_role(match role {
             Role::Holder { since, complete } => {
                 dp::Role::Holder { epoch, since_ns: since, copy_complete: complete }
             }
@@ -210,6 +230,10 @@ impl Plane {
     }
 }
 
+fn group_id(group: Group) -> dp::GroupId {
+    dp::GroupId(1 + group as u32)
+}
+
 /// Why the crate drops packets.
 pub(crate) fn reasons() -> Vec<&'static str> {
     dp::Reason::ALL.iter().map(|reason| reason.name()).collect()
@@ -253,10 +277,10 @@ fn listen(listen: &Listen) -> dp::Listen {
     dp::Listen { protocol, vip: listen.vip, ports }
 }
 
-fn service_spec(service: &Service) -> dp::ServiceSpec {
+fn service_spec(service: &Service, group: dp::GroupId) -> dp::ServiceSpec {
     let hash = |port, fallback| dp::HashOptions { port, fallback };
     dp::ServiceSpec {
-        group: dp::GroupId(1),
+        group,
         listen: service.listens.iter().map(listen).collect(),
         scheduler: match service.sched {
             Sched::Rr => dp::SchedulerKind::Rr,

@@ -17,7 +17,7 @@ use std::{collections::VecDeque, net::IpAddr};
 use self::{build::server, crowd::Crowd, kinds::THRESHOLDS};
 use crate::{
     coverage::{Coverage, HITS_AIMED_AT, WARMED_AIMED_AT, lacks_days},
-    naive::{Kept, Mode, Naive, Role, SECOND, Sched, Server, Service, Way},
+    naive::{GROUPS, Kept, Mode, Naive, Role, SECOND, Sched, Server, Service, Way},
     packet::{Mac, Pkt},
 };
 
@@ -110,7 +110,7 @@ impl World {
         naive.locals = vec![addr(false, 1, 10), addr(false, 1, 11), addr(true, 1, 10)];
         // Slot 3 of 64, each of 1008 ports from 1024 on.
         naive.local_ports = 1024 + 3 * 1008..1024 + 4 * 1008;
-        naive.role = Role::Holder { since: 0, complete: true };
+        naive.roles = [Role::Holder { since: 0, complete: true }; GROUPS];
         let mut world = Self {
             random: Random(seed),
             naive,
@@ -163,21 +163,8 @@ impl World {
         }
         let of_roles = ["held_back", "no_holder", "relay_loop"];
         let often = if of_roles.iter().any(|name| coverage.lacks(name)) { 1000 } else { 2500 };
-        if self.random.below(often) == 0 {
-            self.is_new_role = true;
-            let now = self.naive.now;
-            self.naive.role = match self.random.below(8) {
-                0 => Role::Other,
-                1 => Role::Nobody,
-                2 => Role::Holder { since: now, complete: false },
-                3 => Role::Holder { since: now, complete: true },
-                _ => Role::Holder { since: now - 10 * SECOND, complete: true },
-            };
-        } else if !matches!(self.naive.role, Role::Holder { complete: true, .. })
-            && self.random.below(400) == 0
-        {
-            self.is_new_role = true;
-            self.naive.role = Role::Holder { since: self.naive.now, complete: true };
+        for group in 0..GROUPS {
+            self.change_role(group, often);
         }
         // Those of a burst come at once.
         if self.burst > 0 || !self.storm.is_empty() || self.random.below(20) != 0 {
@@ -190,6 +177,27 @@ impl World {
         };
         self.naive.now += steps as u64 * STEP;
         true
+    }
+
+    fn change_role(&mut self, group: usize, often: usize) {
+        let (now, role) = (self.naive.now, self.naive.roles[group]);
+        let role = if self.random.below(often) == 0 {
+            match self.random.below(8) {
+                0 => Role::Other,
+                1 => Role::Nobody,
+                2 => Role::Holder { since: now, complete: false },
+                3 => Role::Holder { since: now, complete: true },
+                _ => Role::Holder { since: now - 10 * SECOND, complete: true },
+            }
+        } else if !matches!(role, Role::Holder { complete: true, .. })
+            && self.random.below(400) == 0
+        {
+            Role::Holder { since: now, complete: true }
+        } else {
+            return;
+        };
+        self.naive.roles[group] = role;
+        self.is_new_role = true;
     }
 
     fn reconfigure(&mut self) {
@@ -246,7 +254,7 @@ impl World {
         let moved = self.naive.tally.kept.get(&Kept::Moved).copied().unwrap_or(0);
         let goes = service.persist.is_some() && moved < HITS_AIMED_AT;
         match self.random.below(if lacks { 5 } else { 4 }) {
-            _ if goes && count > 0 && self.random.percent(40) => service.servers[place].up ^= true,
+            _ if goes && count > 0 && self.random.percent(65) => service.servers[place].up ^= true,
             _ if comes_up => service.servers[place].up ^= true,
             _ if count > 0 && bounded && self.random.percent(40) => {
                 let server = &mut service.servers[place];

@@ -3,14 +3,16 @@
 use std::net::IpAddr;
 
 use super::{
-    Conn, Fate, Mode, Naive, PEERS, Role, Way,
+    Conn, Fate, Group, Mode, Naive, PEERS, Role, Way,
     forward::{quotation, take_token},
 };
 use crate::packet::{ACK, Between, Body, FIN, Part, Pkt, Proto, RST, SYN};
 
 impl Naive {
     pub(super) fn unknown(&mut self, pkt: &Pkt, proto: Proto, old: Option<usize>) -> Fate {
-        match self.role {
+        let group = self.group(pkt.dst);
+        let role = self.role(group);
+        match role {
             Role::Nobody => return Fate::Dropped("no_holder"),
             Role::Other => {
                 if let Some(at) = old
@@ -33,10 +35,15 @@ impl Naive {
             return Fate::Dropped("malformed");
         }
         let opens = pkt.opens();
-        if !opens && !self.is_settled() {
+        if !opens && !role.is_settled(self.now) {
             return Fate::Dropped("held_back");
         }
-        let Some(service) = self.listener(pkt, proto) else { return self.reject(pkt) };
+        let Some(service) = self.listener(pkt, proto) else {
+            return match group {
+                Group::First => self.reject(pkt),
+                Group::Quiet => Fate::Dropped("unserved"),
+            };
+        };
         if !opens {
             // Its client is told, or would have been: nobody needs it any more.
             if let Some(at) = old

@@ -137,7 +137,8 @@ impl Naive {
         // Each has a tunnel of its own around it.
         if into_tunnel {
             let outer = |piece| self.encapsulate(&piece, path.tunnel, server.0, path.flow);
-            pieces = pieces.into_iter().map(outer).collect();
+            let all: Option<Vec<Pkt>> = pieces.into_iter().map(outer).collect();
+            pieces = all.ok_or_else(|| Box::new(Fate::Dropped("no_source")))?;
         }
         self.rest = pieces.split_off(1);
         Ok(pieces.remove(0))

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use super::Naive;
+use super::{Naive, VLAN_PORT};
 use crate::packet::{Between, Body, Pkt, checksum::ones_complement};
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
@@ -41,7 +41,11 @@ impl Naive {
         tunnel: Tunnel,
         server: IpAddr,
         flow: Flow,
-    ) -> Pkt {
+    ) -> Option<Pkt> {
+        // Of this node's addresses none is on the VLAN.
+        if inner.port == VLAN_PORT {
+            return None;
+        }
         self.outer_id = self.outer_id.wrapping_add(1);
         let v6 = inner.src.is_ipv6();
         *self.tally.tunnels.entry((tunnel, v6, server.is_ipv6())).or_default() += 1;
@@ -95,7 +99,7 @@ impl Naive {
         let label = if server.is_ipv6() { spread } else { 0 };
         let (dst, body) = (server, Body::Inside { protocol, bytes });
         let between = Between::Nothing;
-        Pkt { src, dst, df, id, label, part: None, between, body, ..inner.clone() }
+        Some(Pkt { src, dst, df, id, label, part: None, between, body, ..inner.clone() })
     }
 
     /// The number that spreads flows over ways is the crate's own choice, but the same for all

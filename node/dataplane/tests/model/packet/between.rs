@@ -22,7 +22,7 @@ pub(crate) enum Flaw {
     /// Of another type.
     Type(u16),
     /// It ends here.
-    Cut(usize),
+    Cut(u16),
 }
 
 pub(crate) const HOP_BY_HOP: u8 = 0;
@@ -133,7 +133,7 @@ impl Pkt {
             }
             Some(Flaw::Version(version)) => frame[14] = version << 4 | frame[14] & 0xf,
             Some(Flaw::Type(number)) => frame[12..14].copy_from_slice(&number.to_be_bytes()),
-            Some(Flaw::Cut(at)) => frame.truncate(at),
+            Some(Flaw::Cut(at)) => frame.truncate(at.into()),
         }
     }
 }

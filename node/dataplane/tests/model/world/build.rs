@@ -4,7 +4,10 @@ use std::net::IpAddr;
 
 use super::{
     World, addr, far,
-    kinds::{ASSOCIATIONS, BOUNDED, GROUPS, LIMITED, LOCALS, ONCE, SCHEDULERS, TUNNELS, VIPS},
+    kinds::{
+        ASSOCIATIONS, BOUNDED, GROUPS, LIMITED, LOCALS, ONCE, QUIET, SCHEDULERS, SOURCELESS,
+        TUNNELS, VIPS,
+    },
 };
 use crate::{
     naive::{Listen, Mode, Persist, SECOND, Sched, Server, Service, Tunnel, VLAN_PORT, Way},
@@ -32,6 +35,8 @@ pub(super) fn server(
     let net = match (mode, service % 4) {
         (Mode::Dr, 3) | (Mode::Nat | Mode::FullNat, 1) if is_elsewhere => 4,
         (Mode::Nat | Mode::FullNat, 2) if is_elsewhere => 0,
+        // There no tunnel of this node can start.
+        (Mode::Tunnel, _) if slot == 1 && service % 200 == SOURCELESS => 4,
         _ => net,
     };
     let port = match mode {
@@ -50,6 +55,7 @@ impl World {
     pub(super) fn add_family(&mut self, ipv6: bool) {
         let (vip, family) = (addr(ipv6, 0, 100), if ipv6 { 200 } else { 0 });
         self.naive.vips.extend(VIPS.map(|number| addr(ipv6, 0, number)));
+        self.naive.quiet.push(addr(ipv6, 0, QUIET));
         for (number, sched) in SCHEDULERS.into_iter().enumerate() {
             for (mode, more) in [(Mode::Dr, 0), (Mode::Nat, 20)] {
                 let proto = if number % 3 == 2 { Proto::Udp } else { Proto::Tcp };
@@ -170,12 +176,13 @@ impl World {
         self.add_service(id, proto, vip, Mode::Tunnel, sched);
         let last = self.naive.services.last_mut().unwrap();
         last.tunnel = tunnel;
-        let moved = last
-            .servers
-            .iter()
-            .zip(0..)
-            .map(|(server, slot)| Server { addr: addr(outer_v6, 2, 20 + slot), ..*server });
-        last.servers = moved.collect();
+        let moved = last.servers.iter().zip(0..).map(|(held, slot)| {
+            let Server { addr, .. } = server(outer_v6, Mode::Tunnel, id, slot, 0, 0, 0);
+            Server { addr, ..*held }
+        });
+        let moved: Vec<Server> = moved.collect();
+        last.servers.clear();
+        moved.into_iter().for_each(|server| last.add(server));
     }
 
     fn add_service(&mut self, id: u32, proto: Proto, vip: IpAddr, mode: Mode, sched: Sched) {

@@ -2,7 +2,11 @@
 
 use std::net::IpAddr;
 
-use super::{BACK, World, addr, far, ip, steer::rare};
+use super::{
+    BACK, World, addr, far, ip,
+    kinds::{QUIET, SOURCELESS},
+    steer::rare,
+};
 use crate::{
     coverage::{Coverage, HITS_AIMED_AT, ONCE_MET, WARMED_AIMED_AT, lacks_days, ways},
     naive::{Conn, Listen, Mode, Sched, Service},
@@ -138,6 +142,12 @@ impl World {
                 at = self.random.of(&once);
             }
         }
+        if coverage.lacks("no_source") && self.random.percent(6) {
+            let of = |number| number % 200 == SOURCELESS;
+            let services = self.naive.services.iter().enumerate();
+            let fit: Vec<usize> = services.filter(|(_, s)| of(s.id)).map(|(at, _)| at).collect();
+            at = self.random.of(&fit);
+        }
         self.opening_at(at, None)
     }
 
@@ -221,7 +231,11 @@ impl World {
         let proto = self.random.of(&[Proto::Tcp, Proto::Udp, Proto::Sctp]);
         let row = self.row(proto);
         match self.random.below(8) {
-            0 => self.pkt(proto, (client, vip), (1, 9), row),
+            0 => {
+                let quiet = addr(ipv6, 0, QUIET);
+                let vip = if self.random.percent(60) { quiet } else { vip };
+                self.pkt(proto, (client, vip), (1, 9), row)
+            }
             1 => self.pkt(proto, (client, addr(ipv6, 0, 101)), (1, 1000), row),
             2 => {
                 let mut pkt = self.pkt(proto, (client, vip), (1, 1000), row);

@@ -2,7 +2,7 @@
 
 use super::World;
 use crate::{
-    naive::{PEERS, TRUNK, VLAN, VLAN_PORT},
+    naive::{PEERS, Role, TRUNK, VLAN, VLAN_PORT},
     packet::{
         Between, Flaw, Pkt,
         between::{DESTINATION, HOP_BY_HOP, ROUTING},
@@ -20,7 +20,7 @@ impl World {
             pkt.port = self.random.of(&[0, 1, VLAN_PORT]);
             pkt.dst_mac = self.naive.own[usize::from(pkt.port)];
         }
-        let from_peer = if self.naive.role == crate::naive::Role::Other { 20 } else { 1 };
+        let from_peer = if self.naive.roles.contains(&Role::Other) { 20 } else { 1 };
         if self.random.percent(from_peer) {
             pkt.src_mac = PEERS[usize::from(pkt.port)].unwrap_or([2, 0, 0, 0, 1, 12]);
         }
@@ -54,7 +54,7 @@ impl World {
             0 => Flaw::Type(self.random.of(&[0x88cc, 0x86d0, 0x05dc, 0x8864])),
             1 => Flaw::Version(self.random.of(&[0, 5, 7, 15])),
             2 | 3 if !pkt.src.is_ipv6() => Flaw::Checksum(1 << self.random.below(16)),
-            _ => Flaw::Cut(self.random.below(14 + pkt.len())),
+            _ => Flaw::Cut(self.random.below(14 + pkt.len()) as u16),
         }
     }
 
