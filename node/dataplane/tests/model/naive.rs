@@ -6,6 +6,7 @@ mod excess;
 mod forward;
 mod fragments;
 mod full_nat;
+mod group;
 mod icmp;
 mod limits;
 mod listen;
@@ -22,6 +23,7 @@ mod state;
 mod tally;
 mod tcp;
 mod tunnel;
+mod wire;
 
 use std::{
     collections::{BTreeSet, HashMap},
@@ -29,6 +31,7 @@ use std::{
 };
 
 pub(crate) use fragments::{Fragments, Parted, SEED, set};
+pub(crate) use group::{GROUPS, Group, Role};
 pub(crate) use persist::{Across, Kept, Persist, Template};
 
 pub(crate) use limits::{Above, Excess, Limits};
@@ -41,17 +44,11 @@ use state::{is_over, timeout};
 pub(crate) use state::{reopens, step};
 pub(crate) use tally::Tally;
 pub(crate) use tunnel::{Flow, Tunnel};
+pub(crate) use wire::{PEERS, PORTS, Port, TRUNK, VLAN, VLAN_PORT};
 
-use crate::packet::{Mac, Pkt, Proto, Row};
+use crate::packet::{Between, Mac, Pkt, Proto, Row};
 
 pub(crate) const SECOND: u64 = 1_000_000_000;
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Role {
-    Holder { since: u64, complete: bool },
-    Other,
-    Nobody,
-}
 
 pub(crate) type State = &'static str;
 
@@ -119,8 +116,8 @@ pub(crate) struct Cell {
 /// A neighbour: the interface it is on and its address there.
 #[derive(Clone, Copy, Debug)]
 pub(crate) enum Way {
-    Known(u16, Mac),
-    Silent,
+    Known(Port, Mac),
+    Silent(Port),
     NoRoute,
 }
 
@@ -128,10 +125,11 @@ pub(crate) struct Naive {
     pub(crate) now: u64,
     pub(crate) services: Vec<Service>,
     pub(crate) vips: Vec<IpAddr>,
-    pub(crate) role: Role,
+    /// Those of the quiet group among them.
+    pub(crate) quiet: Vec<IpAddr>,
+    pub(crate) roles: [Role; GROUPS],
     pub(crate) conns: Vec<Conn>,
     pub(crate) own: Vec<Mac>,
-    pub(crate) peer: Mac,
     pub(crate) neighbours: Vec<(IpAddr, Way)>,
     /// The largest packet, by neighbour and by interface.
     pub(crate) mtus: Vec<(IpAddr, u16)>,
@@ -139,7 +137,7 @@ pub(crate) struct Naive {
     /// Where tunnels start, IPv4 and IPv6.
     pub(crate) tunnel_ends: [IpAddr; 2],
     /// Clients that nobody has asked yet: where they send from, and when they last opened something.
-    newcomers: HashMap<IpAddr, ([u8; 6], u64)>,
+    newcomers: HashMap<IpAddr, (Mac, u64)>,
     /// What the crate made of the packet at hand: what is its own choice is taken from there.
     pub(crate) seen: Vec<u8>,
     /// Local addresses, and the ports of this node there.
@@ -179,15 +177,15 @@ pub(crate) struct Naive {
 }
 
 impl Naive {
-    pub(crate) fn new(own: Vec<Mac>, peer: Mac) -> Self {
+    pub(crate) fn new(own: Vec<Mac>) -> Self {
         Self {
             now: 0,
             services: Vec::new(),
             vips: Vec::new(),
-            role: Role::Nobody,
+            quiet: Vec::new(),
+            roles: [Role::Nobody; GROUPS],
             conns: Vec::new(),
             own,
-            peer,
             neighbours: Vec::new(),
             mtus: Vec::new(),
             port_mtus: Vec::new(),
@@ -233,17 +231,40 @@ impl Naive {
         self.met = None;
         (self.passed, self.passed_once, self.is_following) = (false, false, false);
         self.rest.clear();
-        let fate = self.decide(pkt);
+        let fate = match Self::untag(pkt) {
+            Ok(untagged) => self.arrive(pkt, &untagged),
+            Err(reason) => Fate::Dropped(reason),
+        };
         self.release_parts();
         fate
     }
 
+    fn arrive(&mut self, wire: &Pkt, pkt: &Pkt) -> Fate {
+        let fate = self.decide(pkt);
+        if let (Fate::Sent(sent), Some(_)) = (&fate, self.met) {
+            let arms = (pkt.src.is_ipv6(), pkt.port, sent.port);
+            *self.tally.arms.entry(arms).or_default() += 1;
+            let is_marked = wire.port == pkt.port && !wire.tags.is_empty();
+            self.tally.marked += u64::from(is_marked);
+            if pkt.between != Between::Nothing {
+                *self.tally.between.entry(pkt.src.is_ipv6()).or_default() += 1;
+            }
+        }
+        fate
+    }
+
     fn decide(&mut self, pkt: &Pkt) -> Fate {
-        if let Some(reason) = pkt.unfit() {
+        if let Some(reason) = pkt.unreadable().or_else(|| pkt.unfit()) {
             return Fate::Dropped(reason);
+        }
+        if !pkt.tags.is_empty() {
+            return Fate::Dropped("ethertype");
         }
         if pkt.dst_mac != self.own[usize::from(pkt.port)] {
             return Fate::Dropped("other_mac");
+        }
+        if pkt.flaw.is_some() {
+            return Fate::Dropped("ethertype");
         }
         if let Some(fate) = self.part(pkt) {
             return fate;
@@ -253,11 +274,9 @@ impl Naive {
             return self.inbound(pkt, proto);
         }
         let (sport, dport) = pkt.ports();
-        let is_pool = self.services.iter().any(|service| service.answers(proto, pkt.src, sport));
-        let is_local = self.locals.contains(&pkt.dst);
-        if !is_pool && !is_local {
+        let Some(group) = self.group_of_answer(proto, pkt.dst, (pkt.src, sport)) else {
             return Fate::Dropped("not_ours");
-        }
+        };
         let found = self.conns.iter().position(|conn| {
             let towards = match conn.mode {
                 Mode::Nat => Some((conn.client, conn.cport)),
@@ -273,14 +292,16 @@ impl Naive {
         {
             return fate;
         }
-        match (found, self.role) {
+        match (found, self.role(group)) {
             (Some(at), _) if !self.is_known(&self.conns[at]) => Fate::Dropped("server_removed"),
             (Some(at), _) => self.forward(pkt, at, false),
             (None, Role::Other) => self.relay(pkt),
             (None, Role::Holder { .. }) if self.hashed_return(pkt, proto).is_some() => {
                 self.hashed_return(pkt, proto).unwrap()
             }
-            (None, Role::Holder { .. }) if !self.is_settled() => Fate::Dropped("held_back"),
+            (None, role @ Role::Holder { .. }) if !role.is_settled(self.now) => {
+                Fate::Dropped("held_back")
+            }
             (None, _) => Fate::Dropped("unknown_return"),
         }
     }
@@ -320,13 +341,6 @@ impl Naive {
 
     pub(crate) fn is_known(&self, conn: &Conn) -> bool {
         self.server_of(conn).is_some()
-    }
-
-    fn is_settled(&self) -> bool {
-        match self.role {
-            Role::Holder { since, complete } => complete && self.now >= since + 3 * SECOND,
-            _ => false,
-        }
     }
 
     /// Active and inactive connections of a server.

@@ -1,11 +1,13 @@
 //! Packets as plain values, and their frames written from scratch: every checksum in full.
 
+pub(crate) mod between;
 pub(crate) mod checksum;
 mod part;
 mod sctp;
 
 use std::net::IpAddr;
 
+pub(crate) use between::{Between, Flaw};
 use checksum::ones_complement;
 pub(crate) use part::Part;
 pub(crate) use sctp::{Chunk, Sctp};
@@ -72,6 +74,8 @@ pub(crate) enum Row {
 pub(crate) struct Pkt {
     /// Interface it comes in on, or goes out from.
     pub(crate) port: u16,
+    /// Tags on the wire, the outermost first: priority and number.
+    pub(crate) tags: Vec<u16>,
     pub(crate) src_mac: Mac,
     pub(crate) dst_mac: Mac,
     pub(crate) src: IpAddr,
@@ -85,6 +89,9 @@ pub(crate) struct Pkt {
     pub(crate) part: Option<Part>,
     /// Flow label of IPv6.
     pub(crate) label: u32,
+    pub(crate) between: Between,
+    /// What is wrong with its frame.
+    pub(crate) flaw: Option<Flaw>,
     pub(crate) body: Body,
 }
 
@@ -186,18 +193,24 @@ impl Pkt {
     /// The frame, not padded.
     pub(crate) fn frame(&self) -> Vec<u8> {
         let kind = if self.src.is_ipv6() { [0x86, 0xdd] } else { [0x08, 0x00] };
-        [&self.dst_mac[..], &self.src_mac[..], &kind, &self.packet()].concat()
+        let tags = self.tags.iter().map(|tag| [0x81, 0, (tag >> 8) as u8, *tag as u8]);
+        let tags: Vec<u8> = tags.flatten().collect();
+        let mut frame =
+            [&self.dst_mac[..], &self.src_mac[..], &tags, &kind, &self.packet()].concat();
+        self.spoil(&mut frame);
+        frame
     }
 
     /// Length of the IP packet.
     pub(crate) fn len(&self) -> usize {
         let header = match (self.src.is_ipv6(), self.part) {
             (true, Some(part)) => return 40 + part::HEADER + part.len,
-            (false, Some(part)) => return 20 + part.len,
+            (false, Some(part)) => return 20 + self.between.len() + part.len,
             (true, None) => 40,
             (false, None) => 20,
         };
         header
+            + self.between.len()
             + match &self.body {
                 Body::Tcp { options, data, .. } => 20 + options.len() + data.len(),
                 Body::Udp { data, .. } => 8 + data.len(),
@@ -260,9 +273,11 @@ impl Pkt {
         }
         let mut packet = match (self.src, self.dst) {
             (IpAddr::V4(src), IpAddr::V4(dst)) => {
-                let mut ip = Vec::with_capacity(20 + l4.len());
-                ip.extend([0x45, self.tos]);
-                ip.extend((l4.len() as u16 + 20).to_be_bytes());
+                let mut ip = Vec::with_capacity(60 + l4.len());
+                let options = self.between.options();
+                let header = 20 + options.len();
+                ip.extend([0x40 | (header / 4) as u8, self.tos]);
+                ip.extend(((l4.len() + header) as u16).to_be_bytes());
                 ip.extend(self.id.to_be_bytes());
                 let more = self.part.is_some_and(|part| part.more);
                 let flags = u16::from(self.df) << 14 | u16::from(more) << 13;
@@ -270,6 +285,7 @@ impl Pkt {
                 ip.extend([self.ttl, protocol, 0, 0]);
                 ip.extend(src.octets());
                 ip.extend(dst.octets());
+                ip.extend(options);
                 let sum = ones_complement(&[&ip]);
                 ip[10..12].copy_from_slice(&sum.to_be_bytes());
                 ip
@@ -278,14 +294,16 @@ impl Pkt {
                 let label = self.label.to_be_bytes();
                 let mut ip = Vec::with_capacity(40 + l4.len());
                 ip.extend([0x60 | self.tos >> 4, self.tos << 4 | label[1], label[2], label[3]]);
+                let (first, chain) = self.between.chain(protocol);
                 let (first, len) = match self.part {
                     Some(_) => (44, l4.len() + part::HEADER),
-                    None => (protocol, l4.len()),
+                    None => (first, l4.len() + chain.len()),
                 };
                 ip.extend((len as u16).to_be_bytes());
                 ip.extend([first, self.ttl]);
                 ip.extend(src.octets());
                 ip.extend(dst.octets());
+                ip.extend(chain);
                 if let Some(part) = self.part {
                     ip.extend([protocol, 0]);
                     ip.extend((part.offset_field() << 3 | u16::from(part.more)).to_be_bytes());

@@ -7,10 +7,11 @@ use steadfast_dataplane as dp;
 use crate::{
     lab,
     naive::{
-        Clamp, Gone, Listen, Mode, Naive, Role, SEED, SLOW_START, Sched, Service, Tunnel, Way,
+        Clamp, GROUPS, Gone, Group, Listen, Mode, Naive, PEERS, Role, SEED, SLOW_START, Sched,
+        Service, TRUNK, Tunnel, VLAN, VLAN_PORT, Way,
     },
-    packet::Proto,
-    world::{BACK, FRONT, PEER},
+    packet::{Mac, Proto},
+    world::{BACK, FRONT},
 };
 
 /// Of this node's ports.
@@ -51,16 +52,30 @@ impl Plane {
 
     pub(crate) fn configure(&mut self, naive: &Naive) {
         self.generation += 1;
+        let vips =
+            |group| naive.vips.iter().copied().filter(|vip| naive.group(*vip) == group).collect();
+        let of = |service| group_id(naive.group_of(service));
+        let services = naive.services.iter();
+        let services = services.map(|service| service_spec(service, of(service)));
         let spec = dp::ConfigSpec {
             now_ns: naive.now,
-            groups: vec![dp::GroupSpec {
-                id: dp::GroupId(1),
-                vips: naive.vips.clone(),
-                gateways: Vec::new(),
-                locals: naive.locals.clone(),
-                unserved: dp::Unserved::Reject,
-            }],
-            services: naive.services.iter().map(service_spec).collect(),
+            groups: vec![
+                dp::GroupSpec {
+                    id: group_id(Group::First),
+                    vips: vips(Group::First),
+                    gateways: Vec::new(),
+                    locals: naive.locals.clone(),
+                    unserved: dp::Unserved::Reject,
+                },
+                dp::GroupSpec {
+                    id: group_id(Group::Quiet),
+                    vips: vips(Group::Quiet),
+                    gateways: Vec::new(),
+                    locals: Vec::new(),
+                    unserved: dp::Unserved::Drop,
+                },
+            ],
+            services: services.collect(),
             workers: 1,
             port_slot: dp::PortSlot::new(SLOT),
             ..lab::config_spec(self.generation)
@@ -80,23 +95,24 @@ impl Plane {
         };
         let known = naive.neighbours.iter().filter_map(|(addr, way)| match way {
             Way::Known(port, mac) => Some((*port, *addr, *mac)),
-            Way::Silent | Way::NoRoute => None,
+            Way::Silent(_) | Way::NoRoute => None,
         });
         // A route for each neighbour alone: who is not listed has none.
         let routes = naive.neighbours.iter().filter_map(|(addr, way)| {
-            let in_front = ["18.1.", "18.2.", "db8:1:", "db8:2:"]
-                .iter()
-                .all(|of| !addr.to_string().contains(of));
             let len = if addr.is_ipv6() { 128 } else { 32 };
-            let port = u16::from(!in_front);
-            (!matches!(way, Way::NoRoute)).then(|| link(&addr.to_string(), len, port))
+            match way {
+                Way::Known(port, _) | Way::Silent(port) => {
+                    Some(link(&addr.to_string(), len, *port))
+                }
+                Way::NoRoute => None,
+            }
         });
         self.shared.set_next_hops(dp::NextHops::new(dp::NextHopsSpec {
             generation: 1,
             ports: vec![
                 dp::PortSpec {
                     mac: FRONT,
-                    cluster_macs: vec![PEER],
+                    cluster_macs: peers(0),
                     mtu: naive.port_mtus[0].into(),
                     ..Default::default()
                 },
@@ -106,19 +122,32 @@ impl Plane {
                     mtu: naive.port_mtus[1].into(),
                     ..Default::default()
                 },
+                dp::PortSpec {
+                    mac: FRONT,
+                    cluster_macs: peers(usize::from(VLAN_PORT)),
+                    mtu: naive.port_mtus[2].into(),
+                    tagged: Some(dp::Tagged { trunk: TRUNK, vlan: VLAN }),
+                    ..Default::default()
+                },
             ],
             routes: routes.collect(),
             neighbours: known.collect(),
         }));
     }
 
-    pub(crate) fn set_role(&self, role: Role) {
+    pub(crate) fn set_roles(&self, roles: [Role; GROUPS]) {
+        for (role, group) in roles.into_iter().zip([Group::First, Group::Quiet]) {
+            self.set_role(role, group_id(group));
+        }
+    }
+
+    fn set_role(&self, role: Role, group: dp::GroupId) {
         let epoch = dp::Origin { generation: 1, grant_index: 7, claim: 0, node: 1 };
-        self.shared.groups.group(dp::GroupId(1)).set_role(match role {
+        self.shared.groups.group(group).set_role(match role {
             Role::Holder { since, complete } => {
                 dp::Role::Holder { epoch, since_ns: since, copy_complete: complete }
             }
-            Role::Other => dp::Role::Other { relay: vec![Some(PEER), None] },
+            Role::Other => dp::Role::Other { relay: PEERS.to_vec() },
             Role::Nobody => dp::Role::NoHolder { since_ns: 0 },
         });
     }
@@ -146,10 +175,10 @@ impl Plane {
         let verdict = self.worker.handle_frame(now_ns, port, &mut buffer, span, &mut self.actions);
         self.is_exhausted = exhausted() > before;
         self.rest.clear();
-        self.actions.send_frames(|port, frame| self.rest.push((port, frame.to_vec())));
+        self.actions.send_frames(|port, frame| self.rest.push(untagged(port, frame)));
         match verdict {
             dp::Verdict::Transmit { port, start, len } => {
-                Ok((port, buffer[start..start + len].to_vec()))
+                Ok(untagged(port, &buffer[start..start + len]))
             }
             dp::Verdict::Drop(reason) => Err(reason.name()),
         }
@@ -201,6 +230,29 @@ impl Plane {
     }
 }
 
+fn group_id(group: Group) -> dp::GroupId {
+    dp::GroupId(1 + group as u32)
+}
+
+/// Why the crate drops packets.
+pub(crate) fn reasons() -> Vec<&'static str> {
+    dp::Reason::ALL.iter().map(|reason| reason.name()).collect()
+}
+
+/// The other node's address on an interface.
+fn peers(port: usize) -> Vec<Mac> {
+    PEERS[port].into_iter().collect()
+}
+
+/// A frame that leaves by an interface, or by the VLAN that its tag says.
+fn untagged(port: u16, frame: &[u8]) -> (u16, Vec<u8>) {
+    let tag = [0x81, 0, 0, VLAN as u8];
+    if port == TRUNK && frame.get(12..16) == Some(&tag) {
+        return (VLAN_PORT, [&frame[..12], &frame[16..]].concat());
+    }
+    (port, frame.to_vec())
+}
+
 pub(crate) fn line(
     proto: &str,
     client: (IpAddr, u16),
@@ -225,10 +277,10 @@ fn listen(listen: &Listen) -> dp::Listen {
     dp::Listen { protocol, vip: listen.vip, ports }
 }
 
-fn service_spec(service: &Service) -> dp::ServiceSpec {
+fn service_spec(service: &Service, group: dp::GroupId) -> dp::ServiceSpec {
     let hash = |port, fallback| dp::HashOptions { port, fallback };
     dp::ServiceSpec {
-        group: dp::GroupId(1),
+        group,
         listen: service.listens.iter().map(listen).collect(),
         scheduler: match service.sched {
             Sched::Rr => dp::SchedulerKind::Rr,

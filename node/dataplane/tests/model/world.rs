@@ -4,18 +4,20 @@ mod build;
 mod crowd;
 mod errors;
 mod kinds;
+mod make;
 mod packets;
 mod parts;
 mod rush;
 mod sctp;
 pub(crate) mod steer;
+mod wire;
 
 use std::{collections::VecDeque, net::IpAddr};
 
 use self::{build::server, crowd::Crowd, kinds::THRESHOLDS};
 use crate::{
     coverage::{Coverage, HITS_AIMED_AT, WARMED_AIMED_AT, lacks_days},
-    naive::{Kept, Mode, Naive, Role, SECOND, Sched, Server, Service, Way},
+    naive::{GROUPS, Kept, Mode, Naive, Role, SECOND, Sched, Server, Service, Way},
     packet::{Mac, Pkt},
 };
 
@@ -27,7 +29,6 @@ const DAY: usize = 24 * 3600 * 4;
 
 pub(crate) const FRONT: Mac = [2, 0, 0, 0, 1, 0];
 pub(crate) const BACK: Mac = [2, 0, 0, 0, 2, 0];
-pub(crate) const PEER: Mac = [2, 0, 0, 0, 1, 12];
 
 /// SplitMix64.
 pub(crate) struct Random(pub(crate) u64);
@@ -102,14 +103,14 @@ pub(crate) struct World {
 
 impl World {
     pub(crate) fn new(seed: u64) -> Self {
-        let mut naive = Naive::new(vec![FRONT, BACK], PEER);
+        let mut naive = Naive::new(vec![FRONT, BACK, FRONT]);
         naive.now = 20_000 * STEP;
-        naive.port_mtus = vec![1500, 9000];
+        naive.port_mtus = vec![1500, 9000, 1450];
         naive.tunnel_ends = [addr(false, 2, 1), addr(true, 2, 1)];
         naive.locals = vec![addr(false, 1, 10), addr(false, 1, 11), addr(true, 1, 10)];
         // Slot 3 of 64, each of 1008 ports from 1024 on.
         naive.local_ports = 1024 + 3 * 1008..1024 + 4 * 1008;
-        naive.role = Role::Holder { since: 0, complete: true };
+        naive.roles = [Role::Holder { since: 0, complete: true }; GROUPS];
         let mut world = Self {
             random: Random(seed),
             naive,
@@ -162,28 +163,15 @@ impl World {
         }
         let of_roles = ["held_back", "no_holder", "relay_loop"];
         let often = if of_roles.iter().any(|name| coverage.lacks(name)) { 1000 } else { 2500 };
-        if self.random.below(often) == 0 {
-            self.is_new_role = true;
-            let now = self.naive.now;
-            self.naive.role = match self.random.below(8) {
-                0 => Role::Other,
-                1 => Role::Nobody,
-                2 => Role::Holder { since: now, complete: false },
-                3 => Role::Holder { since: now, complete: true },
-                _ => Role::Holder { since: now - 10 * SECOND, complete: true },
-            };
-        } else if !matches!(self.naive.role, Role::Holder { complete: true, .. })
-            && self.random.below(400) == 0
-        {
-            self.is_new_role = true;
-            self.naive.role = Role::Holder { since: self.naive.now, complete: true };
+        for group in 0..GROUPS {
+            self.change_role(group, often);
         }
         // Those of a burst come at once.
         if self.burst > 0 || !self.storm.is_empty() || self.random.below(20) != 0 {
             return false;
         }
         let steps = match self.random.below(200) {
-            0 if lacks_days(&self.naive) => DAY + 130 - self.random.below(500),
+            0 | 1 if lacks_days(&self.naive) => DAY + 130 - self.random.below(500),
             0 => 40 + self.random.below(4000),
             _ => self.random.below(4),
         };
@@ -191,11 +179,32 @@ impl World {
         true
     }
 
+    fn change_role(&mut self, group: usize, often: usize) {
+        let (now, role) = (self.naive.now, self.naive.roles[group]);
+        let role = if self.random.below(often) == 0 {
+            match self.random.below(8) {
+                0 => Role::Other,
+                1 => Role::Nobody,
+                2 => Role::Holder { since: now, complete: false },
+                3 => Role::Holder { since: now, complete: true },
+                _ => Role::Holder { since: now - 10 * SECOND, complete: true },
+            }
+        } else if !matches!(role, Role::Holder { complete: true, .. })
+            && self.random.below(400) == 0
+        {
+            Role::Holder { since: now, complete: true }
+        } else {
+            return;
+        };
+        self.naive.roles[group] = role;
+        self.is_new_role = true;
+    }
+
     fn reconfigure(&mut self) {
         self.is_reconfigured = true;
         // Where nobody answers steering would lead again and again.
         let silent = |naive: &Naive, server: &Server| {
-            server.takes() && matches!(naive.way(server.addr), Way::Silent)
+            server.takes() && matches!(naive.way(server.addr), Way::Silent(_))
         };
         if self.random.percent(20) {
             let services = self.naive.services.iter().enumerate();
@@ -242,7 +251,10 @@ impl World {
         // Those on the same servers stay there.
         let shared = service.is_on_shared();
         let took: Vec<u32> = service.servers.iter().filter(|s| s.takes()).map(|s| s.id).collect();
+        let moved = self.naive.tally.kept.get(&Kept::Moved).copied().unwrap_or(0);
+        let goes = service.persist.is_some() && moved < HITS_AIMED_AT;
         match self.random.below(if lacks { 5 } else { 4 }) {
+            _ if goes && count > 0 && self.random.percent(65) => service.servers[place].up ^= true,
             _ if comes_up => service.servers[place].up ^= true,
             _ if count > 0 && bounded && self.random.percent(40) => {
                 let server = &mut service.servers[place];
@@ -272,12 +284,10 @@ impl World {
         for server in service.servers.iter_mut().filter(|server| !took.contains(&server.id)) {
             server.since = now;
         }
-        // Its clients come again, and may have to go elsewhere.
-        let moved = self.naive.tally.kept.get(&Kept::Moved).copied().unwrap_or(0);
-        let comes_again = service.persist.is_some() && moved < HITS_AIMED_AT;
         let servers: Vec<u32> = service.servers.iter().map(|server| server.id).collect();
         servers.into_iter().for_each(|server| self.naive.judge(server));
-        if comes_again {
+        if goes {
+            // Its clients come again, and may have to go elsewhere.
             self.start_crowd(at);
         }
     }

@@ -3,18 +3,21 @@
 use std::{collections::BTreeMap, fmt::Debug};
 
 use super::{HITS_MIN, ways, ways_of_parts};
-use crate::naive::{Above, Across, Excess, Kept, Mode, Naive, Parted, Place, Tally, Width};
+use crate::naive::{
+    Above, Across, Excess, Kept, Mode, Naive, PORTS, Parted, Place, Port, Tally, Width,
+};
 
 /// Each with its hits.
 pub(super) fn facts(naive: &Naive) -> Vec<(String, u64)> {
     let Tally { chosen, exhausted, gave_way, clamped, filled, freed, .. } = naive.tally;
-    let Tally { passed_over, warmed, turns_passed, adopted, .. } = naive.tally;
+    let Tally { marked, passed_over, warmed, turns_passed, adopted, .. } = naive.tally;
     let single = [
         ("local ports chosen, each of this node and free", chosen),
         ("no local port, IPv4", exhausted[0]),
         ("no local port, IPv6", exhausted[1]),
         ("a finished connection gave its local port, IPv4", gave_way[0]),
         ("a finished connection gave its local port, IPv6", gave_way[1]),
+        ("packets with a priority tag alone", marked),
         ("handshakes with another segment size", clamped),
         ("servers full", filled),
         ("servers free again", freed),
@@ -29,6 +32,8 @@ pub(super) fn facts(naive: &Naive) -> Vec<(String, u64)> {
     facts.extend(of("IPv6, later part", &naive.fragments.followed, ways_of_parts()));
     facts.extend(of("IPv6, datagram alone", &tally.once, both(&ONCE, |v6, of| (v6, of.0, of.1))));
     facts.extend(of("lblcr, destination", &tally.places, PLACES.into_iter()));
+    facts.extend(of("IPv6, from port to port", &tally.arms, arms()));
+    facts.extend(of("IPv6, options or headers", &tally.between, [false, true].into_iter()));
     facts.extend(of("packets cut", &tally.cut, CUT.into_iter()));
     facts.extend(of("IPv6, templates across", &tally.across, both(&ACROSS, |v6, of| (v6, of))));
     let widths = both(&WIDTHS, |v6, of| (v6, of.0, of.1));
@@ -50,6 +55,13 @@ where
     wanted.map(move |key| (format!("{what} {key:?}"), met.get(&key).copied().unwrap_or(0)))
 }
 
+/// From each interface to each.
+fn arms() -> impl Iterator<Item = (bool, Port, Port)> {
+    let ports = 0..PORTS as Port;
+    let pairs = ports.clone().flat_map(move |from| ports.clone().map(move |to| (from, to)));
+    pairs.flat_map(|(from, to)| [(false, from, to), (true, from, to)])
+}
+
 fn both<T, K>(all: &[T], key: impl Fn(bool, T) -> K) -> impl Iterator<Item = K>
 where
     T: Copy,
@@ -59,7 +71,7 @@ where
 
 /// Too few destinations were forgotten, or lost a server of their set, for which a day must pass.
 pub(crate) fn lacks_days(naive: &Naive) -> bool {
-    PLACES.iter().any(|place| naive.tally.places.get(place).is_none_or(|met| *met < 2 * HITS_MIN))
+    PLACES.iter().any(|place| naive.tally.places.get(place).is_none_or(|met| *met < 3 * HITS_MIN))
 }
 
 /// Of which kinds too few packets were above a limit.

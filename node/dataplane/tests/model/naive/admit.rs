@@ -3,14 +3,16 @@
 use std::net::IpAddr;
 
 use super::{
-    Conn, Fate, Mode, Naive, Role, Way,
+    Conn, Fate, Group, Mode, Naive, PEERS, Role, Way,
     forward::{quotation, take_token},
 };
-use crate::packet::{ACK, Body, FIN, Part, Pkt, Proto, RST, SYN};
+use crate::packet::{ACK, Between, Body, FIN, Part, Pkt, Proto, RST, SYN};
 
 impl Naive {
     pub(super) fn unknown(&mut self, pkt: &Pkt, proto: Proto, old: Option<usize>) -> Fate {
-        match self.role {
+        let group = self.group(pkt.dst);
+        let role = self.role(group);
+        match role {
             Role::Nobody => return Fate::Dropped("no_holder"),
             Role::Other => {
                 if let Some(at) = old
@@ -33,10 +35,15 @@ impl Naive {
             return Fate::Dropped("malformed");
         }
         let opens = pkt.opens();
-        if !opens && !self.is_settled() {
+        if !opens && !role.is_settled(self.now) {
             return Fate::Dropped("held_back");
         }
-        let Some(service) = self.listener(pkt, proto) else { return self.reject(pkt) };
+        let Some(service) = self.listener(pkt, proto) else {
+            return match group {
+                Group::First => self.reject(pkt),
+                Group::Quiet => Fate::Dropped("unserved"),
+            };
+        };
         if !opens {
             // Its client is told, or would have been: nobody needs it any more.
             if let Some(at) = old
@@ -84,9 +91,8 @@ impl Naive {
     fn note_newcomer(&mut self, pkt: &Pkt, service: usize) {
         let is_answered = matches!(self.services[service].mode, Mode::Nat | Mode::FullNat);
         if is_answered
-            && pkt.port == 0
-            && pkt.src_mac != self.peer
-            && matches!(self.way(pkt.src), Way::Silent)
+            && !pkt.is_from_peer()
+            && matches!(self.way(pkt.src), Way::Silent(port) if port == pkt.port)
         {
             self.newcomers.insert(pkt.src, (pkt.src_mac, self.now));
         }
@@ -169,15 +175,14 @@ impl Naive {
     }
 
     pub(super) fn relay(&self, pkt: &Pkt) -> Fate {
-        if pkt.src_mac == self.peer && pkt.port == 0 {
+        if pkt.is_from_peer() {
             return Fate::Dropped("relay_loop");
         }
-        if pkt.port != 0 {
-            // The holder's address is known on the first interface alone.
-            return Fate::Dropped("no_holder");
-        }
+        // The holder's address is not known on every interface.
+        let port = usize::from(pkt.port);
+        let Some(peer) = PEERS[port] else { return Fate::Dropped("no_holder") };
         let mut sent = pkt.clone();
-        (sent.src_mac, sent.dst_mac) = (self.own[0], self.peer);
+        (sent.src_mac, sent.dst_mac) = (self.own[port], peer);
         Fate::Sent(sent)
     }
 
@@ -226,12 +231,13 @@ impl Naive {
         let (port, mac) = match self.way(pkt.src) {
             Way::Known(port, mac) => (port, mac),
             // Nobody to answer to but who sent it, unless that is another node.
-            _ if pkt.src_mac == self.peer && pkt.port == 0 => {
+            _ if pkt.is_from_peer() => {
                 return Fate::Dropped("next_hop_unresolved");
             }
             _ => (pkt.port, pkt.src_mac),
         };
-        let plain = Pkt { tos: 0, df: true, id: 0, label: 0, part: None, ..pkt.clone() };
+        let between = Between::Nothing;
+        let plain = Pkt { tos: 0, df: true, id: 0, label: 0, part: None, between, ..pkt.clone() };
         let src_mac = self.own[usize::from(port)];
         let (src, dst, dst_mac) = (pkt.dst, pkt.src, mac);
         let like = like.cloned().unwrap_or(plain);

@@ -80,8 +80,10 @@ impl Naive {
         let towards = if path.inbound { server.0 } else { client.0 };
         let (port, mac) = match self.way(towards) {
             Way::Known(port, mac) => (port, mac),
-            Way::Silent => match self.newcomers.get(&towards) {
-                Some((mac, since)) if !path.inbound && self.now < since + 3 * SECOND => (0, *mac),
+            Way::Silent(port) => match self.newcomers.get(&towards) {
+                Some((mac, since)) if !path.inbound && self.now < since + 3 * SECOND => {
+                    (port, *mac)
+                }
                 _ => return Err(Box::new(Fate::Dropped("next_hop_unresolved"))),
             },
             Way::NoRoute => return Err(Box::new(Fate::Dropped("no_route"))),
@@ -135,7 +137,8 @@ impl Naive {
         // Each has a tunnel of its own around it.
         if into_tunnel {
             let outer = |piece| self.encapsulate(&piece, path.tunnel, server.0, path.flow);
-            pieces = pieces.into_iter().map(outer).collect();
+            let all: Option<Vec<Pkt>> = pieces.into_iter().map(outer).collect();
+            pieces = all.ok_or_else(|| Box::new(Fate::Dropped("no_source")))?;
         }
         self.rest = pieces.split_off(1);
         Ok(pieces.remove(0))

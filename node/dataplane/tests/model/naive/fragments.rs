@@ -252,16 +252,16 @@ impl Naive {
     pub(super) fn part(&mut self, pkt: &Pkt) -> Option<Fate> {
         let (now, part) = (self.now, pkt.fragment()?);
         let is_own = self.vips.contains(&pkt.dst) || self.locals.contains(&pkt.dst);
-        let is_elsewhere = self.role == Role::Other;
+        let group = self.group_of_server(pkt).filter(|_| !is_own);
+        let asked = group.unwrap_or_else(|| self.group(pkt.dst));
+        let is_elsewhere = self.role(asked) == Role::Other;
         if is_own && is_elsewhere {
             return Some(self.relay(pkt));
         }
         if part.offset == 0 {
             return pkt.proto().is_none().then_some(Fate::Dropped("fragment"));
         }
-        let mut nat = self.services.iter().filter(|service| service.mode == Mode::Nat);
-        let is_answer = !is_own
-            && nat.any(|service| service.servers.iter().any(|server| server.addr == pkt.src));
+        let is_answer = group.is_some();
         let reason = match self.fragments.follow(now, pkt, part) {
             Some(Ok((conn, inbound))) => return Some(self.follow_first(pkt, conn, inbound)),
             Some(Err(())) => "fragment_overlap",

@@ -13,15 +13,24 @@ impl Naive {
             true => octets(22, 16).and_then(|of| <[u8; 16]>::try_from(of).ok()).map(IpAddr::from),
             false => octets(26, 4).and_then(|of| <[u8; 4]>::try_from(of).ok()).map(IpAddr::from),
         };
-        // A part has a header that says so.
-        let at = match (ipv6, self.seen.get(20)) {
-            (true, Some(44)) => 62,
-            (true, _) => 54,
-            (false, _) => 34,
-        };
-        let port = octets(at, 2);
+        let port = octets(self.behind_headers(ipv6), 2);
         let port = port.map_or(0, |of| u16::from_be_bytes([of[0], of[1]]));
         (addr.unwrap_or_else(|| IpAddr::from([0; 4])), port)
+    }
+
+    /// Where what is carried starts in what the crate made of the packet at hand.
+    fn behind_headers(&self, ipv6: bool) -> usize {
+        let octet = |at: usize| self.seen.get(at).copied().map_or(0, usize::from);
+        if !ipv6 {
+            return 14 + (octet(14) & 0xf) * 4;
+        }
+        let (mut next, mut at) = (octet(20), 54);
+        // Options, a route, or which part it is.
+        while matches!(next, 0 | 43 | 44 | 60) && at < self.seen.len() {
+            let len = if next == 44 { 8 } else { octet(at + 1) * 8 + 8 };
+            (next, at) = (octet(at), at + len);
+        }
+        at
     }
 
     /// It has to be one of this node's, and no other connection's with that server but one's that has

@@ -21,7 +21,7 @@ impl Naive {
             Body::Icmp { kind, code, rest } if (*kind, *code) == (request, 0) => rest.clone(),
             _ => return Fate::Dropped("protocol"),
         };
-        match self.role {
+        match self.role(self.group(pkt.dst)) {
             Role::Nobody => Fate::Dropped("no_holder"),
             Role::Other => self.relay(pkt),
             Role::Holder { .. } => {
@@ -40,11 +40,11 @@ impl Naive {
         };
         let (sport, dport) = quoted.ports();
         let inbound = self.vips.contains(&pkt.dst);
-        let mut services = self.services.iter();
-        let is_of_pool = services.any(|service| service.answers(proto, quoted.dst, dport));
-        if !inbound && !is_of_pool && !self.locals.contains(&pkt.dst) {
-            return Fate::Dropped("not_ours");
-        }
+        let group = match inbound {
+            true => Some(self.group(pkt.dst)),
+            false => self.group_of_answer(proto, pkt.dst, (quoted.dst, dport)),
+        };
+        let Some(group) = group else { return Fate::Dropped("not_ours") };
         if quoted.src != pkt.dst {
             return Fate::Dropped("icmp_quote");
         }
@@ -59,7 +59,7 @@ impl Naive {
         };
         let found =
             self.conns.iter().find(is_of).filter(|conn| self.is_known(conn) && !conn.superseded);
-        match (found.cloned(), self.role) {
+        match (found.cloned(), self.role(group)) {
             (Some(conn), _) => self.pass_on(pkt, quoted, &conn, inbound),
             (None, Role::Other) => self.relay(pkt),
             (None, _) => Fate::Dropped("icmp_unknown"),
@@ -70,7 +70,7 @@ impl Naive {
         let towards = if inbound { conn.addr } else { conn.client };
         let (port, mac) = match self.way(towards) {
             Way::Known(port, mac) => (port, mac),
-            Way::Silent => return Fate::Dropped("next_hop_unresolved"),
+            Way::Silent(_) => return Fate::Dropped("next_hop_unresolved"),
             Way::NoRoute => return Fate::Dropped("no_route"),
         };
         if pkt.ttl <= 1 {
@@ -121,7 +121,10 @@ impl Naive {
         }
         let flow = ((conn.client, conn.cport), (conn.vip, conn.vport));
         if let Some(tunnel) = into {
-            sent = self.encapsulate(&sent, tunnel, conn.addr, flow);
+            match self.encapsulate(&sent, tunnel, conn.addr, flow) {
+                Some(outer) => sent = outer,
+                None => return Fate::Dropped("no_source"),
+            }
         }
         let passed = (pkt.src.is_ipv6(), conn.mode, conn.proto, inbound);
         *self.tally.errors.entry(passed).or_default() += 1;

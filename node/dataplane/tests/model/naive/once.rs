@@ -1,6 +1,6 @@
 //! One-packet scheduling: each datagram gets a server, and nothing is kept of it.
 
-use super::{Fate, Mode, Naive, Role};
+use super::{Fate, Mode, Naive};
 use crate::packet::{Pkt, Proto};
 
 /// Datagrams of IPv6, of a mode, to a server.
@@ -23,7 +23,8 @@ impl Naive {
         let (sport, dport) = pkt.ports();
         let mut once = self.services.iter().filter(|service| service.once);
         let of = once.find(|service| service.answers(Proto::Udp, pkt.src, sport))?;
-        if pkt.proto() != Some(Proto::Udp) || !matches!(self.role, Role::Holder { .. }) {
+        let role = self.role(self.group_of(of));
+        if pkt.proto() != Some(Proto::Udp) || !role.is_holder() {
             return None;
         }
         let server = of.servers.iter().find(|server| server.addr == pkt.src)?;

@@ -11,15 +11,18 @@ pub(super) const ROOM_MIN: usize = 68;
 /// The pieces of a packet, or of a part of one, that does not fit `room`: each but the last as long
 /// as fits, in units of eight octets; none if there would be too many.
 pub(super) fn pieces(whole: &Pkt, room: usize) -> Option<Vec<Pkt>> {
-    let all = Part { offset: 0, len: whole.len() - 20, more: false };
+    let header = 20 + whole.between.len();
+    let all = Part { offset: 0, len: whole.len() - header, more: false };
     let Part { offset, len, more } = whole.part.unwrap_or(all);
     let mut pieces = Vec::new();
     let mut at = 0;
     while at < len {
-        let fits = len - at <= room - 20;
-        let end = if fits { len } else { at + (room - 20) / 8 * 8 };
+        let fits = len - at <= room - header;
+        let end = if fits { len } else { at + (room - header) / 8 * 8 };
         let part = Part { offset: offset + at, len: end - at, more: !fits || more };
-        pieces.push(Pkt { part: Some(part), ..whole.clone() });
+        let between =
+            if part.offset > 0 { whole.between.of_later() } else { whole.between.clone() };
+        pieces.push(Pkt { part: Some(part), between, ..whole.clone() });
         at = end;
     }
     (pieces.len() <= PIECES_MAX).then_some(pieces)

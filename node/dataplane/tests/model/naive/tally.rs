@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Above, Across, Excess, Kept, Mode, Place, Tunnel, Width, icmp, once};
+use super::{Above, Across, Excess, Kept, Mode, Place, Port, Tunnel, Width, icmp, once};
 
 #[derive(Default)]
 pub(crate) struct Tally {
@@ -15,6 +15,11 @@ pub(crate) struct Tally {
     /// and the outer one are IPv6.
     pub(crate) clamped: u64,
     pub(crate) tunnels: BTreeMap<(Tunnel, bool, bool), u64>,
+    /// Packets of connections, by where they came in and went out, and those with a priority alone.
+    pub(crate) arms: BTreeMap<(bool, Port, Port), u64>,
+    pub(crate) marked: u64,
+    /// Those with options of IPv4, or headers of IPv6.
+    pub(crate) between: BTreeMap<bool, u64>,
     /// Packets that were cut, by mode and way.
     pub(crate) cut: BTreeMap<(Mode, bool), u64>,
     /// What was decided by a template.

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use super::Naive;
-use crate::packet::{Body, Pkt, checksum::ones_complement};
+use super::{Naive, VLAN_PORT};
+use crate::packet::{Between, Body, Pkt, checksum::ones_complement};
 
 #[derive(Clone, Copy, Debug, Eq, Ord, PartialEq, PartialOrd)]
 pub(crate) enum Tunnel {
@@ -41,7 +41,11 @@ impl Naive {
         tunnel: Tunnel,
         server: IpAddr,
         flow: Flow,
-    ) -> Pkt {
+    ) -> Option<Pkt> {
+        // Of this node's addresses none is on the VLAN.
+        if inner.port == VLAN_PORT {
+            return None;
+        }
         self.outer_id = self.outer_id.wrapping_add(1);
         let v6 = inner.src.is_ipv6();
         *self.tally.tunnels.entry((tunnel, v6, server.is_ipv6())).or_default() += 1;
@@ -94,7 +98,8 @@ impl Naive {
         let id = if df { 0 } else { self.outer_id };
         let label = if server.is_ipv6() { spread } else { 0 };
         let (dst, body) = (server, Body::Inside { protocol, bytes });
-        Pkt { src, dst, df, id, label, part: None, body, ..inner.clone() }
+        let between = Between::Nothing;
+        Some(Pkt { src, dst, df, id, label, part: None, between, body, ..inner.clone() })
     }
 
     /// The number that spreads flows over ways is the crate's own choice, but the same for all

@@ -4,10 +4,13 @@ use std::net::IpAddr;
 
 use super::{
     World, addr, far,
-    kinds::{ASSOCIATIONS, BOUNDED, GROUPS, LIMITED, LOCALS, ONCE, SCHEDULERS, TUNNELS, VIPS},
+    kinds::{
+        ASSOCIATIONS, BOUNDED, GROUPS, LIMITED, LOCALS, ONCE, QUIET, SCHEDULERS, SOURCELESS,
+        TUNNELS, VIPS,
+    },
 };
 use crate::{
-    naive::{Listen, Mode, Persist, SECOND, Sched, Server, Service, Tunnel, Way},
+    naive::{Listen, Mode, Persist, SECOND, Sched, Server, Service, Tunnel, VLAN_PORT, Way},
     packet::Proto,
 };
 
@@ -27,6 +30,15 @@ pub(super) fn server(
         Mode::Dr => (0, 20 + slot),
         Mode::Nat | Mode::FullNat => (1, 20 + slot),
     };
+    // Some of the servers of some services are elsewhere: in a VLAN, or where the clients are.
+    let is_elsewhere = slot % 2 == 1 && service % 200 / 2 != 50;
+    let net = match (mode, service % 4) {
+        (Mode::Dr, 3) | (Mode::Nat | Mode::FullNat, 1) if is_elsewhere => 4,
+        (Mode::Nat | Mode::FullNat, 2) if is_elsewhere => 0,
+        // There no tunnel of this node can start.
+        (Mode::Tunnel, _) if slot == 1 && service % 200 == SOURCELESS => 4,
+        _ => net,
+    };
     let port = match mode {
         // That of the packet.
         _ if port == 0 => 0,
@@ -43,6 +55,7 @@ impl World {
     pub(super) fn add_family(&mut self, ipv6: bool) {
         let (vip, family) = (addr(ipv6, 0, 100), if ipv6 { 200 } else { 0 });
         self.naive.vips.extend(VIPS.map(|number| addr(ipv6, 0, number)));
+        self.naive.quiet.push(addr(ipv6, 0, QUIET));
         for (number, sched) in SCHEDULERS.into_iter().enumerate() {
             for (mode, more) in [(Mode::Dr, 0), (Mode::Nat, 20)] {
                 let proto = if number % 3 == 2 { Proto::Udp } else { Proto::Tcp };
@@ -114,7 +127,7 @@ impl World {
         for client in 0..24 {
             let mac = [2, 0, 0, 0, 3, client];
             let way = match client {
-                0 => Way::Silent,
+                0 => Way::Silent(0),
                 1 => continue,
                 _ => Way::Known(0, mac),
             };
@@ -122,17 +135,22 @@ impl World {
             if client < 8 {
                 self.naive.mtus.push((addr(ipv6, 0, 200 + client), 1290));
                 // Those of another network, for what counts by networks.
+                let way = match way {
+                    Way::Known(_, mac) => Way::Known(VLAN_PORT, mac),
+                    _ => Way::Silent(VLAN_PORT),
+                };
                 self.naive.neighbours.push((far(ipv6, 200 + client), way));
             }
         }
         for slot in 0..6 {
             let way = |port, net| match slot {
-                5 => Way::Silent,
+                5 => Way::Silent(port),
                 _ => Way::Known(port, [2, 0, 0, 0, net, 20 + slot]),
             };
             self.naive.neighbours.push((addr(ipv6, 0, 20 + slot), way(0, 1)));
             self.naive.neighbours.push((addr(ipv6, 1, 20 + slot), way(1, 2)));
             self.naive.neighbours.push((addr(ipv6, 2, 20 + slot), way(1, 4)));
+            self.naive.neighbours.push((addr(ipv6, 4, 20 + slot), way(VLAN_PORT, 5)));
             // 1310 is too little for IPv6 inside IPv6.
             let narrow = if ipv6 { 1400 } else { 403 };
             let mtu = [1500, 1480, 1310, 1300, narrow, 1300][usize::from(slot)];
@@ -158,12 +176,13 @@ impl World {
         self.add_service(id, proto, vip, Mode::Tunnel, sched);
         let last = self.naive.services.last_mut().unwrap();
         last.tunnel = tunnel;
-        let moved = last
-            .servers
-            .iter()
-            .zip(0..)
-            .map(|(server, slot)| Server { addr: addr(outer_v6, 2, 20 + slot), ..*server });
-        last.servers = moved.collect();
+        let moved = last.servers.iter().zip(0..).map(|(held, slot)| {
+            let Server { addr, .. } = server(outer_v6, Mode::Tunnel, id, slot, 0, 0, 0);
+            Server { addr, ..*held }
+        });
+        let moved: Vec<Server> = moved.collect();
+        last.servers.clear();
+        moved.into_iter().for_each(|server| last.add(server));
     }
 
     fn add_service(&mut self, id: u32, proto: Proto, vip: IpAddr, mode: Mode, sched: Sched) {

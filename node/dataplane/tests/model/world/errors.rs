@@ -1,6 +1,6 @@
 //! ICMP errors at random.
 
-use super::{BACK, World, addr};
+use super::{World, addr};
 use crate::{
     naive::{Conn, Mode},
     packet::{Body, Pkt},
@@ -30,7 +30,9 @@ impl World {
             _ => {}
         }
         if !inbound {
-            (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 99]);
+            // It comes the way that the server's packets come.
+            pkt.port = self.port_towards(conn.addr);
+            pkt.dst_mac = self.naive.own[usize::from(pkt.port)];
         }
         let kinds = if ipv6 { [1, 2, 3, 4, 1, 130] } else { [3, 3, 4, 11, 12, 5] };
         let kind = self.random.of(&kinds);

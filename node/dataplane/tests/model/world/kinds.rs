@@ -122,14 +122,18 @@ impl Group {
     }
 }
 
-/// The VIPs of each family.
-pub(super) const VIPS: [u8; 2] = [100, 102];
+/// The VIPs of each family; the last one is of the quiet group.
+pub(super) const VIPS: [u8; 3] = [100, 102, QUIET];
+pub(super) const QUIET: u8 = 103;
+
+/// The service with servers to which no tunnel of this node can start, by its number.
+pub(super) const SOURCELESS: u32 = 132;
 
 use Proto::{Sctp, Tcp, Udp};
 
 /// Match groups. The ports of the second are those of other NAT services' servers, and of some the
 /// ports lie within those of another.
-pub(super) const GROUPS: [Group; 9] = [
+pub(super) const GROUPS: [Group; 12] = [
     Group::new(
         Mode::Dr,
         Sched::Rr,
@@ -159,4 +163,7 @@ pub(super) const GROUPS: [Group; 9] = [
         Some(true),
         &[(Tcp, 102, 0, u16::MAX), (Sctp, 102, 0, u16::MAX)],
     ),
+    Group::new(Mode::Nat, Sched::Rr, None, &[(Tcp, QUIET, 80, 80)]),
+    Group::new(Mode::Dr, MAGLEV, Some(false), &[(Udp, QUIET, 53, 54), (Tcp, QUIET, 53, 54)]),
+    Group { once: true, ..Group::new(Mode::Nat, Sched::Rr, None, &[(Udp, QUIET, 80, 80)]) },
 ];

@@ -2,11 +2,15 @@
 
 use std::net::IpAddr;
 
-use super::{BACK, FRONT, PEER, World, addr, far, ip, steer::rare};
+use super::{
+    BACK, World, addr, far, ip,
+    kinds::{QUIET, SOURCELESS},
+    steer::rare,
+};
 use crate::{
     coverage::{Coverage, HITS_AIMED_AT, ONCE_MET, WARMED_AIMED_AT, lacks_days, ways},
-    naive::{Conn, Listen, Mode, Role, Sched, Service},
-    packet::{ACK, Body, FIN, Pkt, Proto, RST, Row, SYN},
+    naive::{Conn, Listen, Mode, Sched, Service},
+    packet::{Body, Pkt, Proto, Row},
 };
 
 impl World {
@@ -51,11 +55,7 @@ impl World {
         if self.random.percent(2) {
             pkt.ttl = 1;
         }
-        let from_peer = if self.naive.role == Role::Other { 20 } else { 1 };
-        if self.random.percent(from_peer) {
-            pkt.src_mac = PEER;
-        }
-        pkt
+        self.over_the_wire(pkt)
     }
 
     pub(super) fn of_a_connection(&mut self, coverage: &Coverage) -> Pkt {
@@ -90,9 +90,7 @@ impl World {
         // Of full-NAT the server knows the local address.
         let (client, cport) = conn.local.unwrap_or((conn.client, conn.cport));
         let hosts = (conn.addr, client);
-        let mut pkt = self.pkt(conn.proto, hosts, (conn.port, cport), row);
-        (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 99]);
-        pkt
+        self.pkt(conn.proto, hosts, (conn.port, cport), row)
     }
 
     fn unserved(&mut self) -> Pkt {
@@ -144,6 +142,12 @@ impl World {
                 at = self.random.of(&once);
             }
         }
+        if coverage.lacks("no_source") && self.random.percent(6) {
+            let of = |number| number % 200 == SOURCELESS;
+            let services = self.naive.services.iter().enumerate();
+            let fit: Vec<usize> = services.filter(|(_, s)| of(s.id)).map(|(at, _)| at).collect();
+            at = self.random.of(&fit);
+        }
         self.opening_at(at, None)
     }
 
@@ -181,9 +185,7 @@ impl World {
             let client = addr(vip.is_ipv6(), 0, 200 + self.random.below(24) as u8);
             let port = if from.port == 0 { port } else { from.port };
             let ports = (port, 30_000 + self.random.below(60) as u16);
-            let mut pkt = self.pkt(proto, (from.addr, client), ports, Row::Nothing);
-            (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 99]);
-            return pkt;
+            return self.pkt(proto, (from.addr, client), ports, Row::Nothing);
         }
         let service = &self.naive.services[at];
         let (clients, cports) = if service.is_on_shared() { (6, 12) } else { (24, 60) };
@@ -229,7 +231,11 @@ impl World {
         let proto = self.random.of(&[Proto::Tcp, Proto::Udp, Proto::Sctp]);
         let row = self.row(proto);
         match self.random.below(8) {
-            0 => self.pkt(proto, (client, vip), (1, 9), row),
+            0 => {
+                let quiet = addr(ipv6, 0, QUIET);
+                let vip = if self.random.percent(60) { quiet } else { vip };
+                self.pkt(proto, (client, vip), (1, 9), row)
+            }
             1 => self.pkt(proto, (client, addr(ipv6, 0, 101)), (1, 1000), row),
             2 => {
                 let mut pkt = self.pkt(proto, (client, vip), (1, 1000), row);
@@ -248,13 +254,12 @@ impl World {
                 // From a server of a NAT pool that never was asked.
                 let number = self.random.below(15) as u16;
                 let service = 20 + number + if ipv6 { 200 } else { 0 };
-                let server = addr(ipv6, 1, 20 + self.random.below(4) as u8);
+                let net = self.random.of(&[0, 1, 1, 1, 4]);
+                let server = addr(ipv6, net, 20 + self.random.below(4) as u8);
                 let proto = if number % 3 == 2 { Proto::Udp } else { Proto::Tcp };
                 let ports = (8000 + service, 5);
                 let row = self.row(proto);
-                let mut pkt = self.pkt(proto, (server, client), ports, row);
-                (pkt.port, pkt.dst_mac, pkt.src_mac) = (1, BACK, [2, 0, 0, 0, 2, 20]);
-                pkt
+                self.pkt(proto, (server, client), ports, row)
             }
             5 => {
                 let mut pkt = self.pkt(proto, (addr(ipv6, 1, 30), client), (80, 5), row);
@@ -269,97 +274,6 @@ impl World {
                 pkt.body = Body::Icmp { kind, code: 0, rest: rest.collect() };
                 pkt
             }
-        }
-    }
-
-    pub(super) fn row(&mut self, proto: Proto) -> Row {
-        match (proto, self.random.below(100)) {
-            (Proto::Udp, _) => Row::Nothing,
-            (Proto::Sctp, 0..30) => Row::Data,
-            (Proto::Sctp, _) => self.random.of(proto.rows()),
-            (_, 0..47) => Row::Ack,
-            (_, 47..62) => Row::Syn,
-            (_, 62..76) => Row::Fin,
-            (_, 76..88) => Row::Rst,
-            _ => Row::Nothing,
-        }
-    }
-
-    fn flags(&mut self, row: Row) -> u8 {
-        let with_ack = self.random.percent(34);
-        match row {
-            Row::Syn => SYN | if with_ack { ACK } else { 0 },
-            Row::Fin => FIN | if with_ack { 0 } else { ACK },
-            Row::Ack => ACK,
-            Row::Rst => RST | if with_ack { ACK } else { 0 },
-            _ => 0,
-        }
-    }
-
-    /// TCP options: those of a handshake, in some order, or others.
-    fn options(&mut self, row: Row) -> Vec<u8> {
-        if row != Row::Syn && self.random.percent(90) {
-            return Vec::new();
-        }
-        let mut options = Vec::new();
-        for _ in 0..self.random.below(5) {
-            let size = self.random.of(&[100, 536, 1160, 1220, 1300, 1440, 1460, 8960, 65_535]);
-            let [high, low] = u16::to_be_bytes(size);
-            match self.random.below(12) {
-                0..5 => options.extend([2, 4, high, low]),
-                5 => options.extend([4, 2]),
-                6 => options.extend([3, 3, 7]),
-                7..9 => options.push(1),
-                9 => options.push(0),
-                // Broken ones.
-                10 => options.extend([2, 3, high]),
-                _ => options.extend([5, 1]),
-            }
-        }
-        let padding = self.random.of(&[0, 1]);
-        options.resize(options.len().next_multiple_of(4), padding);
-        options
-    }
-
-    pub(super) fn pkt(
-        &mut self,
-        proto: Proto,
-        (src, dst): (IpAddr, IpAddr),
-        (sport, dport): (u16, u16),
-        row: Row,
-    ) -> Pkt {
-        let flags = self.flags(row);
-        // Now and then one that may be too big for its way.
-        let is_big = self.random.below(25) == 0;
-        let len = if is_big { 1150 + self.random.below(420) } else { self.random.below(48) };
-        let data: Vec<u8> = (0..len).map(|_| self.random.next() as u8).collect();
-        let body = match proto {
-            Proto::Tcp => Body::Tcp {
-                sport,
-                dport,
-                seq: self.random.next() as u32,
-                ack: self.random.next() as u32,
-                flags,
-                window: self.random.next() as u16,
-                options: self.options(row),
-                data,
-            },
-            Proto::Udp => Body::Udp { sport, dport, data },
-            Proto::Sctp => Body::Sctp(self.sctp((sport, dport), row, data)),
-        };
-        Pkt {
-            port: 0,
-            src_mac: [2, 0, 0, 0, 3, 99],
-            dst_mac: FRONT,
-            src,
-            dst,
-            ttl: 2 + self.random.below(200) as u8,
-            tos: self.random.next() as u8,
-            df: self.random.percent(if is_big { 40 } else { 70 }),
-            id: if self.random.percent(50) { self.random.next() as u16 } else { 0 },
-            label: self.random.next() as u32 & 0xf_ffff,
-            part: None,
-            body,
         }
     }
 }

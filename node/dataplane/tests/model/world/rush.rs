@@ -53,7 +53,7 @@ impl World {
     /// Everybody leaves, one server remains, and all want to go there.
     fn begin_rush(&mut self, ipv6: bool) {
         self.naive.now += QUIET;
-        self.naive.role = Role::Holder { since: self.naive.now - 10 * SECOND, complete: true };
+        self.naive.roles[0] = Role::Holder { since: self.naive.now - 10 * SECOND, complete: true };
         (self.is_new_role, self.is_reconfigured, self.was_rush) = (true, true, true);
         let id = SERVICE + if ipv6 { 200 } else { 0 };
         self.next_server += 1;

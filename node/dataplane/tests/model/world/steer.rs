@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use super::{Random, World};
 use crate::{
     coverage::{Coverage, HITS_AIMED_AT, Way},
-    naive::{self, Cell, Conn, Mode, Server, State, reopens, step},
+    naive::{self, Cell, Conn, Mode, Server, State, VLAN_PORT, reopens, step},
     packet::{Pkt, Proto, Row},
 };
 
@@ -59,7 +59,12 @@ impl World {
     /// Packets find the next hop.
     fn goes_on(&self, conn: &Conn, aim: Cell) -> bool {
         let towards = if aim.inbound { conn.addr } else { conn.client };
-        matches!(self.naive.way(towards), naive::Way::Known(..))
+        // No tunnel starts in the VLAN.
+        let is_tunnel = aim.inbound && conn.mode == Mode::Tunnel;
+        match self.naive.way(towards) {
+            naive::Way::Known(port, _) => !is_tunnel || port != VLAN_PORT,
+            _ => false,
+        }
     }
 
     fn opening_of(&mut self, aim: Cell) -> Option<Pkt> {
