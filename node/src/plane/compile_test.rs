@@ -104,7 +104,7 @@ fn settings_arrive_where_they_belong() {
     assert_eq!(busy.policies.reuse, dp::ConnReuse::FinWait);
     let sctp = compiled(&mut started(), "protocol: sctp, sloppy_sctp: true,", "");
     assert!(sctp.policies.sloppy_sctp && !sctp.policies.sloppy_tcp);
-    let fields = "mss_clamp: 1400, syn_proxy: always, forwarding: fullnat,
+    let fields = "mss_clamp: 1400, syn_proxy: always, forwarding: full_nat,
         limits: {new_per_s: 7, per_source: 8, over: refuse},
         sync: {threshold: 5, period: 60, refresh_period_s: 9, retries: 2, on_established: false,
           every_packet: true},";

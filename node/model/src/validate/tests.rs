@@ -515,6 +515,61 @@ const CASES: &[(&str, &str, &str)] = &[
         "services[0].check.interval_ms: 1 is out of range; write 50 to 3600000",
     ),
     (
+        "port: 8080}]}",
+        "port: 8080}], persistence: {prefix_v6: 129}}",
+        "services[0].persistence.prefix_v6: 129 is out of range; write 1 to 128",
+    ),
+    (
+        "port: 8080}]}",
+        "port: 8080}], check: {rise: 0}}",
+        "services[0].check.rise: 0 is out of range; write 1 to 100",
+    ),
+    (
+        "port: 8080}]}",
+        "port: 8080}], check: {fall: 101}}",
+        "services[0].check.fall: 101 is out of range; write 1 to 100",
+    ),
+    (
+        "address: 198.18.0.100, port: 80, forwarding: nat",
+        "match: [{address: 198.18.0.100, port: 21}, {address: 198.18.0.101, port: 21}], ftp: {}, \
+         forwarding: nat",
+        "services[0].ftp: data connections would not show which of several VIPs they belong to; \
+         give the service one address and one TCP port",
+    ),
+    (
+        "port: 80, forwarding: nat,\n     servers: [{address: 198.18.1.11, port: 8080}]",
+        "port: 20-21, ftp: {}, forwarding: nat,\n     servers: [{address: 198.18.1.11}]",
+        "services[0].ftp: 20-21 are not one control port; write the one port that servers take \
+         commands on",
+    ),
+    (
+        "port: 81, forwarding: dr,\n     servers: [{address: 198.18.0.11, port: 81}]",
+        "port: 2121, ftp: {data_ports: 3000-3100}, forwarding: nat,\n     servers: [{address: \
+         198.18.1.11, port: 21}]}\n  - {name: c, group: web, address: 198.18.0.100, port: 21, ftp: \
+         {data_ports: 4000-4100}, forwarding: nat,\n     servers: [{address: 198.18.1.11, port: 22}]",
+        "services[2].servers[0]: 198.18.1.11 is also an FTP server of service `b`; give it another \
+         address: its data connections could be of either",
+    ),
+    (
+        "address: 198.18.0.100, port: 81, forwarding: dr,\n     servers: [{address: 198.18.0.11, \
+         port: 81}]",
+        "match: [{address: 198.18.0.100, port: 81, protocol: udp}, {address: 198.18.0.101, port: \
+         81, protocol: udp}], one_packet: true, forwarding: nat, servers: [{address: 198.18.1.12, \
+         port: 81}]",
+        "services[1].one_packet: no connection would tell whether answers are from the VIP \
+         198.18.0.101; make a service of its own for it, or write forwarding: dr",
+    ),
+    (
+        "services:",
+        "settings: {connections_max: 0}\nservices:",
+        "settings.connections_max: 0 is out of range; write 1024 to 67108864",
+    ),
+    (
+        "services:",
+        "settings: {half_open_max: 99999999}\nservices:",
+        "settings.half_open_max: 99999999 is out of range; write 1024 to 67108864",
+    ),
+    (
         "services:",
         "settings: {beacon: {silent_after: 1}}\nservices:",
         "settings.beacon.silent_after: 1 is out of range; write 2 to 20",
