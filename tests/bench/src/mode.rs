@@ -12,14 +12,23 @@ pub(crate) enum Mode {
     Nat,
     FullNat,
     IpIp,
+    Gre,
     Gue,
     Dr6,
     Nat6,
 }
 
 impl Mode {
-    pub(crate) const ALL: [Self; 7] =
-        [Self::Dr, Self::Nat, Self::FullNat, Self::IpIp, Self::Gue, Self::Dr6, Self::Nat6];
+    pub(crate) const ALL: [Self; 8] = [
+        Self::Dr,
+        Self::Nat,
+        Self::FullNat,
+        Self::IpIp,
+        Self::Gre,
+        Self::Gue,
+        Self::Dr6,
+        Self::Nat6,
+    ];
 
     /// As on the command line.
     pub(crate) fn name(self) -> &'static str {
@@ -28,6 +37,7 @@ impl Mode {
             Self::Nat => "nat",
             Self::FullNat => "full-nat",
             Self::IpIp => "ipip",
+            Self::Gre => "gre",
             Self::Gue => "gue",
             Self::Dr6 => "dr6",
             Self::Nat6 => "nat6",
@@ -48,6 +58,7 @@ impl Mode {
             (Self::FullNat, Way::In) => "full-NAT in",
             (Self::FullNat, Way::Out) => "full-NAT out",
             (Self::IpIp, _) => "IPIP",
+            (Self::Gre, _) => "GRE",
             (Self::Gue, _) => "GUE",
             (Self::Dr6, _) => "DR, IPv6",
             (Self::Nat6, Way::In) => "NAT in, IPv6",
@@ -61,6 +72,7 @@ impl Mode {
             Self::Nat | Self::Nat6 => Forwarding::Nat,
             Self::FullNat => Forwarding::FullNat,
             Self::IpIp => Forwarding::Tunnel(Tunnel::IpIp),
+            Self::Gre => Forwarding::Tunnel(Tunnel::Gre { checksum: false }),
             Self::Gue => {
                 Forwarding::Tunnel(Tunnel::Gue { port: 6080, checksum: UdpChecksum::ByFamily })
             }

@@ -1,12 +1,12 @@
 //! QUIC clients keep their server when their address changes: frames in, frames out.
 
-use std::net::SocketAddrV4;
+use std::net::{Ipv6Addr, SocketAddrV4};
 
 use crate::lab::*;
 use etherparse::PacketBuilder;
 use steadfast_dataplane::{
-    ConfigSpec, Forwarding, Protocol, QuicConfig, QuicServerId, QuicSpec, Reason, Removal, Role,
-    ServerId, ServerSpec, ServiceSpec,
+    ConfigSpec, Forwarding, NextHops, Protocol, QuicConfig, QuicServerId, QuicSpec, Reason,
+    Removal, Role, Route, ServerId, ServerSpec, ServiceSpec,
 };
 
 /// One octet of server ID, four of nonce, no key: configuration 2.
@@ -26,7 +26,7 @@ fn lab(forwarding: Forwarding) -> Lab {
     let lab = Lab::with(spec(1, forwarding), 1000);
     let mut hops = next_hops(2);
     hops.neighbours.push((1, "198.18.1.22".parse().unwrap(), NAT_2));
-    lab.shared.set_next_hops(steadfast_dataplane::NextHops::new(hops));
+    lab.shared.set_next_hops(NextHops::new(hops));
     lab
 }
 
@@ -80,6 +80,45 @@ fn a_client_that_changes_its_address_stays_with_its_server() {
         // What names nobody goes by turns.
         let macs = [6000, 6001].map(|p| sent_to(&mut lab, &short(&format!("198.18.0.2:{p}"), 7)));
         assert_ne!(macs[0], macs[1]);
+    }
+}
+
+/// The same service by DR over IPv6.
+fn lab6() -> Lab {
+    let mut spec = spec(1, Forwarding::Dr);
+    spec.groups[0].vips.push("2001:db8::100".parse().unwrap());
+    let service = &mut spec.services[0];
+    service.listen.iter_mut().for_each(|listen| listen.vip = "2001:db8::100".parse().unwrap());
+    for (server, addr) in service.servers.iter_mut().zip(["2001:db8::21", "2001:db8::22"]) {
+        server.addr = addr.parse().unwrap();
+    }
+    let lab = Lab::with(spec, 1000);
+    let mut hops = next_hops(2);
+    let prefix = "2001:db8::".parse().unwrap();
+    let link = Route { prefix, prefix_len: 64, port: Some(1), gateway: None, src: None, mtu: None };
+    hops.routes.push(link);
+    for (addr, mac) in [("2001:db8::21", NAT_1), ("2001:db8::22", NAT_2)] {
+        hops.neighbours.push((1, addr.parse().unwrap(), mac));
+    }
+    lab.shared.set_next_hops(NextHops::new(hops));
+    lab
+}
+
+#[test]
+fn a_client_of_ipv6_that_changes_its_address_stays_with_its_server() {
+    let mut lab = lab6();
+    for last in 2..12_u16 {
+        // Not by turns, as the scheduler would.
+        for (number, (id, mac)) in (1..).zip([(0xb2, NAT_2), (0xb2, NAT_2), (0xa1, NAT_1)]) {
+            let mut frame = Vec::new();
+            let client = Ipv6Addr::new(0x2001, 0xdb8, last, 0, 0, 0, 0, number);
+            PacketBuilder::ethernet2(CLIENT, FRONT)
+                .ipv6(client.octets(), "2001:db8::100".parse::<Ipv6Addr>().unwrap().octets(), 64)
+                .udp(4000, 5353)
+                .write(&mut frame, &[0x43, 0x45, id, 1, 2, 3, 4, 9, 9, 9])
+                .unwrap();
+            assert_eq!(sent_to(&mut lab, &frame), mac, "{client}");
+        }
     }
 }
 
