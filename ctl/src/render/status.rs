@@ -176,18 +176,18 @@ fn worker_row(worker: &Worker) -> Vec<Cell> {
 
 /// What happened to some packets on their way, over all workers; a line only for what did.
 fn packets(local: &LocalStatus) -> String {
-    let of: [(&str, fn(&Worker) -> u64); 9] = [
-        ("too_big", |w| w.too_big),
-        ("fragmented", |w| w.fragmented),
-        ("expired", |w| w.expired),
-        ("fragments_early", |w| w.fragments_early),
-        ("fragments_released", |w| w.fragments_released),
-        ("longer_replies", |w| w.longer_replies),
-        ("unfit_replies", |w| w.unfit_replies),
-        ("client_told", |w| w.client_told),
-        ("client_untold", |w| w.client_untold),
+    let sum = |of: fn(&Worker) -> u64| local.workers.iter().map(of).sum::<u64>();
+    let sums = [
+        ("too_big", sum(|w| w.too_big)),
+        ("fragmented", sum(|w| w.fragmented)),
+        ("expired", sum(|w| w.expired)),
+        ("fragments_early", sum(|w| w.fragments_early)),
+        ("fragments_released", sum(|w| w.fragments_released)),
+        ("longer_replies", sum(|w| w.longer_replies)),
+        ("unfit_replies", sum(|w| w.unfit_replies)),
+        ("client_told", sum(|w| w.client_told)),
+        ("client_untold", sum(|w| w.client_untold)),
     ];
-    let sums = of.map(|(name, of)| (name, local.workers.iter().map(of).sum::<u64>()));
     let errors = local.tunnel_errors.iter().map(|(kind, n)| (kind.as_str(), *n));
     let mtus = local.tunnel_mtus.iter().map(|(server, mtu)| (server.as_str(), u64::from(*mtu)));
     let lines = [
