@@ -26,7 +26,8 @@ pub(crate) fn print(args: &Args) -> anyhow::Result<()> {
     }
     println!(
         "\nOne core. Packets are 64 bytes long (IPv6: 84), in a ring of 2048 frames of 4 KiB; times are \
-         nanoseconds per packet, the lower quartile of turns of the ring. There is no cache of flows: each packet is looked up. \
+         nanoseconds per packet, the median of turns of the ring. There is no cache of flows: each packet is \
+         looked up. \
          Baselines of the same run: `parse` reads headers and checksum, `find` looks a key up in \
          the table. `grown` is the growth of resident memory per connection, in \
          steps of huge pages of 2 MiB; `sized` what the process had per place before the first connection."
