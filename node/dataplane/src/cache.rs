@@ -1,7 +1,7 @@
 //! Tuples of packets, and a worker's private cache of what its packets need to know of servers.
 //!
-//! Guarantees: fixed size; what it returns was found under the configuration generation asked for.
-//! Two servers of one place push each other out, which costs a look-up, no more.
+//! Guarantees: bounded; what it returns was found under the configuration generation asked for. Two
+//! servers of one place push each other out, which costs a look-up, no more.
 
 use std::{net::IpAddr, sync::Arc};
 
@@ -12,8 +12,9 @@ use crate::{
     quic::Routed,
 };
 
-/// Places for servers; a power of two.
-const SERVERS: usize = 1024;
+/// Places for servers, at least and at most; powers of two. Between them there is one for each server.
+const PLACES_MIN: usize = 1 << 10;
+const PLACES_MAX: usize = 1 << 17;
 
 /// A packet's own 5-tuple, in whichever direction it goes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -175,19 +176,25 @@ impl HotServer {
 
 #[derive(Debug)]
 pub(crate) struct Servers {
-    places: Box<[Option<HotServer>]>,
+    places: Vec<Option<HotServer>>,
+    /// The configuration that there are places for.
+    generation: u64,
 }
 
 impl Servers {
     pub(crate) fn new() -> Self {
-        Self { places: (0..SERVERS).map(|_| None).collect() }
+        Self { places: (0..PLACES_MIN).map(|_| None).collect(), generation: 0 }
     }
 
     /// The server of this id, as long as `config` has it.
     #[inline(always)]
     pub(crate) fn find(&mut self, server: ServerId, config: &Config) -> Option<&mut HotServer> {
-        let place = &mut self.places[server.0 as usize % SERVERS];
         let config_generation = config.generation();
+        if self.generation != config_generation {
+            self.grow(config);
+        }
+        let at = server.0 as usize & (self.places.len() - 1);
+        let place = self.places.get_mut(at)?;
         let known = place
             .as_ref()
             .is_some_and(|hot| hot.server == server && hot.config_generation == config_generation);
@@ -196,11 +203,71 @@ impl Servers {
         }
         place.as_mut()
     }
+
+    #[cold]
+    fn grow(&mut self, config: &Config) {
+        self.generation = config.generation();
+        let wanted = config.servers_len().next_power_of_two().clamp(PLACES_MIN, PLACES_MAX);
+        if wanted > self.places.len() {
+            self.places.resize_with(wanted, || None);
+        }
+    }
 }
 
 fn fold(addr: IpAddr) -> u64 {
     match addr {
         IpAddr::V4(addr) => addr.to_bits().into(),
         IpAddr::V6(addr) => (addr.to_bits() >> 64) as u64 ^ addr.to_bits() as u64,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::net::Ipv4Addr;
+
+    use super::*;
+    use crate::{ConfigSpec, GroupId, GroupSpec, Listen, ServerSpec, ServiceId, ServiceSpec};
+
+    /// A service with `count` servers, whose ids begin at `first`.
+    fn config(generation: u64, first: u32, count: u32) -> Config {
+        let vip = IpAddr::from([198, 18, 0, 100]);
+        let server = |number: u32| ServerSpec {
+            id: ServerId(first + number),
+            addr: Ipv4Addr::from_bits(0xc613_0000 + number).into(),
+            port: 80,
+            ..ServerSpec::default()
+        };
+        let service = ServiceSpec {
+            id: ServiceId(1),
+            group: GroupId(1),
+            listen: vec![Listen::new(Protocol::Tcp, vip, 80)],
+            servers: (0..count).map(server).collect(),
+            ..ServiceSpec::default()
+        };
+        let group = GroupSpec { id: GroupId(1), vips: vec![vip], ..GroupSpec::default() };
+        let (groups, services) = (vec![group], vec![service]);
+        let spec = ConfigSpec { generation, groups, services, workers: 1, ..ConfigSpec::default() };
+        Config::compile(spec, None).unwrap()
+    }
+
+    #[test]
+    fn each_server_has_a_place_and_none_is_known_longer_than_it_is_there() {
+        let mut servers = Servers::new();
+        for (generation, first, count) in [(1, 7, 3), (2, 5, 3000), (3, 5000, 2)] {
+            let config = config(generation, first, count);
+            for id in first..first + count {
+                let found = servers.find(ServerId(id), &config).unwrap();
+                assert_eq!((found.server, found.config_generation), (ServerId(id), generation));
+            }
+            for id in [first - 1, first + count, u32::MAX] {
+                assert!(servers.find(ServerId(id), &config).is_none(), "{id}");
+            }
+            let kept = servers.places.iter().flatten();
+            assert_eq!(
+                kept.filter(|hot| hot.config_generation == generation).count(),
+                count as usize
+            );
+        }
+        assert_eq!(servers.places.len(), 4096);
     }
 }

@@ -188,6 +188,11 @@ impl Config {
         Ok(config)
     }
 
+    /// Servers of all services.
+    pub(crate) fn servers_len(&self) -> usize {
+        self.servers.len()
+    }
+
     /// The generation of the specification.
     #[must_use]
     pub fn generation(&self) -> u64 {
