@@ -129,7 +129,7 @@ guest-test: setup ## The kernel's IPVS, in an emulated machine, against ours: SE
 
 .PHONY: test-full
 test-full: setup build ## The runs that the README's figures come from; goes on where it stopped
-	$(CARGO) test --locked -p steadfast-guest --test machines -- --ignored
+	$(CARGO) test --locked --workspace --test machines -- --ignored
 	@$(LAB) suite --full --sessions $(SESSIONS) $(SEED_ARG)
 
 .PHONY: bench
