@@ -322,10 +322,12 @@ where
                     let found = table.find(&key).ok_or(Reason::TableFull)?;
                     return Ok((found, false));
                 }
-                Err(InsertError::Full) => return Err(Reason::TableFull),
-                Err(InsertError::HalfOpenFull) => {
+                Err(full @ (InsertError::Full | InsertError::HalfOpenFull)) => {
                     self.hook.no_room(&record);
-                    return Err(Reason::OverLimit);
+                    return Err(match full {
+                        InsertError::Full => Reason::TableFull,
+                        _ => Reason::OverLimit,
+                    });
                 }
                 Err(InsertError::ReplyTaken(held)) => {
                     // The client reuses its port for another VIP, or no local port was free: the

@@ -2,9 +2,9 @@
 //!
 //! Guarantees: nothing changes that packets, schedulers, peers or whoever reads counters can see;
 //! what is told is what [`Worker::handle_frame`] does with the same frame at the same time, for that
-//! is what runs. Not copied: how far rate limits of answers are used up, fragments under way, how
-//! full the table is but for half-open connections, and so which of them would be pushed out. A copy
-//! costs what the configuration is large: this is for people, not for packets.
+//! is what runs. Not copied: how far rate limits of answers are used up, fragments under way, and which
+//! connections would be pushed out of a full table. A copy costs what the configuration is large: this
+//! is for people, not for packets.
 
 use std::{
     net::IpAddr,

@@ -38,13 +38,20 @@ pub(crate) struct HalfOpen {
     max: usize,
     /// In a copy: those that were left out of it.
     absent: usize,
+    /// In a copy: no new connection would find a place once it is established.
+    refuses: bool,
     turnover: TokenBucket,
 }
 
 impl HalfOpen {
     pub(crate) fn new(max: usize) -> Self {
         let each = max as u64 / HALF_OPEN_KEEP_S;
-        Self { max, absent: 0, turnover: TokenBucket::new(each, (each / BURST_PART).max(1)) }
+        Self {
+            max,
+            absent: 0,
+            refuses: false,
+            turnover: TokenBucket::new(each, (each / BURST_PART).max(1)),
+        }
     }
 
     fn is_full(&self, len: usize) -> bool {
@@ -94,7 +101,8 @@ impl ConnectionTable {
             return self.reserve(ledger, evicted).ok_or(InsertError::Full);
         }
         // It would have no place when it is established.
-        if is_full && self.longest_in(ledger, Class::Closing).is_none() {
+        let stay = |ledger: &mut Ledger| self.longest_in(ledger, Class::Closing).is_none();
+        if ledger.half_open.refuses || is_full && stay(ledger) {
             return Err(InsertError::Full);
         }
         if ledger.half_open.is_full(ledger.len(Class::HalfOpen)) {
@@ -119,17 +127,19 @@ impl ConnectionTable {
         now_ns < self.crowded_until_ns.load(Ordering::Relaxed)
     }
 
-    /// Lets in and refuses half-open connections as `other` would, which holds more than this copy
-    /// of it.
+    /// Lets in and refuses new connections as `other` would, which holds more than this copy of it.
     pub(crate) fn bound_as(&self, other: &Self) {
-        let (mut half_open, len) = {
+        let (mut half_open, len, refuses) = {
             let ledger = other.ledger();
-            (ledger.half_open, ledger.len(Class::HalfOpen))
+            let is_full = ledger.connections() >= other.connections_max();
+            let refuses = is_full && ledger.len(Class::Closing) == 0;
+            (ledger.half_open, ledger.len(Class::HalfOpen), refuses)
         };
         let crowded = other.crowded_until_ns.load(Ordering::Relaxed);
         self.crowded_until_ns.store(crowded, Ordering::Relaxed);
         let mut ledger = self.ledger();
         half_open.absent = len.saturating_sub(ledger.len(Class::HalfOpen));
+        half_open.refuses = refuses;
         ledger.half_open = half_open;
     }
 

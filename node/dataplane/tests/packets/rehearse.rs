@@ -38,6 +38,23 @@ fn a_rehearsal_takes_no_turn_and_counts_nothing() {
 }
 
 #[test]
+fn a_full_table_is_told() {
+    let mut lab = Lab::bounded(config_spec(1), 2, 8);
+    for port in [1, 2] {
+        lab.handle(0, &from_client(port, 80, SYN));
+        lab.handle(0, &from_client(port, 80, ACK));
+    }
+    let full = Verdict::Drop(Reason::TableFull);
+    let syn = from_client(3, 80, SYN);
+    assert_eq!(lab.shared.rehearse(lab.now, 0, &syn).verdict, full);
+    assert_eq!(lab.handle(0, &syn), dropped(Reason::TableFull));
+    // One that ends gives way.
+    lab.handle(0, &from_client(1, 80, RST));
+    assert_eq!(lab.shared.rehearse(lab.now, 0, &syn).sent, Some(Sent::Forwarded));
+    assert!(matches!(lab.handle(0, &syn), Outcome::Sent(..)));
+}
+
+#[test]
 fn every_stateful_scheduler_is_copied() {
     use SchedulerKind::*;
     for scheduler in [Rr, Wrr, Lc, Wlc, Sed, Nq, Fo, Ovf, Twos, Lblc, Lblcr] {
