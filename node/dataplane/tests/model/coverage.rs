@@ -101,7 +101,8 @@ impl Coverage {
         *self.verdicts.entry((pkt.src.is_ipv6(), verdict)).or_default() += 1;
     }
 
-    pub(crate) fn print(&self, naive: &Naive, packets: u64) {
+    pub(crate) fn print(&self, naive: &Naive, full: &Naive) {
+        let packets = self.packets;
         println!("{} of {packets} packets of live connections", self.live);
         println!("{} packets rehearsed first: what was told is what happened", self.rehearsed);
         for ((ipv6, verdict), hits) in &self.verdicts {
@@ -114,7 +115,7 @@ impl Coverage {
             }
         }
         println!("not modelled: {}", reasons::not_modelled());
-        for (what, hits) in facts(naive) {
+        for (what, hits) in facts(naive, full) {
             println!("{hits:>8}  {what}");
         }
         println!("{} flows through tunnels", naive.spread.len());
@@ -129,8 +130,8 @@ impl Coverage {
         }
     }
 
-    pub(crate) fn check(&self, naive: &Naive, packets: u64) {
-        assert!(self.live * 100 >= packets * LIVE_MIN, "too few packets of live connections");
+    pub(crate) fn check(&self, naive: &Naive, full: &Naive) {
+        assert!(self.live * 100 >= self.packets * LIVE_MIN, "too few packets of live connections");
         reasons::check();
         assert_eq!(naive.tally.tunnels.len(), TUNNELS_MET, "tunnels by family");
         for (tunnel, hits) in &naive.tally.tunnels {
@@ -138,7 +139,7 @@ impl Coverage {
         }
         let spread: BTreeSet<u32> = naive.spread.values().copied().collect();
         assert!(spread.len() * 2 >= naive.spread.len(), "flows are not spread");
-        for (what, hits) in facts(naive) {
+        for (what, hits) in facts(naive, full) {
             assert!(hits >= HITS_MIN, "{hits} {what}: too few");
         }
         for cell in &self.reachable {

@@ -16,12 +16,15 @@ use coverage::Coverage;
 use naive::{Fate, Naive, VLAN_PORT};
 use packet::Body;
 use plane::{HALF_OPEN_MAX, Plane, line, template_line};
-use world::World;
+use world::{Size, World};
 
 /// What the crate makes of a packet.
 type Sent = Result<(u16, Vec<u8>), &'static str>;
 
 const PACKETS: u64 = 1_000_000;
+
+/// One more for so many of these goes to a table that is full.
+const SMALL_PART: u64 = 12;
 
 /// Each so many packets one is rehearsed before it is handled: that must tell what will happen, and
 /// change nothing that the model would notice.
@@ -35,12 +38,24 @@ fn agrees_with_a_naive_model() {
     println!(
         "replay: STEADFAST_SEED={seed} STEADFAST_PACKETS={packets} cargo test -p steadfast-dataplane --test model"
     );
-    let (mut world, mut plane) = (World::new(seed), Plane::new());
-    world.naive.half_open_max = HALF_OPEN_MAX;
-    plane.set_hops(&world.naive);
     let mut coverage = Coverage::new();
+    // A table that is always full, and then one that never is.
+    let full = run(seed, Size::Small, packets / SMALL_PART, &mut coverage);
+    let world = run(seed, Size::Large, packets, &mut coverage);
+    coverage.print(&world, &full);
+    if packets >= PACKETS {
+        coverage.check(&world, &full);
+    }
+}
+
+/// Sends packets to both; gives the model as it is afterwards.
+fn run(seed: u64, size: Size, packets: u64, coverage: &mut Coverage) -> Naive {
+    let (mut world, mut plane) = (World::new(seed, size), Plane::new(size.connections_max()));
+    world.naive.half_open_max = HALF_OPEN_MAX;
+    world.naive.connections_max = size.connections_max();
+    plane.set_hops(&world.naive);
     for count in 0..packets {
-        if world.happen(&coverage) {
+        if world.happen(coverage) {
             world.naive.expire();
             plane.expire(world.naive.now);
         }
@@ -51,7 +66,7 @@ fn agrees_with_a_naive_model() {
             plane.set_roles(world.naive.roles);
         }
         let is_rushing = world.is_rushing();
-        let pkt = world.packet(&coverage);
+        let pkt = world.packet(coverage);
         let now = world.naive.now;
         let frame = pkt.frame();
         // Who asks names the interface or the VLAN, and what came without a tag.
@@ -66,7 +81,7 @@ fn agrees_with_a_naive_model() {
         let expected = world.naive.packet(&pkt);
         assert!(
             !world.naive.seen_exhausted,
-            "packet {count}, seed {seed}: no local port for {pkt:?}"
+            "packet {count}, {size:?}, seed {seed}: no local port for {pkt:?}"
         );
         // How far limits are used up, which parts are under way and which ports are taken is not
         // rehearsed.
@@ -83,7 +98,7 @@ fn agrees_with_a_naive_model() {
         };
         assert_eq!(
             found, fate,
-            "packet {count}, role {:?}, at {now}, seed {seed}: {pkt:?}\nexpected {expected:?}",
+            "packet {count}, {size:?}, role {:?}, at {now}, seed {seed}: {pkt:?}\nexpected {expected:?}",
             world.naive.roles
         );
         let rest = world.naive.rest.iter().zip(&plane.rest);
@@ -97,13 +112,10 @@ fn agrees_with_a_naive_model() {
         }
     }
     compare_tables(&plane, &world.naive, packets, seed);
-    coverage.print(&world.naive, packets);
     let config = plane.shared.config.load_full();
     let adopted: u64 = config.services().map(|service| service.excess().adopted).sum();
     assert_eq!(adopted, world.naive.tally.adopted, "connections that went by the hash before");
-    if packets >= PACKETS {
-        coverage.check(&world.naive, packets);
-    }
+    world.naive
 }
 
 /// Without the identification of an outer packet: each has another one, rehearsed ones too.

@@ -16,6 +16,7 @@ mod mss;
 mod once;
 mod persist;
 mod pieces;
+mod room;
 mod schedulers;
 mod sctp;
 mod service;
@@ -32,13 +33,14 @@ use std::{
 
 pub(crate) use fragments::{Fragments, Parted, SEED, set};
 pub(crate) use group::{GROUPS, Group, Role};
-pub(crate) use persist::{Across, Kept, Persist, Template};
+pub(crate) use persist::{Across, Kept, Persist, Template, network};
 
 pub(crate) use limits::{Above, Excess, Limits};
 pub(crate) use listen::{Listen, Width};
 pub(crate) use load::SLOW_START;
 pub(crate) use locality::Place;
 pub(crate) use mss::Clamp;
+pub(crate) use room::Room;
 pub(crate) use service::{Gone, Mode, Sched, Server, Service};
 use state::{is_over, timeout};
 pub(crate) use state::{reopens, step};
@@ -156,7 +158,8 @@ pub(crate) struct Naive {
     outer_id: u16,
     paid: u64,
     told_paid: u64,
-    /// Room for half-open connections.
+    /// Room for connections, and for half-open ones.
+    pub(crate) connections_max: usize,
     pub(crate) half_open_max: usize,
     half_open_paid: u64,
     entries: u64,
@@ -203,6 +206,7 @@ impl Naive {
             outer_id: 0,
             paid: 0,
             told_paid: 0,
+            connections_max: usize::MAX,
             half_open_max: usize::MAX,
             half_open_paid: 0,
             entries: 0,

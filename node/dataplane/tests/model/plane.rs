@@ -17,8 +17,6 @@ use crate::{
 /// Of this node's ports.
 const SLOT: u16 = 3;
 
-const CONNECTIONS_MAX: usize = 1 << 16;
-
 /// Few, so that they are often too many.
 pub(crate) const HALF_OPEN_MAX: usize = 48;
 
@@ -37,12 +35,9 @@ pub(crate) struct Plane {
 }
 
 impl Plane {
-    pub(crate) fn new() -> Self {
-        let options = dp::TableOptions {
-            connections_max: CONNECTIONS_MAX,
-            half_open_max: HALF_OPEN_MAX,
-            seed: SEED,
-        };
+    pub(crate) fn new(connections_max: usize) -> Self {
+        let options =
+            dp::TableOptions { connections_max, half_open_max: HALF_OPEN_MAX, seed: SEED };
         let shared = Arc::new(dp::Shared::new(options));
         let worker = dp::Worker::new(0, Arc::clone(&shared), dp::NoHook);
         let (counters, actions) = (worker.counters(), dp::Actions::new());

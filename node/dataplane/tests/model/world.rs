@@ -17,7 +17,9 @@ use std::{collections::VecDeque, net::IpAddr};
 use self::{build::server, crowd::Crowd, kinds::THRESHOLDS};
 use crate::{
     coverage::{Coverage, HITS_AIMED_AT, WARMED_AIMED_AT, lacks_days},
-    naive::{GROUPS, Kept, Mode, Naive, Role, SECOND, Sched, Server, Service, Way},
+    naive::{
+        GROUPS, Kept, Mode, Naive, Role, SECOND, Sched, Server, Service, Template, Way, network,
+    },
     packet::{Mac, Pkt},
 };
 
@@ -73,6 +75,23 @@ fn far(ipv6: bool, host: u8) -> IpAddr {
     if ipv6 { ip(&format!("2001:db8:0:1::{host:x}")) } else { addr(false, 3, host) }
 }
 
+/// How many connections there is room for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) enum Size {
+    /// Too many for few.
+    Small,
+    Large,
+}
+
+impl Size {
+    pub(crate) fn connections_max(self) -> usize {
+        match self {
+            Self::Small => 40,
+            Self::Large => 1 << 16,
+        }
+    }
+}
+
 pub(crate) struct World {
     pub(crate) random: Random,
     pub(crate) naive: Naive,
@@ -91,6 +110,8 @@ pub(crate) struct World {
     storm: VecDeque<Pkt>,
     /// Packets to one server, one after the other; afterwards their connections are left to end.
     rush: VecDeque<Pkt>,
+    /// There is room for many connections.
+    is_large: bool,
     was_rush: bool,
     /// Connections that are asked for one after the other, and of which service.
     crowd: Crowd,
@@ -102,7 +123,7 @@ pub(crate) struct World {
 }
 
 impl World {
-    pub(crate) fn new(seed: u64) -> Self {
+    pub(crate) fn new(seed: u64, size: Size) -> Self {
         let mut naive = Naive::new(vec![FRONT, BACK, FRONT]);
         naive.now = 20_000 * STEP;
         naive.port_mtus = vec![1500, 9000, 1450];
@@ -125,6 +146,7 @@ impl World {
             flights: Vec::new(),
             storm: VecDeque::new(),
             rush: VecDeque::new(),
+            is_large: size == Size::Large,
             was_rush: false,
             crowd: Crowd { left: 0, service: 0 },
             burst: 0,
@@ -171,7 +193,7 @@ impl World {
             return false;
         }
         let steps = match self.random.below(200) {
-            0 | 1 if lacks_days(&self.naive) => DAY + 130 - self.random.below(500),
+            0..3 if lacks_days(&self.naive) => DAY + 130 - self.random.below(500),
             0 => 40 + self.random.below(4000),
             _ => self.random.below(4),
         };
@@ -246,15 +268,26 @@ impl World {
         let service = &mut self.naive.services[at];
         let (ipv6, count) = (service.servers_are_ipv6(), service.servers.len());
         let place = self.random.below(count.max(1));
+        // The server that clients of a crowd keep.
+        let of_crowd = network(addr(service.is_ipv6(), 0, 203));
+        let is_its = |t: &&Template| (t.service, t.network) == (service.id, of_crowd);
+        let mut kept = self.naive.templates.iter().filter(is_its);
+        let named = kept.find_map(|t| service.servers.iter().position(|s| s.id == t.server));
         // What a weighted round does when weights change is not told by its rule alone.
         let rounds = service.sched == Sched::Wrr;
         // Those on the same servers stay there.
         let shared = service.is_on_shared();
         let took: Vec<u32> = service.servers.iter().filter(|s| s.takes()).map(|s| s.id).collect();
         let moved = self.naive.tally.kept.get(&Kept::Moved).copied().unwrap_or(0);
-        let goes = service.persist.is_some() && moved < HITS_AIMED_AT;
+        let (persists, goes) = (service.persist.is_some(), moved < HITS_AIMED_AT);
+        let goes = persists && goes;
         match self.random.below(if lacks { 5 } else { 4 }) {
-            _ if goes && count > 0 && self.random.percent(65) => service.servers[place].up ^= true,
+            _ if goes && count > 0 && self.random.percent(if lacks { 30 } else { 65 }) => {
+                let down = named.unwrap_or(place);
+                for (at, server) in service.servers.iter_mut().enumerate() {
+                    server.up = at != down;
+                }
+            }
             _ if comes_up => service.servers[place].up ^= true,
             _ if count > 0 && bounded && self.random.percent(40) => {
                 let server = &mut service.servers[place];
@@ -286,8 +319,8 @@ impl World {
         }
         let servers: Vec<u32> = service.servers.iter().map(|server| server.id).collect();
         servers.into_iter().for_each(|server| self.naive.judge(server));
-        if goes {
-            // Its clients come again, and may have to go elsewhere.
+        if goes || persists && lacks {
+            // Its clients come again, and may have to go elsewhere, or not.
             self.start_crowd(at);
         }
     }

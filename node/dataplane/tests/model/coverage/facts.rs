@@ -4,11 +4,11 @@ use std::{collections::BTreeMap, fmt::Debug};
 
 use super::{HITS_MIN, ways, ways_of_parts};
 use crate::naive::{
-    Above, Across, Excess, Kept, Mode, Naive, PORTS, Parted, Place, Port, Tally, Width,
+    Above, Across, Excess, Kept, Mode, Naive, PORTS, Parted, Place, Port, Room, Tally, Width,
 };
 
-/// Each with its hits.
-pub(super) fn facts(naive: &Naive) -> Vec<(String, u64)> {
+/// Each with its hits; `full` is a model with a full table.
+pub(super) fn facts(naive: &Naive, full: &Naive) -> Vec<(String, u64)> {
     let Tally { chosen, exhausted, gave_way, clamped, filled, freed, .. } = naive.tally;
     let Tally { marked, passed_over, warmed, turns_passed, adopted, .. } = naive.tally;
     let single = [
@@ -39,6 +39,7 @@ pub(super) fn facts(naive: &Naive) -> Vec<(String, u64)> {
     let widths = both(&WIDTHS, |v6, of| (v6, of.0, of.1));
     facts.extend(of("IPv6, a service of fewer ports", &tally.narrowed, widths));
     facts.extend(of("IPv6, above a limit", &tally.above, excesses()));
+    facts.extend(of("connections of a full table", &full.tally.rooms, ROOMS.into_iter()));
     facts.extend(of("parts", &naive.fragments.parted, PARTED.into_iter()));
     facts.extend(of("templates", &tally.kept, KEPT.into_iter()));
     facts
@@ -68,6 +69,9 @@ where
 {
     all.iter().flat_map(move |of| [key(false, *of), key(true, *of)])
 }
+
+/// What becomes of connections where there is no room.
+const ROOMS: [Room; 4] = [Room::Refused, Room::GaveWay, Room::Exceeded, Room::Crammed];
 
 /// Too few destinations were forgotten, or lost a server of their set, for which a day must pass.
 pub(crate) fn lacks_days(naive: &Naive) -> bool {

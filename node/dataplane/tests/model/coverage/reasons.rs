@@ -1,7 +1,8 @@
 //! Why packets were dropped: which reasons of the crate the model judges, and which it does not.
 
 /// What can become of a packet in this world, in both families.
-pub(super) const VERDICTS: [&str; 35] = [
+pub(super) const VERDICTS: [&str; 36] = [
+    "table_full",
     "no_source",
     "unserved",
     "answered",
@@ -44,14 +45,13 @@ pub(super) const OF_ONE_FAMILY: [(bool, &str); 4] =
     [(false, "header_checksum"), (false, "ip_options"), (true, "extension"), (true, "too_big")];
 
 /// What the model has no answer to, and what would have to be in this world for it.
-const NOT_MODELLED: [(&str, &str); 9] = [
+const NOT_MODELLED: [(&str, &str); 8] = [
     ("arp_ignored", "questions for addresses"),
     ("arp_stale", "questions for addresses"),
     ("connection_gone", "a second worker"),
     ("handshake", "SYN cookies"),
     ("handshakes_full", "SYN cookies"),
     ("no_space", "a driver that leaves no room"),
-    ("table_full", "a small table"),
     ("tcp_options", "SYN cookies"),
     ("unbound", "copies from peers"),
 ];

@@ -164,6 +164,9 @@ impl Naive {
             }
         }
         left.iter().for_each(|conn| self.leave(conn));
+        if old.is_none() && self.is_full() {
+            return Fate::Dropped("table_full");
+        }
         if old.is_none() && !self.make_room(of) {
             return self.by_hash(pkt, of);
         }

@@ -44,6 +44,7 @@ impl Naive {
         let half_open = (0..self.conns.len()).filter(|at| self.conns[*at].worth() == Worth::Little);
         let half_open: Vec<usize> = half_open.collect();
         if half_open.len() < self.half_open_max {
+            self.squeeze(service);
             return true;
         }
         let cost = SECOND / self.half_open_max as u64;
@@ -57,11 +58,12 @@ impl Naive {
         let gone = self.conns.remove(oldest);
         self.leave(&gone);
         self.expect(service, &gone);
+        self.squeeze(service);
         true
     }
 
     /// A handshake that went, but whose server the hash would find again.
-    fn expect(&mut self, service: usize, gone: &Conn) {
+    pub(super) fn expect(&mut self, service: usize, gone: &Conn) {
         let of = &mut self.services[service];
         // A template may have led it elsewhere than the hash does.
         if of.persist.is_some() || of.mode == Mode::FullNat {

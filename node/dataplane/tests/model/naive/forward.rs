@@ -3,8 +3,8 @@
 use std::net::IpAddr;
 
 use super::{
-    Cell, Clamp, Fate, Mode, Naive, SECOND, Tunnel, Way, mss::clamp, pieces::ROOM_MIN, step,
-    tunnel::Flow,
+    Cell, Clamp, Fate, Mode, Naive, SECOND, Tunnel, Way, excess::Worth, mss::clamp,
+    pieces::ROOM_MIN, step, tunnel::Flow,
 };
 use crate::packet::{Body, Pkt};
 
@@ -52,9 +52,13 @@ impl Naive {
         conn.state = step(conn.proto, conn.state, conn.mode, inbound, row);
         conn.packets += u64::from(inbound);
         conn.assured |= conn.packets > 1 || !inbound;
-        if conn.worth() != was {
+        let is = conn.worth();
+        if is != was {
             conn.entered = self.entries;
             self.entries += 1;
+        }
+        if was == Worth::Little && is != was {
+            self.joined(at);
         }
         Fate::Sent(sent)
     }

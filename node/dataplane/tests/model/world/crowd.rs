@@ -27,7 +27,7 @@ impl World {
     /// Now and then one above a limit of which too few were so far; true when one comes.
     pub(super) fn begins_crowd(&mut self) -> bool {
         let lacking: Vec<(bool, Excess, Above)> = lacking_excess(&self.naive).collect();
-        if lacking.is_empty() || self.random.below(EVERY) > 0 {
+        if !self.is_large || lacking.is_empty() || self.random.below(EVERY) > 0 {
             return false;
         }
         let (ipv6, excess, above) = self.random.of(&lacking);
@@ -55,7 +55,11 @@ impl World {
     }
 
     pub(super) fn limits(&mut self) -> Limits {
-        let (new_per_s, per_source) = self.random.of(&LIMITS);
+        let (new_per_s, mut per_source) = self.random.of(&LIMITS);
+        // In a small table sources share counters, and are taken to have more than they have.
+        if !self.is_large {
+            per_source = 0;
+        }
         Limits { new_per_s, per_source, refuses: self.random.percent(30) }
     }
 }

@@ -125,8 +125,14 @@ impl World {
         if self.random.percent(15) {
             at = self.random.of(&self.limited);
         }
-        if lacks_days(&self.naive) && self.random.percent(20) {
-            at = self.bounded_that(|service| matches!(service.sched, Sched::Lblc | Sched::Lblcr));
+        if lacks_days(&self.naive) && self.random.percent(30) {
+            // Sets that grow come before those that shrink.
+            let sets = self.random.percent(70);
+            at = self.bounded_that(|service| match service.sched {
+                Sched::Lblc => !sets,
+                Sched::Lblcr => true,
+                _ => false,
+            });
         } else if self.naive.tally.turns_passed < HITS_AIMED_AT && self.random.percent(12) {
             at = self.bounded_that(|service| service.sched == Sched::Wrr);
         } else if self.naive.tally.warmed < WARMED_AIMED_AT && self.random.percent(12) {

@@ -41,7 +41,7 @@ impl World {
                 .map(|of| of[usize::from(ipv6)]);
             met.iter().any(|hits| *hits < HITS_MIN)
         });
-        let wanted = lacks.contains(&true) && self.random.below(EVERY) == 0;
+        let wanted = self.is_large && lacks.contains(&true) && self.random.below(EVERY) == 0;
         if wanted && self.burst == 0 && self.storm.is_empty() {
             let ipv6 = if lacks == [true; 2] { self.random.percent(50) } else { lacks[1] };
             self.begin_rush(ipv6);
