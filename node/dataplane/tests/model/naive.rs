@@ -23,6 +23,7 @@ mod service;
 mod state;
 mod tally;
 mod tcp;
+mod toa;
 mod tunnel;
 mod wire;
 
@@ -45,6 +46,7 @@ pub(crate) use service::{Gone, Mode, Sched, Server, Service};
 use state::{is_over, timeout};
 pub(crate) use state::{reopens, step};
 pub(crate) use tally::Tally;
+pub(crate) use toa::Toa;
 pub(crate) use tunnel::{Flow, Tunnel};
 pub(crate) use wire::{PEERS, PORTS, Port, TRUNK, VLAN, VLAN_PORT};
 
@@ -75,8 +77,9 @@ pub(crate) struct Conn {
     seen: u64,
     /// The holder was given its successor.
     superseded: bool,
-    /// Inbound packets.
+    /// Inbound packets, and what the server answered.
     packets: u64,
+    replies: u64,
     /// More than one inbound packet was seen, or a reply.
     assured: bool,
     /// It went by the hash before.

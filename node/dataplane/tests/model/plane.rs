@@ -324,7 +324,10 @@ fn service_spec(service: &Service, group: dp::GroupId) -> dp::ServiceSpec {
             per_source: service.limits.per_source as u32,
             over: if service.limits.refuses { dp::Over::Refuse } else { dp::Over::Hash },
         },
-        client_address: dp::ClientAddress::None,
+        client_address: match service.toa {
+            true => dp::ClientAddress::Toa,
+            false => dp::ClientAddress::None,
+        },
         persistence: service.persist.map(|persist| dp::Persistence {
             timeout_ns: persist.timeout,
             prefix_v4: 30,

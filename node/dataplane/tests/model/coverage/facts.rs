@@ -4,7 +4,7 @@ use std::{collections::BTreeMap, fmt::Debug};
 
 use super::{HITS_MIN, ways, ways_of_parts};
 use crate::naive::{
-    Above, Across, Excess, Kept, Mode, Naive, PORTS, Parted, Place, Port, Room, Tally, Width,
+    Above, Across, Excess, Kept, Mode, Naive, PORTS, Parted, Place, Port, Room, Tally, Toa, Width,
 };
 
 /// Each with its hits; `full` is a model with a full table.
@@ -28,20 +28,41 @@ pub(super) fn facts(naive: &Naive, full: &Naive) -> Vec<(String, u64)> {
     ];
     let mut facts: Vec<_> = single.map(|(what, hits)| (what.to_owned(), hits)).into();
     let tally = &naive.tally;
-    facts.extend(of("IPv6, error", &tally.errors, ways()));
-    facts.extend(of("IPv6, later part", &naive.fragments.followed, ways_of_parts()));
-    facts.extend(of("IPv6, datagram alone", &tally.once, both(&ONCE, |v6, of| (v6, of.0, of.1))));
-    facts.extend(of("lblcr, destination", &tally.places, PLACES.into_iter()));
-    facts.extend(of("IPv6, from port to port", &tally.arms, arms()));
-    facts.extend(of("IPv6, options or headers", &tally.between, [false, true].into_iter()));
-    facts.extend(of("packets cut", &tally.cut, CUT.into_iter()));
-    facts.extend(of("IPv6, templates across", &tally.across, both(&ACROSS, |v6, of| (v6, of))));
+    facts.extend(of("error (IPv6, mode, protocol, to the server):", &tally.errors, ways()));
+    facts.extend(of(
+        "later part (IPv6, mode, protocol, to the server):",
+        &naive.fragments.followed,
+        ways_of_parts(),
+    ));
+    facts.extend(of(
+        "datagram alone (IPv6, mode, to the server):",
+        &tally.once,
+        both(&ONCE, |v6, of| (v6, of.0, of.1)),
+    ));
+    facts.extend(of("destination (lblcr, what became of it):", &tally.places, PLACES.into_iter()));
+    facts.extend(of("forwarded (IPv6, from port, to port):", &tally.arms, arms()));
+    facts.extend(of(
+        "options or headers go along (IPv6):",
+        &tally.between,
+        [false, true].into_iter(),
+    ));
+    facts.extend(of("packets cut (mode, to the server):", &tally.cut, CUT.into_iter()));
+    facts.extend(of(
+        "one template (IPv6, across):",
+        &tally.across,
+        both(&ACROSS, |v6, of| (v6, of)),
+    ));
     let widths = both(&WIDTHS, |v6, of| (v6, of.0, of.1));
-    facts.extend(of("IPv6, a service of fewer ports", &tally.narrowed, widths));
-    facts.extend(of("IPv6, above a limit", &tally.above, excesses()));
-    facts.extend(of("connections of a full table", &full.tally.rooms, ROOMS.into_iter()));
-    facts.extend(of("parts", &naive.fragments.parted, PARTED.into_iter()));
-    facts.extend(of("templates", &tally.kept, KEPT.into_iter()));
+    facts.extend(of("two services listen (IPv6, which, before which):", &tally.narrowed, widths));
+    facts.extend(of("above a limit (IPv6, which, what became of it):", &tally.above, excesses()));
+    facts.extend(of(
+        "client's address by option (IPv6, what):",
+        &tally.toa,
+        both(&TOAS, |v6, of| (v6, of)),
+    ));
+    facts.extend(of("in a full table:", &full.tally.rooms, ROOMS.into_iter()));
+    facts.extend(of("parts:", &naive.fragments.parted, PARTED.into_iter()));
+    facts.extend(of("templates:", &tally.kept, KEPT.into_iter()));
     facts
 }
 
@@ -69,6 +90,10 @@ where
 {
     all.iter().flat_map(move |of| [key(false, *of), key(true, *of)])
 }
+
+/// What becomes of the option that tells servers their clients.
+const TOAS: [Toa; 6] =
+    [Toa::Told, Toa::Untold, Toa::Read, Toa::Erased, Toa::Announced, Toa::Lowered];
 
 /// What becomes of connections where there is no room.
 const ROOMS: [Room; 4] = [Room::Refused, Room::GaveWay, Room::Exceeded, Room::Crammed];

@@ -129,6 +129,7 @@ impl Naive {
             seen: self.now,
             superseded: false,
             packets: 0,
+            replies: 0,
             assured: false,
             adopted,
             service: service.id,

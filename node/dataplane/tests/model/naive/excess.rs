@@ -33,7 +33,7 @@ impl Service {
     /// The way of a packet without a connection.
     pub(super) fn path(&self, inbound: bool, flow: Flow, server: (IpAddr, u16)) -> Path {
         let Self { mode, tunnel, clamp, .. } = *self;
-        Path { inbound, mode, tunnel, clamp, flow, server, local: None }
+        Path { inbound, mode, tunnel, clamp, flow, server, local: None, told_after: None }
     }
 }
 

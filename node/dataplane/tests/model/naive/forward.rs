@@ -19,6 +19,8 @@ pub(super) struct Path {
     pub(super) flow: Flow,
     pub(super) server: (IpAddr, u16),
     pub(super) local: Option<(IpAddr, u16)>,
+    /// Its server is told its client; so many replies there were.
+    pub(super) told_after: Option<u64>,
 }
 
 impl Naive {
@@ -51,6 +53,7 @@ impl Naive {
         conn.seen = now;
         conn.state = step(conn.proto, conn.state, conn.mode, inbound, row);
         conn.packets += u64::from(inbound);
+        conn.replies += u64::from(!inbound);
         conn.assured |= conn.packets > 1 || !inbound;
         let is = conn.worth();
         if is != was {
@@ -75,6 +78,7 @@ impl Naive {
             flow: ((conn.client, conn.cport), (conn.vip, conn.vport)),
             server: (conn.addr, conn.port),
             local: conn.local,
+            told_after: self.told_after(conn),
         }
     }
 
@@ -132,6 +136,8 @@ impl Naive {
             }
             (Mode::Dr | Mode::Tunnel, _) => {}
         }
+        let way = (self.mtu(port, towards), usize::from(self.port_mtus[usize::from(pkt.port)]));
+        self.tell(&mut sent, path, way);
         let mut pieces = vec![sent];
         if is_cut {
             let cut = super::pieces::pieces(&pieces[0], room);

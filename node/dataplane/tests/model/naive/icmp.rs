@@ -103,6 +103,9 @@ impl Naive {
                 (sent.src, inner.dst) = (conn.vip, conn.vip);
                 inner.set_ports(sport, conn.vport);
             }
+            if !inbound && self.told_after(conn).is_some() {
+                self.lower_told(&mut sent.body, pkt.src.is_ipv6());
+            }
             // That of SCTP is over what is not quoted, and stays.
             if let (Body::Sctp(new), Body::Sctp(old)) = (&mut inner.body, &quoted.body) {
                 new.keep_checksum(old);

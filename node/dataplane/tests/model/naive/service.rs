@@ -78,6 +78,8 @@ pub(crate) struct Service {
     /// One-packet scheduling.
     pub(crate) once: bool,
     pub(crate) persist: Option<Persist>,
+    /// Its servers are told their clients by a TCP option.
+    pub(crate) toa: bool,
     pub(crate) limits: Limits,
     /// Up to when new connections are used up.
     pub(super) new_paid: u64,
@@ -113,6 +115,7 @@ impl Service {
             clamp,
             once,
             persist,
+            toa: false,
             limits: Limits::default(),
             new_paid: 0,
             slow_start: false,

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::{Above, Across, Excess, Kept, Mode, Place, Port, Room, Tunnel, Width, icmp, once};
+use super::{Above, Across, Excess, Kept, Mode, Place, Port, Room, Toa, Tunnel, Width, icmp, once};
 
 #[derive(Default)]
 pub(crate) struct Tally {
@@ -30,6 +30,8 @@ pub(crate) struct Tally {
     /// table that went by the hash before.
     pub(crate) above: BTreeMap<(bool, Excess, Above), u64>,
     pub(crate) adopted: u64,
+    /// What became of the option that tells servers their clients.
+    pub(crate) toa: BTreeMap<(bool, Toa), u64>,
     /// What became of a full table.
     pub(crate) rooms: BTreeMap<Room, u64>,
     /// How often one service got a packet before another one of more ports.

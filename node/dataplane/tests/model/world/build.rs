@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use super::{
     World, addr, far,
     kinds::{
-        ASSOCIATIONS, BOUNDED, GROUPS, LIMITED, LOCALS, ONCE, QUIET, SCHEDULERS, SOURCELESS,
+        ASSOCIATIONS, BOUNDED, GROUPS, LIMITED, LOCALS, ONCE, QUIET, SCHEDULERS, SOURCELESS, TOLD,
         TUNNELS, VIPS,
     },
 };
@@ -95,6 +95,7 @@ impl World {
         }
         for ((proto, sched), number) in LOCALS.into_iter().zip(150..) {
             self.add_service(family + number, proto, vip, Mode::FullNat, sched);
+            self.naive.services.last_mut().unwrap().toa = number >= TOLD;
         }
         for ((mode, sched, slow_start), number) in BOUNDED.into_iter().zip(160..) {
             self.add_service(family + number, Proto::Tcp, vip, mode, sched);

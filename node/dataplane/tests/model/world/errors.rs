@@ -1,6 +1,6 @@
 //! ICMP errors at random.
 
-use super::{World, addr};
+use super::{World, addr, kinds::TOLD};
 use crate::{
     naive::{Conn, Mode},
     packet::{Body, Pkt},
@@ -35,7 +35,7 @@ impl World {
             pkt.dst_mac = self.naive.own[usize::from(pkt.port)];
         }
         let kinds = if ipv6 { [1, 2, 3, 4, 1, 130] } else { [3, 3, 4, 11, 12, 5] };
-        let kind = self.random.of(&kinds);
+        let mut kind = self.random.of(&kinds);
         let header = if ipv6 { 40 } else { 20 };
         let behind = match self.random.below(5) {
             0 => self.random.below(24),
@@ -44,7 +44,13 @@ impl World {
             _ => 8 + self.random.below(500),
         };
         let cut = quoted.packet().len().min(header + behind);
-        let (code, word) = (self.random.below(5) as u8, (self.random.next() as u32).to_be_bytes());
+        let (mut code, word) =
+            (self.random.below(5) as u8, (self.random.next() as u32).to_be_bytes());
+        // Rare: one that tells a client whose packets grow how much goes through.
+        let grows = !inbound && matches!(conn.service % 200, TOLD..160);
+        if grows && self.random.percent(90) {
+            (kind, code) = if ipv6 { (2, 0) } else { (3, 4) };
+        }
         pkt.body = Body::Error { kind, code, word, quoted: Box::new(quoted), cut, last: None };
         pkt
     }

@@ -47,14 +47,18 @@ pub(super) const ONCE: [(Mode, Sched); 4] = [
     (Mode::Tunnel, Sched::Wrr),
 ];
 
-/// Services of full-NAT; to the last one there is a rush.
-pub(super) const LOCALS: [(Proto, Sched); 5] = [
+/// Services of full-NAT; to the fifth there is a rush, and servers of those behind it are told their
+/// clients.
+pub(super) const LOCALS: [(Proto, Sched); 7] = [
     (Proto::Tcp, Sched::Rr),
     (Proto::Tcp, MAGLEV),
     (Proto::Udp, Sched::Wlc),
     (Proto::Sctp, Sched::Sed),
     (Proto::Tcp, Sched::Rr),
+    (Proto::Tcp, Sched::Rr),
+    (Proto::Tcp, MAGLEV),
 ];
+pub(super) const TOLD: u32 = 155;
 
 /// Services with thresholds, or whose servers start slowly.
 pub(super) const BOUNDED: [(Mode, Sched, bool); 12] = [

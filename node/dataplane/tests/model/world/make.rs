@@ -50,14 +50,16 @@ impl World {
         for _ in 0..self.random.below(5) {
             let size = self.random.of(&[100, 536, 1160, 1220, 1300, 1440, 1460, 8960, 65_535]);
             let [high, low] = u16::to_be_bytes(size);
-            match self.random.below(12) {
+            match self.random.below(13) {
                 0..5 => options.extend([2, 4, high, low]),
                 5 => options.extend([4, 2]),
                 6 => options.extend([3, 3, 7]),
                 7..9 => options.push(1),
                 9 => options.push(0),
+                // What only this node may say.
+                10 => options.extend([254, 8, 1, 2, 3, 4, 5, 6]),
                 // Broken ones.
-                10 => options.extend([2, 3, high]),
+                11 => options.extend([2, 3, high]),
                 _ => options.extend([5, 1]),
             }
         }

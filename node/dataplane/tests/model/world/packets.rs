@@ -4,12 +4,12 @@ use std::net::IpAddr;
 
 use super::{
     BACK, World, addr, far, ip,
-    kinds::{QUIET, SOURCELESS},
+    kinds::{QUIET, SOURCELESS, TOLD},
     steer::rare,
 };
 use crate::{
     coverage::{Coverage, HITS_AIMED_AT, ONCE_MET, WARMED_AIMED_AT, lacks_days, ways},
-    naive::{Conn, Listen, Mode, Sched, Service},
+    naive::{Conn, Listen, Mode, Sched, Service, Toa},
     packet::{Body, Pkt, Proto, Row},
 };
 
@@ -67,8 +67,16 @@ impl World {
         let mut left = (from..conns.len()).chain(0..from);
         let is_left = |at: &usize| !self.naive.is_known(&conns[*at]);
         let left = if lacks { left.find(is_left) } else { None };
-        let at = if let Some(left) = left {
-            left
+        let read = [false, true].map(|v6| self.naive.tally.toa.get(&(v6, Toa::Read)).copied());
+        let lacks_read = read.iter().any(|hits| hits.unwrap_or(0) < HITS_AIMED_AT);
+        let is_told = |at: &usize| matches!(conns[*at].service % 200, TOLD..160);
+        let told = if lacks_read && self.random.percent(6) {
+            (0..conns.len()).rev().find(is_told)
+        } else {
+            None
+        };
+        let at = if let Some(at) = left.or(told) {
+            at
         } else if self.random.percent(50) {
             conns.len() - 1 - self.random.below(recent)
         } else {
