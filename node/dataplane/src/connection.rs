@@ -555,31 +555,22 @@ impl Connection {
     /// Counts an inbound packet carried by `worker`; returns the new count.
     #[inline(always)]
     pub fn count_in(&self, worker: usize) -> u64 {
-        let (pkts, low) = (self.hot(slab::PKTS), u64::from(u32::MAX));
-        let next = |pkts: u64| pkts & !low | pkts.wrapping_add(1) & low;
-        let old = if self.note_worker(worker, 0) {
-            let old = pkts.load(Ordering::Relaxed);
-            pkts.store(next(old), Ordering::Relaxed);
-            old
-        } else {
-            let next = |pkts: u64| Some(next(pkts));
-            let result = pkts.fetch_update(Ordering::Relaxed, Ordering::Relaxed, next);
-            result.unwrap_or_else(|old| old)
-        };
-        next(old) & low
+        self.note_worker(worker, 0);
+        let pkts = self.hot(slab::PKTS);
+        // Not read and then written: the slot may change hands between the two.
+        let old = pkts.fetch_add(1, Ordering::Relaxed);
+        if old as u32 == u32::MAX {
+            // What it carried over is not a return packet.
+            pkts.fetch_sub(1 << 32, Ordering::Relaxed);
+        }
+        u64::from((old as u32).wrapping_add(1))
     }
 
     /// Counts a return packet carried by `worker`; returns the new count.
     #[inline(always)]
     pub fn count_out(&self, worker: usize) -> u64 {
-        let pkts = self.hot(slab::PKTS);
-        let old = if self.note_worker(worker, 1) {
-            let old = pkts.load(Ordering::Relaxed);
-            pkts.store(old.wrapping_add(1 << 32), Ordering::Relaxed);
-            old
-        } else {
-            pkts.fetch_add(1 << 32, Ordering::Relaxed)
-        };
+        self.note_worker(worker, 1);
+        let old = self.hot(slab::PKTS).fetch_add(1 << 32, Ordering::Relaxed);
         (old >> 32).wrapping_add(1)
     }
 
@@ -591,10 +582,8 @@ impl Connection {
         (who(last), who(last >> 8))
     }
 
-    /// True when no other worker carries its packets: it may count without locking the bus. Of two
-    /// that change places at this moment one may miss a packet's count.
     #[inline(always)]
-    fn note_worker(&self, worker: usize, way: u32) -> bool {
+    fn note_worker(&self, worker: usize, way: u32) {
         const { assert!(crate::WORKERS_MAX < u8::MAX as usize) };
         let (last, shift) = (self.hot(slab::PEERS), way * 8);
         let mine = worker as u64 + 1;
@@ -602,10 +591,7 @@ impl Connection {
         if before >> shift & 0xff != mine {
             let new = |word: u64| Some(word & !(0xff << shift) | mine << shift);
             let _ = last.fetch_update(Ordering::SeqCst, Ordering::Relaxed, new);
-            return false;
         }
-        let other = before >> (8 - shift) & 0xff;
-        other == 0 || other == mine
     }
 
     /// Sets the inbound count (a replica starts at the `sync_threshold`, as in IPVS).
