@@ -4,7 +4,7 @@ use std::{
     fs::{self, File},
     io::{BufRead as _, BufReader},
     path::{Path, PathBuf},
-    process::{Child, Command, ExitStatus, Stdio},
+    process::{Child, ExitStatus, Stdio},
     sync::mpsc::{self, RecvTimeoutError},
     time::{Duration, Instant},
 };
@@ -98,9 +98,8 @@ struct Machine(Child);
 impl Machine {
     fn start(guest: &Guest, initramfs: &Path, folder: &Path) -> Result<Self> {
         let file = |name: &str| format!("file,id={name},path={}", folder.join(name).display());
-        let mut command = Command::new("setpriv");
         // Whatever becomes of us, no machine is left behind.
-        command.args(["--pdeathsig", "KILL", "qemu-system-x86_64"]);
+        let mut command = guest.image.emulator().command(&["--pdeathsig", "KILL"]);
         match guest.clock {
             Clock::Real => command.args(["-accel", "tcg,thread=multi"]),
             Clock::Instructions => {

@@ -10,6 +10,8 @@
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod cache;
+mod emulator;
 mod first;
 mod guest;
 mod image;

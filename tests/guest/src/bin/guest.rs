@@ -25,7 +25,7 @@ struct Options {
     /// NAME=VALUE for the program's environment; more than one may be given.
     #[arg(long = "env", value_parser = assignment)]
     env: Vec<(String, String)>,
-    /// Only fetches the kernel, if it is not there.
+    /// Only fetches the kernel and the emulator, if they are not there.
     #[arg(long)]
     prepare: bool,
     /// The program.
