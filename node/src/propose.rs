@@ -74,7 +74,10 @@ pub(crate) enum ProposeError {
     /// It was proposed and not confirmed in time.
     #[error("not confirmed in time: {0}")]
     Unknown(String),
-    /// The Raft role has stopped, or refuses.
+    /// It cannot be done now, or not at all; nothing was changed.
+    #[error("{0}")]
+    Refused(String),
+    /// The Raft role has stopped.
     #[error("{0}")]
     Stopped(String),
 }
@@ -133,7 +136,8 @@ impl Proposer {
                 let nodes: Vec<u32> = nodes.iter().map(|n| n.0).collect();
                 match self.raft.promote(&nodes, PROMOTE_WITHIN).await {
                     Ok(()) => Answer::Promoted,
-                    Err(error) => Answer::Failed(ProposeError::Stopped(error.to_string())),
+                    Err(raft::ChangeError::Write(error)) => failed(error),
+                    Err(error) => Answer::Failed(ProposeError::Refused(error.to_string())),
                 }
             }
         }
@@ -232,6 +236,7 @@ fn failed(error: raft::ProposeError) -> Answer {
         E::NoQuorum { submitted: true, .. } | E::Timeout => {
             Answer::Failed(ProposeError::Unknown(error.to_string()))
         }
+        E::TooLarge { .. } => Answer::Failed(ProposeError::Refused(error.to_string())),
         _ => Answer::Failed(ProposeError::Stopped(error.to_string())),
     }
 }

@@ -32,9 +32,11 @@ pub fn reason_code(reason: Reason) -> Code {
         Reason::OutcomeUnknown => Code::DeadlineExceeded,
         Reason::NotFound => Code::NotFound,
         Reason::Denied => Code::PermissionDenied,
-        Reason::NotAMember | Reason::AlreadyMember | Reason::MoveRefused | Reason::NodeInUse => {
-            Code::FailedPrecondition
-        }
+        Reason::NotAMember
+        | Reason::AlreadyMember
+        | Reason::MoveRefused
+        | Reason::NodeInUse
+        | Reason::NotReady => Code::FailedPrecondition,
         Reason::BadToken => Code::Unauthenticated,
         Reason::LocalFailure => Code::Internal,
     }

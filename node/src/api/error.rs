@@ -40,6 +40,9 @@ pub(crate) fn propose_failure(error: &ProposeError) -> Status {
             Reason::OutcomeUnknown,
             "it may or may not take effect; look with `clusterctl status` before trying again",
         ),
+        ProposeError::Refused(_) => {
+            (Reason::NotReady, "nothing was changed; `clusterctl status` shows what there is")
+        }
         ProposeError::Stopped(_) => (
             Reason::LocalFailure,
             "the Raft role of a node has stopped; its log says why. Forwarding goes on",

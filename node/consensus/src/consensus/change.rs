@@ -150,9 +150,28 @@ impl<S: StateMachine> Consensus<S> {
         }
     }
 
+    /// Changes the membership, after a change that is under way: with a quorum, that takes
+    /// milliseconds.
+    async fn change(
+        &self,
+        change: ChangeMembers<u64, NodeInfo>,
+        timeout: Duration,
+    ) -> Result<(), ChangeError> {
+        let started = Instant::now();
+        loop {
+            let left = timeout.saturating_sub(started.elapsed());
+            match self.change_now(change.clone(), left).await {
+                Err(ChangeError::InProgress) if left > CHECK_INTERVAL => {
+                    tokio::time::sleep(CHECK_INTERVAL).await;
+                }
+                done => return done,
+            }
+        }
+    }
+
     /// Runs a change in a task of its own: one that was begun goes on when the caller has given
     /// up, else it would stop half way, with two sets of voters.
-    async fn change(
+    async fn change_now(
         &self,
         change: ChangeMembers<u64, NodeInfo>,
         timeout: Duration,

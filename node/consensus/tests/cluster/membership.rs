@@ -52,6 +52,30 @@ async fn a_cluster_grows_from_one_voter_by_way_of_learners() {
     cluster.stop_all().await;
 }
 
+/// An operator promotes a node while the leader adds another by itself.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn changes_that_meet_follow_each_other() {
+    let cluster = Cluster::new(SnapshotPolicy::default());
+    for node in 1..=5 {
+        cluster.create(node).await;
+    }
+    let first = cluster.node(1);
+    first.bootstrap("node 1").await.unwrap();
+    for node in [2, 3] {
+        first.add_learner(node, &format!("node {node}"), PATIENCE).await.unwrap();
+    }
+    let (two, three, four, five) = tokio::join!(
+        first.promote(&[2], PATIENCE),
+        first.promote(&[3], PATIENCE),
+        first.add_learner(4, "node 4", PATIENCE),
+        first.add_learner(5, "node 5", PATIENCE),
+    );
+    assert_eq!([two, three, four, five], [Ok(()), Ok(()), Ok(()), Ok(())]);
+    let membership = first.membership();
+    assert_eq!((membership.voters, membership.learners), ([1, 2, 3].into(), [4, 5].into()));
+    cluster.stop_all().await;
+}
+
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_learner_that_is_not_there_does_not_become_a_voter() {
     let cluster = Cluster::new(SnapshotPolicy::default());
