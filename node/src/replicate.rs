@@ -209,8 +209,8 @@ async fn stream(
     stream.write_frame(&sender.hello()).await?;
     let hello = tokio::time::timeout(HELLO_WITHIN, stream.read_frame()).await??;
     let hello = hello.ok_or_else(|| anyhow::anyhow!("closed before its first frame"))?;
-    let boot = check_hello(inner.local, peer, &hello)?.boot;
-    sender.handle_stream_up(clock::now_ns(), boot);
+    let hello = check_hello(inner.local, peer, &hello)?;
+    sender.handle_stream_up(clock::now_ns(), &hello);
     let (mut writer, mut reader) = stream.split();
     let mut noted = Instant::now();
     loop {
@@ -284,8 +284,14 @@ async fn apply(inner: &Inner, peer: NodeId, mut stream: PeerStream) -> anyhow::R
     let mut receiver = Receiver::new(inner.local, peer, &first, copies, dirty)?;
     stream.write_frame(&receiver.hello()).await?;
     let (mut writer, mut reader) = stream.split();
+    let mut refused = 0;
     while let Some(frame) = reader.read_frame().await? {
         let reply = receiver.handle_frame(clock::now_ns(), &*inner.shared, &frame)?;
+        if receiver.metrics().digests_refused > refused {
+            refused = receiver.metrics().digests_refused;
+            let shard = receiver.shard();
+            warn!(%peer, shard, "the copy differs from what its holder sent: a snapshot is asked for");
+        }
         note_received(inner, peer, &receiver);
         if !reply.ack.is_empty() {
             writer.write_frame(&reply.ack).await?;

@@ -502,6 +502,17 @@ impl Connection {
         self.hot(slab::PEERS).fetch_or(u64::from(peers) << 32, Ordering::SeqCst);
     }
 
+    /// The peers of these bits were not sent this record after all.
+    pub fn forget_sent_to(&self, peers: u32) {
+        self.hot(slab::PEERS).fetch_and(!(u64::from(peers) << 32), Ordering::SeqCst);
+    }
+
+    /// The snapshot generation that last confirmed it, if the holder sent it.
+    #[must_use]
+    pub fn confirmed_by(&self) -> Option<u64> {
+        (self.provenance() == Provenance::Replica).then(|| self.snapshot().into())
+    }
+
     /// The state that was copied to the peers last (IPVS `old_state`).
     #[must_use]
     #[inline]

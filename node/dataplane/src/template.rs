@@ -73,6 +73,14 @@ pub struct TemplateReplica {
     pub snapshot: u64,
 }
 
+impl Template {
+    /// The snapshot generation that last confirmed it, if the holder sent it.
+    #[must_use]
+    pub fn confirmed_by(&self) -> Option<u64> {
+        (self.provenance == Provenance::Replica).then_some(self.snapshot)
+    }
+}
+
 impl Persistence {
     /// The network of a client, by its lowest address.
     #[must_use]

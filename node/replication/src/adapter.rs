@@ -15,7 +15,7 @@ use steadfast_dataplane::{
 use steadfast_model::{Epoch, GroupId, ServerId, ServiceId};
 
 use crate::{
-    Applied, Authority, Deleted, FLAG_UNASSURED, Key, PROTOCOL_SCTP, PROTOCOL_TCP,
+    Applied, Authority, Deleted, FLAG_UNASSURED, Key, Life, PROTOCOL_SCTP, PROTOCOL_TCP,
     PROTOCOL_TEMPLATE, PROTOCOL_UDP, Record, Slot, Table, shard_of,
 };
 
@@ -40,7 +40,12 @@ impl Table for Shared {
             let (state, is_proven) = (connection.state(), !connection.is_unproven());
             let record = record_of(*key, &connection, state);
             if !connection.is_dead() {
-                return (is_proven && state.class() != Class::HalfOpen).then_some(record);
+                let is_apt = is_proven && state.class() != Class::HalfOpen;
+                if !is_apt {
+                    // Never sent, then: a conversation does not become half-open again.
+                    connection.forget_sent_to(slot.bit());
+                }
+                return is_apt.then_some(record);
             }
         }
         None
@@ -68,6 +73,54 @@ impl Table for Shared {
             }
         }
         next
+    }
+
+    fn walk_lives(
+        &self,
+        shard: u8,
+        cursor: Cursor,
+        limit: usize,
+        visit: &mut dyn FnMut(&Life),
+    ) -> Option<Cursor> {
+        let (templates, found, next) = self.table.walk_all(cursor, limit);
+        for template in templates {
+            let key = key_of_template(&template.record.key);
+            if shard_of(&key) == shard {
+                visit(&Life {
+                    key,
+                    group: GroupId(template.record.group.0),
+                    server: ServerId(template.record.server.0),
+                    incarnation: template.record.incarnation,
+                    sent_to: template.sent_to,
+                    snapshot: template.confirmed_by(),
+                });
+            }
+        }
+        for connection in found {
+            let record = connection.record();
+            let key = key_of(&record.key);
+            let is_apt = connection.state().class() != Class::HalfOpen && !connection.is_unproven();
+            if shard_of(&key) != shard || !is_apt {
+                continue;
+            }
+            let life = Life {
+                key,
+                group: GroupId(record.group.0),
+                server: ServerId(record.server.0),
+                incarnation: record.incarnation,
+                sent_to: connection.sent_to(),
+                snapshot: connection.confirmed_by(),
+            };
+            // What was read of a slot that changed hands meanwhile is nobody's.
+            if !connection.is_dead() {
+                visit(&life);
+            }
+        }
+        next
+    }
+
+    fn entries(&self) -> usize {
+        self.table.len() + self.table.templates.len()
     }
 
     fn apply(&self, record: &Record, authority: &Authority) -> Applied {

@@ -167,6 +167,18 @@ impl Copies {
         inner.holes.insert((from.node, from.shard, group));
     }
 
+    /// The stamp of what belongs to this copy, when it can be compared with what its holder has: the
+    /// end of a snapshot was applied, nothing is missing, and `epoch` is the group's.
+    pub(crate) fn comparable(&self, group: GroupId, epoch: Epoch, from: Stream) -> Option<u64> {
+        let inner = self.lock();
+        if inner.epochs.get(&group) != Some(&epoch) {
+            return None;
+        }
+        let copy = inner.copies.get(&group).filter(|copy| copy.is_of(from))?;
+        let shard = copy.shards.get(usize::from(from.shard))?;
+        (shard.ended_ns.is_some() && !shard.hole).then_some(shard.generation)
+    }
+
     /// Groups with a hole, for which the holder is to be asked for a new snapshot now. Asked for
     /// with any batch, because room may come without a record that tries it.
     pub(crate) fn due_resyncs(&self, from: Stream, now_ns: u64, most: usize) -> Vec<GroupId> {

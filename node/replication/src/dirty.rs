@@ -229,6 +229,14 @@ impl DirtySet {
         self.shard_at(shard).lanes.get(&slot).map_or(0, |lane| lane.order.len())
     }
 
+    /// Calls `visit` for the keys whose end a peer is still to be told.
+    pub(crate) fn each_deleted(&self, shard: u8, slot: Slot, mut visit: impl FnMut(&Key)) {
+        let shard = self.shard_at(shard);
+        let Some(lane) = shard.lanes.get(&slot).filter(|lane| lane.deletes > 0) else { return };
+        let deleted = lane.pending.iter().filter(|(_, pending)| pending.deleted.is_some());
+        deleted.for_each(|(key, _)| visit(key));
+    }
+
     /// How many keys were ever queued and taken: what stands in the lane now has been taken when
     /// the second number reaches the present first one.
     pub(crate) fn progress(&self, shard: u8, slot: Slot) -> (u64, u64) {

@@ -25,6 +25,8 @@
 //!   come back to [`Sender::handle_ack`]. At its end [`Sender::handle_stream_down`].
 //! - Incoming stream: [`Receiver::new`] with its first frame, write [`Receiver::hello`], then for
 //!   each frame [`Receiver::handle_frame`], and write the acknowledgement back.
+//! - Every [`DIGEST_INTERVAL_NS`] a sender says by digests what its peer should have, and a copy that
+//!   differs twice in the same place asks for a snapshot.
 //! - Sweeps wait for [`SWEEP_DELAY_NS`] after a take-over, for the survivors' donations.
 //!
 //! Pure: no sockets, no clock, no async. Times are nanoseconds of one monotone clock per node.
@@ -33,6 +35,7 @@
 
 pub mod adapter;
 mod copies;
+mod digest;
 mod dirty;
 mod hook;
 mod metrics;
@@ -45,6 +48,7 @@ mod transit;
 pub mod wire;
 
 pub use copies::{Completeness, Copies, FRESH_NS};
+pub use digest::{Life, RANGES, Ranges};
 pub use dirty::{DirtyMetrics, DirtySet, LANE_DELETES_MAX, LANE_KEYS_MAX, PEERS_MAX};
 pub use hook::ReplicationHook;
 pub use metrics::{ReceiverMetrics, SenderMetrics};
@@ -54,8 +58,8 @@ pub use record::{
     Record, SHARDS, STATE_MAX, shard_of,
 };
 pub use sender::{
-    AckError, BATCH_INTERVAL_NS, BATCH_RECORDS_MAX, GroupRole, HEARTBEAT_NS, SWEEP_DELAY_NS,
-    Sender, WALK_ENTRIES_MAX, WINDOW_BATCHES,
+    AckError, BATCH_INTERVAL_NS, BATCH_RECORDS_MAX, DIGEST_INTERVAL_NS, GroupRole, HEARTBEAT_NS,
+    SWEEP_DELAY_NS, Sender, WALK_ENTRIES_MAX, WINDOW_BATCHES,
 };
 pub use steadfast_dataplane::Cursor;
 pub use table::{Applied, Authority, Deleted, Slot, Table};

@@ -39,6 +39,8 @@ pub struct SenderMetrics {
     pub remarked: u64,
     /// Keys that were dropped because this node no longer sends their group to the peer.
     pub dropped: u64,
+    /// Digests sent.
+    pub digests: u64,
 }
 
 /// Receiving from one peer, one shard.
@@ -70,6 +72,12 @@ pub struct ReceiverMetrics {
     pub rejected_unfit: u64,
     /// Records and deletes whose key does not belong to the stream's shard.
     pub rejected_shard: u64,
+    /// Digests compared with what is here to their end.
+    pub digests: u64,
+    /// Those of them that differed in some range, be it for a moment.
+    pub digests_differed: u64,
+    /// Those for which a snapshot was asked, because the same range differed twice.
+    pub digests_refused: u64,
 }
 
 impl SenderMetrics {
@@ -93,6 +101,7 @@ impl SenderMetrics {
         self.breaks += other.breaks;
         self.remarked += other.remarked;
         self.dropped += other.dropped;
+        self.digests += other.digests;
     }
 }
 
@@ -112,5 +121,8 @@ impl ReceiverMetrics {
         self.rejected_full += other.rejected_full;
         self.rejected_unfit += other.rejected_unfit;
         self.rejected_shard += other.rejected_shard;
+        self.digests += other.digests;
+        self.digests_differed += other.digests_differed;
+        self.digests_refused += other.digests_refused;
     }
 }

@@ -9,6 +9,7 @@
 //! Does not guarantee anything about a peer that lies within its own groups: peers are trusted
 //! members, authenticated below.
 
+mod check;
 #[cfg(test)]
 mod tests;
 
@@ -20,6 +21,7 @@ use thiserror::Error;
 use crate::{
     Applied, Authority, Copies, Deleted, DirtySet, Key, ReceiverMetrics, Record, Table,
     copies::Stream,
+    receiver::check::Check,
     shard_of,
     transit::Transit,
     wire::{ACK_GROUPS_MAX, Ack, Batch, GroupHeader, Hello, Item, Message, WireError},
@@ -104,6 +106,7 @@ pub struct Receiver {
     dirty: Arc<DirtySet>,
     last_seq: u64,
     transit: Transit,
+    check: Check,
     metrics: ReceiverMetrics,
 }
 
@@ -124,10 +127,11 @@ impl Receiver {
         let from = Stream { node: peer, boot: hello.boot, shard: hello.shard };
         copies.note_boot(from.node, from.boot);
         let (transit, metrics) = Default::default();
-        Ok(Self { local, from, copies, dirty, last_seq: 0, transit, metrics })
+        let check = Check::new(local.cluster);
+        Ok(Self { local, from, copies, dirty, last_seq: 0, transit, check, metrics })
     }
 
-    /// Applies a frame and returns what to write back.
+    /// Applies a frame and returns what to write back; nothing for a digest.
     ///
     /// # Errors
     ///
@@ -144,6 +148,14 @@ impl Receiver {
         let node = self.from.node;
         let batch = match Message::decode(frame) {
             Ok(Message::Batch(batch)) => batch,
+            Ok(Message::Digest(digest)) if digest.seq == self.last_seq => {
+                self.begin_check(digest);
+                return Ok(Reply::default());
+            }
+            Ok(Message::Digest(digest)) => {
+                let (got, want) = (digest.seq, self.last_seq);
+                return Err(ReceiveError::Sequence { node, got, want });
+            }
             Ok(_) => return Err(ReceiveError::Unexpected { node, want: "a batch" }),
             Err(source) => return Err(ReceiveError::Wire { node, source }),
         };
@@ -155,6 +167,7 @@ impl Receiver {
         let mut reply = Reply::default();
         let mut ack = Ack { seq: batch.seq, ..Ack::default() };
         self.apply(now_ns, table, &batch, &mut ack, &mut reply);
+        self.step_check(table);
         self.copies.note_batch(self.from, self.transit.fresh_ns(now_ns, &batch));
         ack.resync = self.copies.due_resyncs(self.from, now_ns, ACK_GROUPS_MAX);
         reply.ack = ack.encode();
@@ -165,7 +178,7 @@ impl Receiver {
     #[must_use]
     pub fn hello(&self) -> Vec<u8> {
         let Local { cluster, node, boot } = self.local;
-        Hello { cluster, node, boot, shard: self.from.shard }.encode()
+        Hello::new(cluster, node, boot, self.from.shard).encode()
     }
 
     /// The shard of the stream.
@@ -219,6 +232,7 @@ impl Receiver {
                 // Only a holder's snapshot says what does *not* exist.
                 _ if header.donated => {}
                 Item::Begin { snapshot, .. } => {
+                    self.check.abort();
                     self.copies.begin(header.group, self.from, *snapshot);
                     // What follows in this very batch belongs to the new snapshot.
                     let generation = self.generation(header);
@@ -236,6 +250,7 @@ impl Receiver {
                 }
                 Item::Sweep { snapshot, .. } => {
                     if self.copies.may_sweep(header.group, self.from, *snapshot) {
+                        self.check.abort();
                         let swept = table.sweep(header.group, self.from.shard, &authority);
                         self.metrics.swept += swept as u64;
                     }
@@ -274,6 +289,7 @@ impl Receiver {
             self.metrics.rejected_shard += 1;
             return;
         }
+        self.check.touch(&record.key);
         match table.apply(record, authority) {
             Applied::Inserted | Applied::Updated | Applied::Replaced => {
                 self.metrics.applied += 1;
@@ -315,6 +331,7 @@ impl Receiver {
             self.metrics.deletes_kept += 1;
             return;
         }
+        self.check.touch(key);
         match table.delete(key, incarnation, authority) {
             Deleted::Removed => self.metrics.deleted += 1,
             Deleted::Kept => self.metrics.deletes_kept += 1,

@@ -15,6 +15,7 @@
 mod group;
 #[cfg(test)]
 mod tests;
+mod verify;
 mod walk;
 
 use std::{
@@ -26,13 +27,18 @@ pub use group::GroupRole;
 use group::{Group, Phase, SweepState};
 use steadfast_model::{BootId, GroupId};
 use thiserror::Error;
+pub use verify::DIGEST_INTERVAL_NS;
+use verify::Verify;
 
 use crate::{
     DirtySet, Key, SHARDS, SenderMetrics, Slot, Table,
     dirty::{Feed, Pending},
     receiver::Local,
     sender::walk::Walk,
-    wire::{Ack, BATCH_BYTES_MAX, BatchWriter, GroupHeader, Hello, Message, WireError},
+    wire::{
+        Ack, BATCH_BYTES_MAX, BatchWriter, DIGEST_BYTES_MAX, GroupHeader, Hello, Message,
+        OLDEST_VERSION, WireError,
+    },
 };
 
 /// A batch is written at the latest after this.
@@ -103,6 +109,9 @@ pub struct Sender {
     peer_boot: Option<BootId>,
     /// Since when changes wait that did not fit into a batch.
     behind_since_ns: Option<u64>,
+    /// Spoken on the stream.
+    version: u8,
+    verify: Verify,
     metrics: SenderMetrics,
 }
 
@@ -122,13 +131,18 @@ impl Sender {
             stream: None,
             peer_boot: None,
             behind_since_ns: None,
+            version: OLDEST_VERSION,
+            verify: Verify::default(),
             metrics: SenderMetrics::default(),
         }
     }
 
     /// The stream is up and the peer has said hello.
-    pub fn handle_stream_up(&mut self, now_ns: u64, peer_boot: BootId) {
+    pub fn handle_stream_up(&mut self, now_ns: u64, hello: &Hello) {
+        let peer_boot = hello.boot;
         self.handle_stream_down(now_ns);
+        self.version = hello.agreed();
+        self.verify.begin(now_ns);
         self.unsettled = true;
         let restarted = self.peer_boot.is_some_and(|boot| boot != peer_boot);
         if restarted {
@@ -154,6 +168,7 @@ impl Sender {
         self.metrics.breaks += 1;
         self.unsettled = true;
         self.walk = None;
+        self.verify.abort();
         for group in self.groups.values_mut() {
             if !matches!(group.phase, Phase::Done { .. }) {
                 group.want_again();
@@ -180,6 +195,7 @@ impl Sender {
             GroupRole::Send { .. } => Feed::Deltas,
             GroupRole::Donate { .. } => Feed::Donations,
         };
+        self.verify.abort();
         // First, so that no change falls between the walk and the deltas.
         self.dirty.set_feed(self.shard, self.slot, group, feed);
         let phase = match (role, old) {
@@ -240,6 +256,9 @@ impl Sender {
         if self.unsettled {
             self.settle(seq);
         }
+        if !fenced.is_empty() || !resync.is_empty() {
+            self.verify.abort();
+        }
         for group in fenced {
             let Some(group) = self.groups.get_mut(&group) else { continue };
             if seq <= group.older_until_seq {
@@ -283,6 +302,7 @@ impl Sender {
             self.groups.values_mut().for_each(Group::want_again);
             self.unsettled = true;
             self.walk = None;
+            self.verify.abort();
         }
         let idle_ns = last_sent_ns.map(|at| now_ns.saturating_sub(at));
         let work = waiting > 0 || self.has_marks_to_write(now_ns);
@@ -295,7 +315,7 @@ impl Sender {
         };
         let mut writer = BatchWriter::new(room.min(BATCH_BYTES_MAX));
         if !due || !writer.has_room() {
-            return None;
+            return if room < DIGEST_BYTES_MAX { None } else { self.poll_digest(now_ns, table) };
         }
         let mut items = Vec::new();
         self.write_deltas(table, &mut writer, &mut items);
@@ -315,6 +335,7 @@ impl Sender {
         let heartbeat = last_ns.saturating_add(HEARTBEAT_NS);
         let busy = self.walk.is_some()
             || self.wants_walk()
+            || self.verify.is_under_way()
             || self.dirty.waiting(self.shard, self.slot) > 0;
         let soon = last_ns.saturating_add(BATCH_INTERVAL_NS);
         Some(if busy { soon } else { heartbeat })
@@ -324,7 +345,7 @@ impl Sender {
     #[must_use]
     pub fn hello(&self) -> Vec<u8> {
         let Local { cluster, node, boot } = self.local;
-        Hello { cluster, node, boot, shard: self.shard }.encode()
+        Hello::new(cluster, node, boot, self.shard).encode()
     }
 
     /// The shard.
@@ -410,6 +431,7 @@ impl Sender {
         }
         if writer.items() > before {
             items.push((*key, pending));
+            self.verify.touch(self.hasher(), key);
         }
     }
 

@@ -6,7 +6,7 @@
 use steadfast_dataplane::Cursor;
 use steadfast_model::{Epoch, GroupId};
 
-use crate::{Key, Record};
+use crate::{Key, Life, Record};
 
 /// Under whose authority a record arrives.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -67,6 +67,19 @@ pub trait Table {
         limit: usize,
         visit: &mut dyn FnMut(&Key, GroupId),
     ) -> Option<Cursor>;
+
+    /// As [`Self::walk`], with what a digest is made of. Only connections that are fit to be copied
+    /// are visited.
+    fn walk_lives(
+        &self,
+        shard: u8,
+        cursor: Cursor,
+        limit: usize,
+        visit: &mut dyn FnMut(&Life),
+    ) -> Option<Cursor>;
+
+    /// Connections and templates in the table, roughly.
+    fn entries(&self) -> usize;
 
     /// Merges a record in.
     fn apply(&self, record: &Record, authority: &Authority) -> Applied;

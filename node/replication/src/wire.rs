@@ -5,9 +5,10 @@
 //! [`Hello`], then acknowledgements.
 //!
 //! ```text
-//! hello   01 version:u8 cluster:u64 node:u32 boot:u64 shard:u8 shards:u8          (big-endian)
+//! hello   01 version:u8 oldest:u8 cluster:u64 node:u32 boot:u64 shard:u8 shards:u8 (big-endian)
 //! batch   02 seq sent_ms age_ms base count { group generation grant claim node flags }*  item*
 //! ack     03 seq count { group }* count { group }*     (to be sent again; fenced)
+//! digest  04 seq count { group header as above }* { known:u8 }*32 { digest:u64 }*     (big-endian)
 //! item    head:u8 [header_index]
 //!           0 record   place state|flags<<4 client port vip port service server  incarnation
 //!           1 delete   client port vip port incarnation
@@ -22,25 +23,44 @@
 //! Numbers without a width are LEB128 varints; an incarnation is the zigzag difference to the
 //! batch's `base`. A typical IPv4 record takes 24 bytes or less.
 //!
+//! # Versions
+//!
+//! A hello says the version its sender speaks and the oldest one that it still speaks. Both sides
+//! then speak the lower of the two versions, so nodes of two releases work together as long as
+//! [`OLDEST_VERSION`] of the newer one is not above the version of the older one. A hello of a newer
+//! version may be longer: what is not known of it is not read.
+//!
+//! | version | more than the one before |
+//! |---|---|
+//! | 1 | |
+//! | 2 | digests |
+//!
 //! Guarantees: decoding never panics and allocates no more than a constant times its input, which
 //! is bounded by [`BATCH_BYTES_MAX`]; what is encoded decodes to the same. Does not guarantee that
 //! a record makes sense: that is for the table to judge.
 
 mod batch;
 mod cursor;
+mod digest;
 mod error;
 #[cfg(test)]
 mod tests;
 
 pub use batch::{Batch, BatchWriter, GroupHeader, Item};
 use cursor::{Reader, put_varint};
+pub(crate) use digest::DIGEST_BYTES_MAX;
+pub use digest::Digest;
 pub use error::WireError;
 use steadfast_model::{BootId, GroupId, NodeId};
 
 use crate::SHARDS;
 
 /// Raised with every change that an older decoder would misread.
-pub const VERSION: u8 = 1;
+pub const VERSION: u8 = 2;
+/// The oldest version that this release speaks.
+pub const OLDEST_VERSION: u8 = 1;
+/// From this version on, digests are sent.
+pub(crate) const DIGEST_VERSION: u8 = 2;
 /// A batch is never larger; a longer frame is refused unread.
 pub const BATCH_BYTES_MAX: usize = 32 << 10;
 /// Group headers of one batch.
@@ -51,10 +71,15 @@ pub const ACK_GROUPS_MAX: usize = GROUPS_PER_BATCH_MAX;
 const TYPE_HELLO: u8 = 1;
 const TYPE_BATCH: u8 = 2;
 const TYPE_ACK: u8 = 3;
+const TYPE_DIGEST: u8 = 4;
 
 /// The first frame in each direction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Hello {
+    /// The version the sender would like to speak.
+    pub version: u8,
+    /// The oldest version it speaks.
+    pub oldest: u8,
     /// The cluster's random number.
     pub cluster: u64,
     /// Who is speaking.
@@ -66,11 +91,23 @@ pub struct Hello {
 }
 
 impl Hello {
+    /// What this release says.
+    #[must_use]
+    pub fn new(cluster: u64, node: NodeId, boot: BootId, shard: u8) -> Self {
+        Self { version: VERSION, oldest: OLDEST_VERSION, cluster, node, boot, shard }
+    }
+
+    /// The version that is spoken on the stream.
+    #[must_use]
+    pub fn agreed(&self) -> u8 {
+        self.version.min(VERSION)
+    }
+
     /// The frame.
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
-        let mut out = Vec::with_capacity(24);
-        out.extend_from_slice(&[TYPE_HELLO, VERSION]);
+        let mut out = Vec::with_capacity(25);
+        out.extend_from_slice(&[TYPE_HELLO, self.version, self.oldest]);
         out.extend_from_slice(&self.cluster.to_be_bytes());
         out.extend_from_slice(&self.node.0.to_be_bytes());
         out.extend_from_slice(&self.boot.0.to_be_bytes());
@@ -79,9 +116,9 @@ impl Hello {
     }
 
     fn decode(r: &mut Reader<'_>) -> Result<Self, WireError> {
-        let version = r.u8("version")?;
-        if version != VERSION {
-            return Err(WireError::Version { got: version, want: VERSION });
+        let (version, oldest) = (r.u8("version")?, r.u8("oldest version")?);
+        if version < OLDEST_VERSION || oldest > VERSION {
+            return Err(WireError::Version { theirs: (oldest, version) });
         }
         let cluster = u64::from_be_bytes(r.array("cluster")?);
         let node = NodeId(u32::from_be_bytes(r.array("node")?));
@@ -90,7 +127,10 @@ impl Hello {
         if shards != SHARDS || shard >= SHARDS {
             return Err(WireError::Shard { shard, shards, want: SHARDS });
         }
-        Ok(Self { cluster, node, boot, shard })
+        if version > VERSION {
+            r.skip_rest();
+        }
+        Ok(Self { version, oldest, cluster, node, boot, shard })
     }
 }
 
@@ -142,6 +182,8 @@ pub enum Message {
     Batch(Batch),
     /// How far they were applied.
     Ack(Ack),
+    /// What the receiver should have now.
+    Digest(Digest),
 }
 
 impl Message {
@@ -159,6 +201,7 @@ impl Message {
             TYPE_HELLO => Self::Hello(Hello::decode(&mut r)?),
             TYPE_BATCH => return Ok(Self::Batch(Batch::decode(r)?)),
             TYPE_ACK => Self::Ack(Ack::decode(&mut r)?),
+            TYPE_DIGEST => Self::Digest(Digest::decode(&mut r)?),
             got => return Err(WireError::Type { got }),
         };
         if !r.is_empty() {

@@ -515,6 +515,7 @@ fn replication(member: &Member, state: &ClusterState) -> Vec<v1::ReplicationPeer
             add("snapshots_sent", metrics.snapshots_done);
             add("snapshots_pending", metrics.snapshots_pending);
             add("breaks", metrics.breaks);
+            add("digests_sent", metrics.digests);
         }
         for metrics in received {
             add("batches_received", metrics.batches);
@@ -527,6 +528,9 @@ fn replication(member: &Member, state: &ClusterState) -> Vec<v1::ReplicationPeer
             add("rejected_epoch", metrics.rejected_epoch);
             add("rejected_holder", metrics.rejected_holder);
             add("rejected_full", metrics.rejected_full);
+            add("digests_compared", metrics.digests);
+            add("digests_differed", metrics.digests_differed);
+            add("digests_refused", metrics.digests_refused);
         }
         v1::ReplicationPeer {
             node: Some(node_ref(state, *peer)),

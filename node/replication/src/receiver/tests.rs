@@ -12,7 +12,7 @@ const EPOCH: Epoch = Epoch { generation: 1, grant_index: 2, claim: 3, node: PEER
 const HEADER: GroupHeader = GroupHeader { group: GroupId(1), epoch: EPOCH, donated: false };
 
 fn hello(from: Local, shard: u8) -> Vec<u8> {
-    Hello { cluster: from.cluster, node: from.node, boot: from.boot, shard }.encode()
+    Hello::new(from.cluster, from.node, from.boot, shard).encode()
 }
 
 fn receiver(shard: u8) -> Receiver {

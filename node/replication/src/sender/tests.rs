@@ -6,15 +6,17 @@ use steadfast_dataplane::Cursor;
 use steadfast_model::{Epoch, NodeId, ServerId, ServiceId};
 
 use super::*;
-use crate::{Applied, Authority, Deleted, PROTOCOL_TCP, Record, shard_of, wire::Item};
+use crate::{
+    Applied, Authority, Deleted, Life, PROTOCOL_TCP, Ranges, Record, shard_of, wire::Item,
+};
 
 const G: GroupId = GroupId(1);
 const MS: u64 = NS_PER_MS;
 const EPOCH: Epoch = Epoch { generation: 1, grant_index: 2, claim: 3, node: NodeId(1) };
 
-/// Holds keys; a walk looks at all of them in one step.
+/// Holds keys, and those that the peer was not sent; a walk looks at all of them in one step.
 #[derive(Default)]
-struct Keys(RefCell<Vec<Key>>);
+struct Keys(RefCell<Vec<Key>>, RefCell<Vec<Key>>);
 
 impl Table for Keys {
     fn get(&self, key: &Key, _: Slot) -> Option<Record> {
@@ -43,6 +45,31 @@ impl Table for Keys {
         None
     }
 
+    fn walk_lives(
+        &self,
+        _: u8,
+        _: Cursor,
+        _: usize,
+        visit: &mut dyn FnMut(&Life),
+    ) -> Option<Cursor> {
+        let life = |key: &Key| Life {
+            key: *key,
+            group: G,
+            server: ServerId(1),
+            incarnation: 1,
+            sent_to: u32::MAX,
+            snapshot: None,
+        };
+        self.0.borrow().iter().for_each(|key| visit(&life(key)));
+        let unsent = |key: &Key| Life { sent_to: 0, ..life(key) };
+        self.1.borrow().iter().for_each(|key| visit(&unsent(key)));
+        None
+    }
+
+    fn entries(&self) -> usize {
+        self.0.borrow().len()
+    }
+
     fn apply(&self, _: &Record, _: &Authority) -> Applied {
         Applied::Kept
     }
@@ -54,6 +81,10 @@ impl Table for Keys {
     fn sweep(&self, _: GroupId, _: u8, _: &Authority) -> usize {
         0
     }
+}
+
+fn peer_hello() -> Hello {
+    Hello::new(1, NodeId(2), BootId(9), 0)
 }
 
 fn keys(count: usize) -> Vec<Key> {
@@ -88,7 +119,7 @@ impl Rig {
         let mut rig = Self::new();
         rig.sender.handle_role(rig.now, G, GroupRole::Send { epoch: EPOCH });
         rig.now += SWEEP_DELAY_NS;
-        rig.sender.handle_stream_up(rig.now, BootId(9));
+        rig.sender.handle_stream_up(rig.now, &peer_hello());
         let (frame, _) = rig.poll().unwrap();
         assert_eq!(rig.names(&frame), ["begin", "end", "sweep"]);
         rig.ack(1).unwrap();
@@ -245,11 +276,11 @@ fn a_stream_that_breaks_within_a_snapshot_begins_it_anew() {
     let mut rig = Rig::new();
     keys(2000).iter().for_each(|key| rig.change(key));
     rig.sender.handle_role(rig.now, G, GroupRole::Send { epoch: EPOCH });
-    rig.sender.handle_stream_up(rig.now, BootId(9));
+    rig.sender.handle_stream_up(rig.now, &peer_hello());
     let (frame, _) = rig.poll().unwrap();
     assert_eq!(rig.names(&frame)[0], "begin");
     rig.sender.handle_stream_down(rig.now);
-    rig.sender.handle_stream_up(rig.now, BootId(9));
+    rig.sender.handle_stream_up(rig.now, &peer_hello());
     let (frame, seq) = rig.poll().unwrap();
     assert_eq!((rig.names(&frame)[0], seq), ("begin", 1));
     let mut last = frame;
@@ -274,7 +305,7 @@ fn what_waited_through_a_break_is_as_old_as_the_first_batch_that_was_lost() {
     rig.sender.handle_stream_down(rig.now);
     keys[1..].iter().for_each(|key| rig.change(key));
     rig.now += 500 * MS;
-    rig.sender.handle_stream_up(rig.now, BootId(9));
+    rig.sender.handle_stream_up(rig.now, &peer_hello());
     let (frame, _) = rig.poll().unwrap();
     assert_eq!(rig.batch(&frame).age_ms, 540);
     let (frame, _) = rig.poll().unwrap();
@@ -296,4 +327,31 @@ fn who_was_fenced_and_holds_again_sends_a_new_snapshot() {
     rig.now += 2 * MS;
     let (frame, _) = rig.poll().unwrap();
     assert_eq!(rig.names(&frame), ["begin", "record", "end"]);
+}
+
+#[test]
+fn a_digest_is_of_what_was_sent_and_knows_not_what_ends_meanwhile() {
+    let mut rig = Rig::settled();
+    let keys = keys(20);
+    rig.table.0.borrow_mut().extend_from_slice(&keys[..10]);
+    rig.table.1.borrow_mut().extend_from_slice(&keys[10..]);
+    rig.now += DIGEST_INTERVAL_NS;
+    assert!(rig.poll().is_some(), "a heartbeat");
+    // It ends after the last batch: the peer has it, the table has not.
+    let ended = rig.table.0.borrow_mut().remove(3);
+    rig.dirty.mark_deleted(&ended, G, 1, u32::MAX);
+    let frame = rig.sender.poll_transmit(rig.now, &rig.table, BATCH_BYTES_MAX).unwrap();
+    let Ok(Message::Digest(digest)) = Message::decode(&frame) else { panic!("{frame:?}") };
+    let hasher = rig.sender.hasher();
+    let mut expected = Ranges::default();
+    rig.table.walk_lives(0, Cursor::default(), 0, &mut |life: &Life| {
+        if life.sent_to != 0 {
+            expected.add(hasher, life);
+        }
+    });
+    expected.forget(hasher.range(&ended));
+    assert_eq!(digest.ranges, expected);
+    let header = GroupHeader { group: G, epoch: EPOCH, donated: false };
+    assert_eq!((digest.seq, digest.groups), (2, vec![header]));
+    assert!(rig.sender.poll_transmit(rig.now, &rig.table, BATCH_BYTES_MAX).is_none(), "once");
 }

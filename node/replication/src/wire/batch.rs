@@ -15,7 +15,7 @@ use crate::{
 };
 
 /// Bytes of the longest group header: five varints and the flags.
-const GROUP_HEADER_BYTES_MAX: usize = 5 + 5 + 10 + 5 + 5 + 1;
+pub(super) const GROUP_HEADER_BYTES_MAX: usize = 5 + 5 + 10 + 5 + 5 + 1;
 /// Bytes before the group headers: type, five varints.
 const BATCH_HEADER_BYTES_MAX: usize = 1 + 10 + 10 + 10 + 10 + 2;
 /// Bytes of the longest item: an IPv6 record of an unusual protocol, with all that there is more.
@@ -164,7 +164,17 @@ impl Batch {
     }
 }
 
-fn decode_group(r: &mut Reader<'_>) -> Result<GroupHeader, WireError> {
+pub(super) fn encode_group(out: &mut Vec<u8>, header: &GroupHeader) {
+    let GroupHeader { group, epoch, donated } = header;
+    put_varint(out, u64::from(group.0));
+    put_varint(out, u64::from(epoch.generation));
+    put_varint(out, epoch.grant_index);
+    put_varint(out, u64::from(epoch.claim));
+    put_varint(out, u64::from(epoch.node.0));
+    out.push(if *donated { FLAG_DONATED } else { 0 });
+}
+
+pub(super) fn decode_group(r: &mut Reader<'_>) -> Result<GroupHeader, WireError> {
     let group = GroupId(r.varint_u32("group")?);
     let epoch = Epoch {
         generation: r.varint_u32("generation")?,
@@ -429,13 +439,8 @@ impl BatchWriter {
         put_varint(&mut out, age_ms);
         put_varint(&mut out, self.base.unwrap_or(0));
         put_varint(&mut out, self.groups.len() as u64);
-        for GroupHeader { group, epoch, donated } in &self.groups {
-            put_varint(&mut out, u64::from(group.0));
-            put_varint(&mut out, u64::from(epoch.generation));
-            put_varint(&mut out, epoch.grant_index);
-            put_varint(&mut out, u64::from(epoch.claim));
-            put_varint(&mut out, u64::from(epoch.node.0));
-            out.push(if *donated { FLAG_DONATED } else { 0 });
+        for header in &self.groups {
+            encode_group(&mut out, header);
         }
         out.extend_from_slice(&self.items);
         out

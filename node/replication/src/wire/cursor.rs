@@ -76,6 +76,11 @@ impl<'a> Reader<'a> {
         usize::try_from(got).ok().filter(|n| *n <= max).ok_or(WireError::Range { what, got })
     }
 
+    /// Leaves the rest unread.
+    pub(super) fn skip_rest(&mut self) {
+        self.rest = &[];
+    }
+
     pub(super) fn remaining(&self) -> usize {
         self.rest.len()
     }

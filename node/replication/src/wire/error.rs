@@ -2,16 +2,19 @@
 
 use thiserror::Error;
 
+use super::{OLDEST_VERSION, VERSION};
+
 /// A frame that cannot be read. The stream it came on is to be closed: order is lost with it.
 #[derive(Clone, Copy, Debug, Error, Eq, PartialEq)]
 pub enum WireError {
     /// The peer runs another release.
-    #[error("peer speaks replication version {got}, this node {want}; upgrade the older one")]
+    #[error(
+        "peer speaks replication versions {} to {}, this node {OLDEST_VERSION} to {VERSION}; upgrade the older one",
+        theirs.0, theirs.1
+    )]
     Version {
-        /// Theirs.
-        got: u8,
-        /// Ours.
-        want: u8,
+        /// The oldest and the newest that the peer speaks.
+        theirs: (u8, u8),
     },
     /// The peer divides keys differently.
     #[error("stream for shard {shard} of {shards}, this node has {want} shards")]

@@ -7,7 +7,10 @@ use steadfast_dataplane::{Deltas, Grown, LongerReply};
 use steadfast_model::{BootId, Epoch, GroupId, NodeId, ServerId, ServiceId};
 
 use super::*;
-use crate::{Key, PROTOCOL_TCP, PROTOCOL_UDP, Record};
+use crate::{
+    Key, PROTOCOL_TCP, PROTOCOL_UDP, Record,
+    digest::{RANGES, Ranges},
+};
 
 const HEADER: GroupHeader = GroupHeader {
     group: GroupId(7),
@@ -231,10 +234,25 @@ fn a_full_batch_keeps_to_its_bound() {
 }
 
 #[test]
+fn releases_that_follow_each_other_understand_each_other() {
+    let hello = Hello::new(1, NodeId(2), BootId(3), 0);
+    assert_eq!(hello.agreed(), VERSION);
+    let of = |version, oldest| Hello { version, oldest, ..hello };
+    // The next release may say more, which this one does not read.
+    let mut next = of(VERSION + 1, OLDEST_VERSION).encode();
+    next.extend_from_slice(b"what this release does not know");
+    let Ok(Message::Hello(next)) = Message::decode(&next) else { panic!("refused") };
+    assert_eq!((next, next.agreed()), (of(VERSION + 1, OLDEST_VERSION), VERSION));
+    let last = of(OLDEST_VERSION, OLDEST_VERSION);
+    assert_eq!(Message::decode(&last.encode()), Ok(Message::Hello(last)));
+    assert_eq!(last.agreed(), OLDEST_VERSION);
+}
+
+#[test]
 fn what_does_not_belong_is_refused_with_a_reason() {
-    let hello = Hello { cluster: 1, node: NodeId(2), boot: BootId(3), shard: 0 }.encode();
-    let mut old = hello.clone();
-    old[1] = 9;
+    let hello = Hello::new(1, NodeId(2), BootId(3), 0).encode();
+    let newer = Hello { version: 9, oldest: 4, ..Hello::new(1, NodeId(2), BootId(3), 0) }.encode();
+    let older = Hello { version: 0, oldest: 0, ..Hello::new(1, NodeId(2), BootId(3), 0) }.encode();
     let mut shards = hello.clone();
     *shards.last_mut().unwrap() = 64;
     let mut long = hello.clone();
@@ -242,16 +260,25 @@ fn what_does_not_belong_is_refused_with_a_reason() {
     let cases: &[(&[u8], &str)] = &[
         (&[], "frame ends within message type"),
         (&[9], "unknown message type 9"),
-        (&old, "peer speaks replication version 9, this node 1; upgrade the older one"),
+        (
+            &newer,
+            "peer speaks replication versions 4 to 9, this node 1 to 2; upgrade the older one",
+        ),
+        (
+            &older,
+            "peer speaks replication versions 0 to 0, this node 1 to 2; upgrade the older one",
+        ),
         (&shards, "stream for shard 0 of 64, this node has 4 shards"),
         (&long, "1 bytes after the end of the message"),
-        (&hello[..10], "frame ends within node"),
+        (&hello[..11], "frame ends within node"),
         (&[2, 1, 0, 0, 0, 0, 0, 0], "header index out of range: 0"),
         (&[2, 1, 0, 0, 0, 0x81, 0x01], "group headers out of range: 129"),
         (&[2, 1, 0, 0, 0, 1, 7, 1, 1, 1, 1, 2], "group flags out of range: 2"),
         (&[2, 1, 0, 0, 0, 1, 7, 1, 1, 1, 1, 0, 7, 0], "unknown item 0x07 at byte 12"),
         (&[2, 1, 0, 0, 0, 1, 7, 1, 1, 1, 1, 0, 0x80], "unknown item 0x80 at byte 12"),
         (&[2, 1, 0, 0, 0, 1, 7, 1, 1, 1, 1, 0, 0x0a, 0], "unknown item 0x0a at byte 12"),
+        (&[4, 1, 0, 0xff], "frame ends within known ranges"),
+        (&[4, 1, 0x81, 0x01], "group headers out of range: 129"),
         (
             &[3, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0x02, 0, 0],
             "seq is no 64-bit number",
@@ -403,10 +430,28 @@ proptest! {
         cluster in any::<u64>(), node in any::<u32>(), boot in any::<u64>(), shard in 0..SHARDS,
         seq in any::<u64>(), resync in prop::collection::vec(any::<u32>(), 0..ACK_GROUPS_MAX),
     ) {
-        let hello = Hello { cluster, node: NodeId(node), boot: BootId(boot), shard };
+        let hello = Hello::new(cluster, NodeId(node), BootId(boot), shard);
         prop_assert_eq!(Message::decode(&hello.encode()), Ok(Message::Hello(hello)));
         let ack = Ack { seq, fenced: resync.iter().rev().skip(3).copied().map(GroupId).collect(), resync: resync.into_iter().map(GroupId).collect() };
         prop_assert_eq!(Message::decode(&ack.encode()), Ok(Message::Ack(ack)));
+    }
+
+    #[test]
+    fn digests_are_read_as_written(
+        seq in any::<u64>(), groups in prop::collection::vec(headers(), 0..20),
+        known in prop::collection::vec(any::<Option<u64>>(), RANGES),
+    ) {
+        let mut ranges = Ranges::default();
+        for (range, known) in known.iter().enumerate() {
+            match known {
+                Some(digest) => ranges.set(range, *digest),
+                None => ranges.forget(range),
+            }
+        }
+        let digest = Digest { seq, groups, ranges };
+        let frame = digest.encode();
+        prop_assert!(frame.len() <= DIGEST_BYTES_MAX);
+        prop_assert_eq!(Message::decode(&frame), Ok(Message::Digest(digest)));
     }
 
     /// No panic, and memory in proportion: every item and header takes bytes of the frame.

@@ -150,7 +150,7 @@ fn a_copy_from_which_changes_were_forgotten_is_not_complete_before_the_next_snap
     world.quiesce();
     assert!(world.completeness(G, 1).is_complete());
     let changed_ns = world.now;
-    for port in 1001..=3000 {
+    for port in 1001..=4000 {
         world.connect(G, port, 2);
     }
     assert!(world.nodes[0].dirty.metrics().overflows > 0);
@@ -163,7 +163,7 @@ fn a_copy_from_which_changes_were_forgotten_is_not_complete_before_the_next_snap
         if let Completeness::Complete { last_applied_ns, .. } = fresh
             && last_applied_ns > changed_ns
         {
-            assert_eq!(here, 2040, "{fresh:?}");
+            assert_eq!(here, 3040, "{fresh:?}");
         }
         incomplete += u32::from(!fresh.is_complete());
     }

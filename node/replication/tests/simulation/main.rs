@@ -8,11 +8,13 @@
 //! | a reused tuple never shows its former life | `copies::a_tuple_...` |
 //! | complete means complete | `complete::...` |
 //! | nothing of a deposed or dead holder is lost | `donation::...` |
+//! | what differs is found and mended | `digests::...` |
 //! | a deposed holder changes nothing | `donation::a_deposed_holder_...` |
 #![allow(clippy::unwrap_used)]
 
 mod complete;
 mod copies;
+mod digests;
 mod donation;
 mod node;
 mod world;

@@ -9,7 +9,7 @@ use steadfast_dataplane::{
 };
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
 use steadfast_replication::{
-    Copies, DirtySet, Local, Receiver, ReplicationHook, Sender, adapter::origin_of,
+    Copies, DirtySet, Local, Receiver, ReceiverMetrics, ReplicationHook, Sender, adapter::origin_of,
 };
 
 use crate::world::CLUSTER;
@@ -215,6 +215,20 @@ impl Node {
             }
         }
         contents
+    }
+
+    /// A connection is lost here, and nobody is told: a fault.
+    pub(crate) fn lose(&self, group: GroupId, port: u16) -> bool {
+        let Some(found) = self.find(group, port) else { return false };
+        self.shared.table.remove(&found.key(), found.incarnation()).is_some()
+    }
+
+    /// What was received from a peer.
+    pub(crate) fn received(&self, from: usize) -> ReceiverMetrics {
+        let mut all = ReceiverMetrics::default();
+        let streams = self.receivers.iter().filter(|((peer, _), _)| *peer == from);
+        streams.for_each(|(_, receiver)| all.add(&receiver.metrics()));
+        all
     }
 
     pub(crate) fn sum<T>(&self, count: impl Fn(&Sender) -> T) -> T

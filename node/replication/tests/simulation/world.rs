@@ -12,13 +12,14 @@ use steadfast_dataplane::{FlowKey, Removal, State};
 use steadfast_model::{Epoch, GroupId};
 use steadfast_replication::{
     Completeness, DirtySet, GroupRole, Receiver, SHARDS, Sender, check_hello,
+    wire::{Hello, VERSION},
 };
 
 use crate::node::{Node, key};
 
 pub(crate) const MS: u64 = 1_000_000;
 pub(crate) const CLUSTER: u64 = 0xc1;
-const ROOM: usize = 4096;
+const ROOM: usize = 6144;
 /// Frames that a stream holds before it has no room.
 const STREAM_FRAMES_MAX: usize = 16;
 /// Frames written to a stream per step at most.
@@ -69,6 +70,8 @@ pub(crate) struct World {
     pub(crate) nodes: Vec<Node>,
     pub(crate) links: BTreeMap<(usize, usize, u8), Link>,
     pub(crate) holders: BTreeMap<GroupId, (usize, Epoch)>,
+    /// The version that peers say they speak.
+    pub(crate) version: u8,
     /// When a connection of a holder last changed.
     changed: BTreeMap<FlowKey, u64>,
 }
@@ -79,16 +82,26 @@ impl World {
     }
 
     pub(crate) fn with_dirty(seed: u64, nodes: u32, dirty: impl Fn() -> DirtySet) -> Self {
+        Self::of_size(seed, nodes, 4096, dirty)
+    }
+
+    pub(crate) fn of_size(
+        seed: u64,
+        nodes: u32,
+        connections_max: usize,
+        dirty: impl Fn() -> DirtySet,
+    ) -> Self {
         let mut world = Self {
             now: 1_000 * MS,
             rng: Rng(seed),
             nodes: Vec::new(),
             links: BTreeMap::new(),
             holders: BTreeMap::new(),
+            version: VERSION,
             changed: BTreeMap::new(),
         };
         for n in 0..nodes {
-            world.add_node(Node::new(n + 1, u64::from(n) + 100, 4096, dirty()));
+            world.add_node(Node::new(n + 1, u64::from(n) + 100, connections_max, dirty()));
         }
         world
     }
@@ -157,9 +170,9 @@ impl World {
         node.receivers.insert((from, shard), receiver);
         let (now, answering) = (self.now, self.nodes[to].id);
         let node = &mut self.nodes[from];
-        let boot = check_hello(node.local(), answering, &answer).expect("welcome").boot;
+        let hello = check_hello(node.local(), answering, &answer).expect("welcome");
         let sender = node.senders.get_mut(&(to, shard)).expect("made");
-        sender.handle_stream_up(now, boot);
+        sender.handle_stream_up(now, &Hello { version: self.version, ..hello });
     }
 
     /// The stream breaks; what was under way is lost.
@@ -218,6 +231,9 @@ impl World {
                 let receiver = node.receivers.get_mut(&(from, shard)).expect("up");
                 let reply =
                     receiver.handle_frame(self.now, &*node.shared, &frame).expect("well-formed");
+                if reply.ack.is_empty() {
+                    continue;
+                }
                 let ended = reply.donations_ended.into_iter().map(|group| (from, group));
                 node.donations_ended.extend(ended);
                 link.acks.push_back(reply.ack);

@@ -20,7 +20,7 @@ use steadfast_ownership as ownership;
 use steadfast_packet::{Protocol, gratuitous_arp, unsolicited_advertisement};
 use steadfast_replication::{
     Key, Record,
-    wire::{Ack, BatchWriter, GroupHeader, Hello},
+    wire::{Ack, BatchWriter, Digest, GroupHeader, Hello},
 };
 
 const MAC: [u8; 6] = [2, 0, 0, 0, 1, 0];
@@ -402,11 +402,20 @@ fn batches() -> Vec<Vec<u8>> {
         writer.record(header, &record(30, 0, false));
         writer.donation_end(header);
     });
-    let hello = Hello { cluster: 7, node: NodeId(2), boot: BootId(5), shard: 0 };
+    let digest = Digest {
+        seq: 1,
+        groups: vec![GroupHeader { group: GroupId(1), epoch: epoch(), donated: false }],
+        ..Digest::default()
+    };
+    let digest = digest.encode();
+    assert_eq!(digest[..2], [replication::DIGEST, 1]);
+    let len = (digest.len() - 2) as u16 | replication::IS_DIGEST;
+    let compared = [&fill[..], &len.to_be_bytes(), &digest[2..], &change].concat();
+    let hello = Hello::new(7, NodeId(2), BootId(5), 0);
     let groups = vec![GroupId(1), GroupId(300)];
     let ack = Ack { seq: 3, resync: groups.clone(), fenced: groups };
     let all = [&fill[..], &change, &donated].concat();
-    vec![all, fill, change, donated, hello.encode(), ack.encode()]
+    vec![all, fill, change, donated, compared, digest, hello.encode(), ack.encode()]
 }
 
 fn views() -> Vec<Vec<u8>> {
