@@ -4,6 +4,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 mod api;
+mod asking;
 mod clock;
 mod daemon;
 mod health;

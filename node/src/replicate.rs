@@ -5,7 +5,7 @@
 //! made in `steadfast_replication`.
 
 use std::{
-    collections::BTreeMap,
+    collections::{BTreeMap, BTreeSet},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
     time::Duration,
 };
@@ -13,17 +13,24 @@ use std::{
 use steadfast_dataplane::Shared;
 use steadfast_model::{GroupId, NodeId};
 use steadfast_ownership::Role;
-use steadfast_peer::{Endpoint, EndpointConfig, Incoming, Links, LinksConfig, Peer, PeerStream};
+use steadfast_peer::{
+    Endpoint, EndpointConfig, Handler, Incoming, Links, LinksConfig, Peer, PeerStream,
+};
 use steadfast_replication::{
     BATCH_INTERVAL_NS, Copies, DirtySet, GroupRole, Local, Receiver, ReceiverMetrics, SHARDS,
-    Sender, SenderMetrics, Slot, check_hello, wire,
+    Sender, SenderMetrics, Slot, answer, check_hello, wire,
 };
-use tokio::{sync::Notify, task::AbortHandle, time::Instant};
+use tokio::{
+    sync::{Notify, watch},
+    task::AbortHandle,
+    time::Instant,
+};
 use tracing::{debug, info, warn};
 
 use crate::{
+    asking::{self, Asker, CALL_WHO_HAS},
     clock,
-    owner::{RoleNow, Roles},
+    owner::{News, RoleNow, Roles},
 };
 
 /// Before a broken stream is opened again.
@@ -47,6 +54,10 @@ pub(crate) struct Replicator {
     inner: Arc<Inner>,
     tasks: Mutex<BTreeMap<NodeId, Vec<AbortHandle>>>,
     accepting: AbortHandle,
+    asking: AbortHandle,
+    /// Who is asked for connections that nobody here knows.
+    members: watch::Sender<BTreeSet<NodeId>>,
+    asked: Arc<asking::Figures>,
 }
 
 struct Inner {
@@ -68,6 +79,7 @@ pub(crate) struct Parts {
     pub(crate) dirty: Arc<DirtySet>,
     pub(crate) copies: Arc<Copies>,
     pub(crate) roles: Arc<Roles>,
+    pub(crate) news: watch::Receiver<News>,
 }
 
 impl Replicator {
@@ -77,10 +89,22 @@ impl Replicator {
     /// When the replication address is taken or not ours.
     pub(crate) fn start(parts: Parts, endpoint: EndpointConfig) -> anyhow::Result<Self> {
         let endpoint = Endpoint::bind(endpoint)?;
-        let handler: steadfast_peer::Handler = Arc::new(|_, _, _| Box::pin(async { Vec::new() }));
+        let Parts { local, shared, dirty, copies, roles, news } = parts;
+        let handler = answering(Arc::clone(&shared), Arc::clone(&dirty), Arc::clone(&roles));
         let config = LinksConfig { handler, handler_runtime: tokio::runtime::Handle::current() };
         let (links, incoming) = Links::start(endpoint, config);
-        let Parts { local, shared, dirty, copies, roles } = parts;
+        let (members, to_ask) = watch::channel(BTreeSet::new());
+        let asked = Arc::new(asking::Figures::default());
+        let asking = Asker {
+            node: local.node,
+            shared: Arc::clone(&shared),
+            dirty: Arc::clone(&dirty),
+            links: links.clone(),
+            news,
+            members: to_ask,
+            figures: Arc::clone(&asked),
+        };
+        let asking = asking.start();
         let figures = Mutex::default();
         let marked = (0..SHARDS).map(|_| Notify::new()).collect();
         let inner = Arc::new(Inner { local, shared, dirty, copies, roles, links, figures, marked });
@@ -93,12 +117,13 @@ impl Replicator {
             }
         });
         let accepting = tokio::spawn(accept(Arc::clone(&inner), incoming)).abort_handle();
-        Ok(Self { inner, tasks: Mutex::default(), accepting })
+        Ok(Self { inner, tasks: Mutex::default(), accepting, asking, members, asked })
     }
 
     /// Sends to exactly these peers from now on.
     pub(crate) fn set_peers(&self, peers: &[Peer]) {
         self.inner.links.set_peers(peers);
+        self.members.send_replace(peers.iter().map(|peer| peer.id).collect());
         let mut tasks = lock(&self.tasks);
         let own = self.inner.local.node;
         tasks.retain(|node, handles| {
@@ -131,6 +156,11 @@ impl Replicator {
         lock(&self.inner.figures).clone()
     }
 
+    /// What was asked of peers, by name.
+    pub(crate) fn asked(&self) -> [(&'static str, u64); 3] {
+        self.asked.all()
+    }
+
     /// Whether the connection to a peer is up.
     pub(crate) fn connected(&self, peer: NodeId) -> bool {
         self.inner.links.connected(peer)
@@ -139,11 +169,29 @@ impl Replicator {
     /// Closes all streams and accepts no more.
     pub(crate) async fn close(&self) {
         self.accepting.abort();
+        self.asking.abort();
         for handle in lock(&self.tasks).values().flatten() {
             handle.abort();
         }
         self.inner.links.close().await;
     }
+}
+
+/// Answers peers that ask for connections.
+fn answering(shared: Arc<Shared>, dirty: Arc<DirtySet>, roles: Arc<Roles>) -> Handler {
+    Arc::new(move |peer, kind, request| {
+        let epoch = |group| {
+            let now = roles.now(group)?;
+            Some(now.before.map_or(now.epoch, |(_, epoch)| epoch))
+        };
+        let slot = dirty.slot(peer).filter(|_| kind == CALL_WHO_HAS);
+        // What is no question has an empty answer, which is none.
+        let answered = slot.map(|slot| answer(&request, &*shared, slot, epoch));
+        let frame = answered.and_then(|frame| {
+            frame.inspect_err(|error| debug!(%peer, "a question that cannot be read: {error}")).ok()
+        });
+        Box::pin(std::future::ready(frame.unwrap_or_default()))
+    })
 }
 
 /// What this node is to a group towards `peer`.

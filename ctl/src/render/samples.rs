@@ -122,6 +122,11 @@ fn local() -> LocalStatus {
         tunnel_errors: BTreeMap::new(),
         tunnel_mtus: BTreeMap::new(),
         forwarded_packets: 370_368,
+        unknown_connections: BTreeMap::from([
+            ("asked_for".to_owned(), 12),
+            ("found_at_peers".to_owned(), 9),
+            ("known_to_nobody".to_owned(), 3),
+        ]),
         beacons: BTreeMap::from([
             ("received".to_owned(), 9_100),
             ("rejected_forged".to_owned(), 7),

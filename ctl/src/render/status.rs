@@ -217,6 +217,13 @@ fn counters(local: &LocalStatus) -> String {
         listed(&local.beacons)
     );
     text += &packets(local);
+    if local.unknown_connections.values().any(|count| *count > 0) {
+        let _ = writeln!(
+            text,
+            "  connections unknown after a take-over: {}",
+            listed(&local.unknown_connections)
+        );
+    }
     for peer in &local.replication {
         let name = peer.node.as_ref().map_or_else(|| "?".to_owned(), node_name);
         let state = if peer.connected { "connected" } else { "NOT CONNECTED" };

@@ -7,7 +7,7 @@ use steadfast_packet::{Packet, Transport, port_unreachable, sctp_abort, tcp_rese
 use crate::{
     Actions, Class, Connection, Deltas, Excess, FlowKey, Forwarding, Gone, Holding, InsertError,
     Local, NewConnection, Origin, Protocol, Provenance, Reason, Record, Removal, Role, Service,
-    State, SyncHook, Target, Unserved, Verdict,
+    State, SyncHook, Target, Unserved, Verdict, Wanted,
     cache::Tuple,
     degrade::{Above, asked, hashing_time},
     deltas::Handshake,
@@ -15,6 +15,7 @@ use crate::{
     frame::Frame,
     lookup::asked_for,
     quic::Routed,
+    unknown::Known,
     worker::{Core, View},
 };
 
@@ -84,16 +85,32 @@ where
                 return Err(verdict);
             }
         }
+        let lost = !opening && old.is_none() && !resets(packet);
         if !opening && !settled {
-            return Err(Verdict::Drop(Reason::HeldBack));
+            let wanted = Wanted { key, group: address.group, epoch };
+            if !lost || self.shared.unknown.ask(frame.now_ns, wanted) == Known::NotYet {
+                return Err(Verdict::Drop(Reason::HeldBack));
+            }
         }
         let listener = view.config.listener(key.protocol, key.vip, key.vip_port);
         let Some(service) = listener.filter(|service| self.may_come(service, &key)) else {
+            if !opening && !settled {
+                return Err(Verdict::Drop(Reason::HeldBack));
+            }
             return Err(match address.unserved {
                 Unserved::Drop => Verdict::Drop(Reason::Unserved),
                 Unserved::Reject => self.reject(frame, packet, view),
             });
         };
+        if lost
+            && self.shared.groups.may_adopt(address.group, frame.now_ns)
+            && let Some(connection) = self.adopt_derived(frame.now_ns, service, &key, epoch)
+        {
+            return Ok(connection);
+        }
+        if !opening && !settled {
+            return Err(Verdict::Drop(Reason::HeldBack));
+        }
         let policies = service.spec.policies;
         //= Linux ip_vs_proto_tcp.c, tcp_conn_schedule(); ip_vs_proto_sctp.c, sctp_conn_schedule()
         let opens_in_the_middle = policies.opens_in_the_middle(key.protocol, old.is_some());
@@ -202,6 +219,27 @@ where
             }
         }
         Err(self.send_by_hash(frame, packet, above, view, actions))
+    }
+
+    /// Opens a connection that the former holder had no time to tell of where the hash says that it
+    /// was, if that is all there is to know, and the limits have room.
+    fn adopt_derived(
+        &self,
+        now_ns: u64,
+        service: &Service,
+        key: &FlowKey,
+        epoch: Origin,
+    ) -> Option<Connection> {
+        let server = service.derived(key)?;
+        if self.excess(service, key, now_ns).is_some() {
+            return None;
+        }
+        let (key, adopted, controlled) = (*key, true, false);
+        let (deltas, handshake) = (None, None);
+        let new = Opening { key, server, epoch, adopted, controlled, deltas, handshake };
+        let (connection, _) = self.open(now_ns, service, &new, None).ok()?;
+        service.defence.count_adopted(self.index);
+        Some(connection)
     }
 
     /// What becomes of a packet from a server that belongs to no connection here.

@@ -466,6 +466,16 @@ impl Service {
         !is_known && hashed() == Some(index)
     }
 
+    /// The server that a connection has if hashing alone chose it, as an index into `spec.servers`;
+    /// none if that could not be all there is to know of it.
+    pub(crate) fn derived(&self, key: &FlowKey) -> Option<usize> {
+        let spec = &self.spec;
+        let is_told =
+            spec.persistence.is_some() || spec.syn_proxy != SynProxy::Off || self.quic.is_some();
+        let index = self.scheduler.first_choice(key.client, key.client_port, key.vip)?;
+        (!is_told && self.derives(index, key)).then_some(index)
+    }
+
     /// What was above its limits, at this node.
     #[must_use]
     pub fn excess(&self) -> ExcessTotals {

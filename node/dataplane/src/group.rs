@@ -44,6 +44,7 @@ pub enum Role {
 pub struct GroupState {
     role: ArcSwap<Role>,
     announce_until_ns: AtomicU64,
+    adopt_until_ns: AtomicU64,
 }
 
 /// All groups; shared between the ownership driver (writes) and the workers (read).
@@ -71,6 +72,18 @@ impl GroupState {
         self.announce_until_ns.store(until_ns, Ordering::Release);
     }
 
+    /// This node has taken the group over from another: connections that nobody knows are adopted
+    /// where the hash decides, before this time.
+    pub fn set_adopt_until_ns(&self, until_ns: u64) {
+        self.adopt_until_ns.store(until_ns, Ordering::Release);
+    }
+
+    /// Connections that nobody knows may be adopted now.
+    #[must_use]
+    pub fn may_adopt(&self, now_ns: u64) -> bool {
+        now_ns < self.adopt_until_ns.load(Ordering::Acquire)
+    }
+
     /// The role now.
     pub fn role(&self) -> Guard<Arc<Role>> {
         self.role.load()
@@ -88,6 +101,7 @@ impl Default for GroupState {
         Self {
             role: ArcSwap::from_pointee(Role::NoHolder { since_ns: 0 }),
             announce_until_ns: AtomicU64::new(0),
+            adopt_until_ns: AtomicU64::new(0),
         }
     }
 }
@@ -133,6 +147,11 @@ impl Groups {
     #[must_use]
     pub fn get(&self, id: GroupId) -> Option<Arc<GroupState>> {
         self.groups.load().get(&id).cloned()
+    }
+
+    /// Connections of a group that nobody knows may be adopted now.
+    pub(crate) fn may_adopt(&self, id: GroupId, now_ns: u64) -> bool {
+        self.groups.load().get(&id).is_some_and(|group| group.may_adopt(now_ns))
     }
 
     /// The role in a group; an unknown group has no holder.

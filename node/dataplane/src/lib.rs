@@ -75,6 +75,7 @@ mod templates;
 mod too_big;
 mod tunnel;
 mod tunnel_mtu;
+mod unknown;
 mod verdict;
 mod wheel;
 mod worker;
@@ -127,5 +128,6 @@ pub use table::{
 pub use template::{Persistence, Template, TemplateKey, TemplateRecord, TemplateReplica};
 pub use templates::Templates;
 pub use tunnel_mtu::{TUNNEL_MTU_TIMEOUT_NS, TUNNEL_MTUS_MAX, TunnelErrors, TunnelMtus};
+pub use unknown::{ADOPT_AFTER_TAKE_OVER_NS, ASKED_MAX, QUESTIONS_PER_SECOND, Unknown, Wanted};
 pub use verdict::{ACTIONS_MAX, Action, Actions, Reason, SmallFrame, Verdict};
 pub use worker::Worker;

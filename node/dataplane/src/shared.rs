@@ -6,7 +6,8 @@ use arc_swap::{ArcSwap, ArcSwapOption};
 
 use crate::{
     Advanced, Config, ConnectionTable, CookieKeys, Cursor, Groups, NextHops, Removal, StaleSenders,
-    SyncHook, TableOptions, Template, TunnelMtus, fragments::Fragments, newcomers::Newcomers,
+    SyncHook, TableOptions, Template, TunnelMtus, Unknown, fragments::Fragments,
+    newcomers::Newcomers,
 };
 
 /// Connections looked at per lock of the table when records are bound to their servers.
@@ -25,6 +26,8 @@ pub struct Shared {
     pub cookie_keys: ArcSwapOption<CookieKeys>,
     /// Who sends to this node what another one should get.
     pub stale_senders: StaleSenders,
+    /// Connections that packets speak of and nobody here knows.
+    pub unknown: Unknown,
     /// Connections.
     pub table: ConnectionTable,
     /// Packets whose fragments are under way.
@@ -47,6 +50,7 @@ impl Shared {
             next_hops: Arc::new(ArcSwap::from_pointee(NextHops::default())),
             cookie_keys: ArcSwapOption::empty(),
             stale_senders: StaleSenders::default(),
+            unknown: Unknown::default(),
             fragments: Fragments::new(options.seed),
             table: ConnectionTable::new(options),
             newcomers: Newcomers::new(options.seed),

@@ -34,6 +34,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
 pub mod adapter;
+mod ask;
 mod copies;
 mod digest;
 mod dirty;
@@ -47,6 +48,7 @@ mod table;
 mod transit;
 pub mod wire;
 
+pub use ask::{answer, take_answer};
 pub use copies::{Completeness, Copies, FRESH_NS};
 pub use digest::{Life, RANGES, Ranges};
 pub use dirty::{DirtyMetrics, DirtySet, LANE_DELETES_MAX, LANE_KEYS_MAX, PEERS_MAX};

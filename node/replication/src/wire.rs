@@ -9,6 +9,7 @@
 //! batch   02 seq sent_ms age_ms base count { group generation grant claim node flags }*  item*
 //! ack     03 seq count { group }* count { group }*     (to be sent again; fenced)
 //! digest  04 seq count { group header as above }* { known:u8 }*32 { digest:u64 }*     (big-endian)
+//! ask     05 group count { families:u8 protocol:u8 client port vip port }*
 //! item    head:u8 [header_index]
 //!           0 record   place state|flags<<4 client port vip port service server  incarnation
 //!           1 delete   client port vip port incarnation
@@ -33,12 +34,13 @@
 //! | version | more than the one before |
 //! |---|---|
 //! | 1 | |
-//! | 2 | digests |
+//! | 2 | digests, questions |
 //!
 //! Guarantees: decoding never panics and allocates no more than a constant times its input, which
 //! is bounded by [`BATCH_BYTES_MAX`]; what is encoded decodes to the same. Does not guarantee that
 //! a record makes sense: that is for the table to judge.
 
+mod ask;
 mod batch;
 mod cursor;
 mod digest;
@@ -46,6 +48,7 @@ mod error;
 #[cfg(test)]
 mod tests;
 
+pub use ask::{ASK_KEYS_MAX, Ask};
 pub use batch::{Batch, BatchWriter, GroupHeader, Item};
 use cursor::{Reader, put_varint};
 pub(crate) use digest::DIGEST_BYTES_MAX;
@@ -72,6 +75,7 @@ const TYPE_HELLO: u8 = 1;
 const TYPE_BATCH: u8 = 2;
 const TYPE_ACK: u8 = 3;
 const TYPE_DIGEST: u8 = 4;
+const TYPE_ASK: u8 = 5;
 
 /// The first frame in each direction.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -184,6 +188,8 @@ pub enum Message {
     Ack(Ack),
     /// What the receiver should have now.
     Digest(Digest),
+    /// What do you have of these? Not on a stream: by a call, which a batch answers.
+    Ask(Ask),
 }
 
 impl Message {
@@ -202,6 +208,7 @@ impl Message {
             TYPE_BATCH => return Ok(Self::Batch(Batch::decode(r)?)),
             TYPE_ACK => Self::Ack(Ack::decode(&mut r)?),
             TYPE_DIGEST => Self::Digest(Digest::decode(&mut r)?),
+            TYPE_ASK => Self::Ask(Ask::decode(&mut r)?),
             got => return Err(WireError::Type { got }),
         };
         if !r.is_empty() {

@@ -387,6 +387,7 @@ fn local(node: &Node, member: &Member, state: &ClusterState, view: &View) -> v1:
             .map(|(a, mtu, _)| (a.to_string(), mtu.into()))
             .collect(),
         beacons: beacons(view),
+        unknown_connections: member.replicator.asked().map(|(name, n)| (name.to_owned(), n)).into(),
         replication: replication(member, state),
         ownership_loop_gap_max_us: gap,
         uptime_ms: u64::try_from(node.started.elapsed().as_millis()).unwrap_or(u64::MAX),

@@ -185,6 +185,7 @@ impl Member {
             dirty,
             copies,
             roles: Arc::clone(&roles),
+            news: owner.news.clone(),
         };
         let replication = endpoint(Purpose::Replication, listen.replication, replication);
         let replicator = Replicator::start(parts, replication)?;

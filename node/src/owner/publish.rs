@@ -41,6 +41,11 @@ impl Roles {
         self.lock().clone()
     }
 
+    /// The role in a group now.
+    pub(crate) fn now(&self, group: GroupId) -> Option<RoleNow> {
+        self.lock().get(&group).copied()
+    }
+
     /// Changes with every change.
     pub(crate) fn watch(&self) -> watch::Receiver<u64> {
         self.changes.subscribe()
@@ -121,6 +126,10 @@ impl Publisher {
                 let copy_complete = known.is_none_or(|(node, boot)| {
                     self.copies.completeness(group, *node, *boot, silent_since_ns).is_complete()
                 });
+                if known.is_some() && !self.holding.contains_key(&group) {
+                    let until_ns = now_ns.saturating_add(dp::ADOPT_AFTER_TAKE_OVER_NS);
+                    state.set_adopt_until_ns(until_ns);
+                }
                 // A claim that is ratified, or a new grant to the holder, is no take-over.
                 let (since_ns, copy_complete) =
                     *self.holding.entry(group).or_insert((now_ns, copy_complete));

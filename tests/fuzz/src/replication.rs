@@ -72,6 +72,9 @@ fn decode(frame: &[u8]) {
         // One of a newer version may say more.
         Ok(Message::Hello(hello)) if hello.version > VERSION => {}
         Ok(Message::Hello(hello)) => assert_eq!(hello.encode(), frame, "a hello has two spellings"),
+        Ok(Message::Ask(ask)) => {
+            assert_eq!(Message::decode(&ask.encode()), Ok(Message::Ask(ask)), "another meaning");
+        }
         Ok(Message::Digest(digest)) => {
             let again = Message::decode(&digest.encode());
             assert_eq!(again, Ok(Message::Digest(digest)), "another meaning");

@@ -39,5 +39,6 @@ mod syn_proxy;
 mod table;
 mod tunnel_mtu;
 mod tunnels;
+mod unknown;
 mod vlan;
 mod worker;

@@ -34,8 +34,8 @@ const KIND_DONATION_END: u8 = 5;
 /// A record with more to it: see [`MORE_LOCAL`].
 const KIND_LONG_RECORD: u8 = 6;
 const HEAD_KIND: u8 = 0x07;
-const HEAD_CLIENT_V6: u8 = 0x08;
-const HEAD_VIP_V6: u8 = 0x10;
+pub(super) const HEAD_CLIENT_V6: u8 = 0x08;
+pub(super) const HEAD_VIP_V6: u8 = 0x10;
 const HEAD_PROTOCOL_SHIFT: u32 = 5;
 /// The item has the group header of the one before it, and no index.
 const HEAD_SAME: u8 = 0x80;
@@ -250,7 +250,7 @@ fn decode_protocol(r: &mut Reader<'_>, head: u8) -> Result<u8, WireError> {
     }
 }
 
-fn decode_key(r: &mut Reader<'_>, head: u8, protocol: u8) -> Result<Key, WireError> {
+pub(super) fn decode_key(r: &mut Reader<'_>, head: u8, protocol: u8) -> Result<Key, WireError> {
     let (client, client_port) = decode_end(r, head & HEAD_CLIENT_V6 != 0, "client")?;
     let (vip, vip_port) = decode_end(r, head & HEAD_VIP_V6 != 0, "vip")?;
     Ok(Key { protocol, client, client_port, vip, vip_port })

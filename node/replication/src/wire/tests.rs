@@ -277,6 +277,9 @@ fn what_does_not_belong_is_refused_with_a_reason() {
         (&[2, 1, 0, 0, 0, 1, 7, 1, 1, 1, 1, 0, 7, 0], "unknown item 0x07 at byte 12"),
         (&[2, 1, 0, 0, 0, 1, 7, 1, 1, 1, 1, 0, 0x80], "unknown item 0x80 at byte 12"),
         (&[2, 1, 0, 0, 0, 1, 7, 1, 1, 1, 1, 0, 0x0a, 0], "unknown item 0x0a at byte 12"),
+        (&[5, 1, 65], "keys out of range: 65"),
+        (&[5, 1, 1, 0x20, 6], "unknown item 0x20 at byte 3"),
+        (&[5, 1, 1, 8, 6, 0, 0], "frame ends within client"),
         (&[4, 1, 0, 0xff], "frame ends within known ranges"),
         (&[4, 1, 0x81, 0x01], "group headers out of range: 129"),
         (
@@ -437,6 +440,14 @@ proptest! {
     }
 
     #[test]
+    fn questions_are_read_as_written(
+        group in any::<u32>(), keys in prop::collection::vec(keys(), 0..=ASK_KEYS_MAX),
+    ) {
+        let ask = Ask { group: GroupId(group), keys };
+        prop_assert_eq!(Message::decode(&ask.encode()), Ok(Message::Ask(ask)));
+    }
+
+    #[test]
     fn digests_are_read_as_written(
         seq in any::<u64>(), groups in prop::collection::vec(headers(), 0..20),
         known in prop::collection::vec(any::<Option<u64>>(), RANGES),
@@ -456,7 +467,7 @@ proptest! {
 
     /// No panic, and memory in proportion: every item and header takes bytes of the frame.
     #[test]
-    fn garbage_is_refused_or_read(mut bytes in prop::collection::vec(any::<u8>(), 0..400), kind in 0_u8..5) {
+    fn garbage_is_refused_or_read(mut bytes in prop::collection::vec(any::<u8>(), 0..400), kind in 0_u8..7) {
         if let Some(first) = bytes.first_mut() {
             *first = kind;
         }

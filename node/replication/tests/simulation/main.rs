@@ -8,10 +8,12 @@
 //! | a reused tuple never shows its former life | `copies::a_tuple_...` |
 //! | complete means complete | `complete::...` |
 //! | nothing of a deposed or dead holder is lost | `donation::...` |
+//! | who asks gets what a peer knows, and nothing else | `ask::...` |
 //! | what differs is found and mended | `digests::...` |
 //! | a deposed holder changes nothing | `donation::a_deposed_holder_...` |
 #![allow(clippy::unwrap_used)]
 
+mod ask;
 mod complete;
 mod copies;
 mod digests;

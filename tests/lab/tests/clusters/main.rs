@@ -22,3 +22,4 @@ mod service;
 mod syn_proxy;
 mod tunnels;
 mod tunnels_v6;
+mod unknown;
