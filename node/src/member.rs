@@ -264,8 +264,10 @@ pub(crate) fn settings(state: &ClusterState) -> Settings {
     let beacon = &state.settings().beacon;
     let beacon_us = u64::from(beacon.interval_ms) * 1_000;
     let defaults = Settings::default();
+    let margin = Settings::margin(beacon_us.saturating_mul(u64::from(beacon.silent_after)));
     Settings {
         beacon: beacon_us,
+        strict_margin: margin,
         silent_after: beacon.silent_after,
         announce_beacons: defaults.announce_beacons.min(beacon.silent_after.saturating_sub(1)),
         mute_gap_beacons: defaults.mute_gap_beacons.min(beacon.silent_after.saturating_sub(1)),

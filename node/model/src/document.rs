@@ -10,6 +10,7 @@ mod ftp;
 mod limits;
 mod listening;
 mod persistence;
+mod policy;
 mod quic;
 mod scheduling;
 mod syn_proxy;
@@ -31,6 +32,7 @@ pub use self::{
     limits::{LimitsSpec, Over},
     listening::{Listener, MatchSpec, Ports},
     persistence::PersistenceSpec,
+    policy::Policy,
     quic::{QuicLbSpec, octets},
     scheduling::{HashSpec, Scheduler, SchedulerText, ServerOrder},
     syn_proxy::SynProxy,
@@ -99,6 +101,9 @@ pub struct GroupSpec {
     /// Addresses from which full-NAT services talk to their servers.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub local_addresses: Vec<IpAddr>,
+    /// What counts more: that somebody announces the group, or that never two nodes do.
+    #[serde(default)]
+    pub policy: Policy,
 }
 
 impl GroupSpec {

@@ -142,10 +142,14 @@ impl Ownership {
         let unsent = self.changed.values().filter(|left| **left == self.settings.silent_after);
         let more = unsent.count() > GROUPS_PER_BEACON;
         let groups = self.group_reports(now);
+        let owed = self.owed_beside(&groups);
         let peers = self
             .peers
             .iter()
-            .filter_map(|(node, peer)| self.peer_report(now, *node, peer, &paths))
+            .filter_map(|(node, peer)| {
+                let report = self.peer_report(now, *node, peer, &paths)?;
+                Some(PeerReport { owes: owed.contains(node), ..report })
+            })
             .take(PEERS_MAX)
             .collect();
         Beacon {
@@ -192,7 +196,19 @@ impl Ownership {
             })
             .collect();
         let copy = self.own_copy(now, node);
-        Some(PeerReport { node, boot, echo: sequence as u32, age, copy, path_ages })
+        let echo = sequence as u32;
+        Some(PeerReport { node, boot, echo, age, copy, owes: false, path_ages })
+    }
+
+    /// Nodes that may not know yet that they have lost a strict group, and do not read it in a
+    /// beacon with these reports.
+    fn owed_beside(&self, reports: &[GroupReport]) -> BTreeSet<NodeId> {
+        let told = |id: &GroupId| reports.iter().any(|report| report.group == *id);
+        self.groups
+            .iter()
+            .filter(|(id, group)| group.strict() && !group.owed.is_empty() && !told(id))
+            .flat_map(|(_, group)| group.owed.iter().copied())
+            .collect()
     }
 
     /// Changed pairs first, then the rotation, within the bound of one beacon.
@@ -228,7 +244,7 @@ impl Ownership {
                 group: id,
                 epoch: group.epoch,
                 stance: self.stance(group),
-                clear: group.clear(now, self.settings.silence()),
+                clear: self.clear_here(now, group),
             })
             .collect()
     }

@@ -11,6 +11,9 @@ use crate::{CLAIMS_MAX, ClaimAnswer, ClaimRequest, Completeness, Message, Refusa
 
 /// How often a candidate whose turn has come looks whether the voters agree, per beacon interval.
 const LOOKS_PER_INTERVAL: u64 = 10;
+/// Claim numbers that a run may skip: many enough that two runs hardly skip as many, few enough
+/// that thousands of restarts without a grant between them do not exhaust the numbers.
+const OWN_NUMBERS: u64 = 1 << 20;
 
 impl Ownership {
     /// Whether a holder has gone, come back, or may be succeeded.
@@ -75,15 +78,28 @@ impl Ownership {
         self.transit(now, id, GroupEvent::ClaimDue);
         let node = self.node;
         let generation = self.committed.generation;
+        let skip = self.numbers_skipped(&self.groups[&id]);
         let Some(group) = self.groups.get_mut(&id) else { return };
         let epoch = Epoch {
             generation: group.epoch.generation.max(generation),
-            claim: group.epoch.claim.saturating_add(1),
+            claim: group.epoch.claim.saturating_add(1).saturating_add(skip),
             node,
             ..group.epoch
         };
         group.attempt = Some(Attempt { epoch, begun: now, consents, send_at: now });
         self.counters.0.claims += 1;
+    }
+
+    /// An earlier run of this node may have claimed on a grant that this run did not see come, and
+    /// every voter that promised it may have restarted since: then a number of this run's own
+    /// follows, so that no epoch is held twice.
+    fn numbers_skipped(&self, group: &Group) -> u32 {
+        let applied = group.spec.grant.map(|grant| grant.epoch.grant_index);
+        let base = group.epoch.grant_index;
+        if applied == Some(base) && self.inherited_index.is_some_and(|index| base > index) {
+            return 0;
+        }
+        (self.boot.0 % OWN_NUMBERS) as u32
     }
 
     fn win_claim(&mut self, now: Time, id: GroupId) {
@@ -189,7 +205,7 @@ impl Ownership {
 
     /// The ages in the beacons tell before anybody is asked. Not needed for safety: every voter
     /// judges for itself. It keeps a candidate with a bad link from disturbing a live holder.
-    fn voters_agree(&self, now: Time, group: &Group) -> bool {
+    pub(crate) fn voters_agree(&self, now: Time, group: &Group) -> bool {
         let silence = self.settings.silence();
         let holder = group.epoch.node;
         let agree = self.committed.voters.iter().filter(|voter| {
@@ -294,6 +310,9 @@ impl Ownership {
         if epoch != group.epoch {
             self.raise(now, id, epoch, false);
         }
+        if let Some(group) = self.groups.get_mut(&id) {
+            group.vouched = true;
+        }
         Ok(())
     }
 
@@ -331,7 +350,8 @@ impl Ownership {
             if voter && attempt.epoch == epoch && sent_at >= attempt.begun {
                 attempt.consents.insert(from);
                 self.dirty = true;
-                self.confirm(from, sent_at);
+                // For strict groups its next beacon does: it may owe word of another one.
+                self.confirm(from, sent_at, false);
             }
         }
         for (id, refusal) in answer.refusals {

@@ -55,6 +55,8 @@ const LEAVING: u8 = 2;
 const ABSTAINS: u8 = 4;
 const MORE: u8 = 8;
 const CLEAR: u8 = 0x80;
+/// Beside a [`Completeness`]; never set while no group is strict.
+const OWES: u8 = 0x80;
 
 /// Seals and opens frames with the committed key of one cluster.
 #[derive(Clone, Debug)]
@@ -289,11 +291,12 @@ fn write_beacon(out: &mut Writer, beacon: &Beacon) {
         out.u64(report.boot.0);
         out.u32(report.echo);
         out.u32(report.age.map_or(AGE_NONE, |age| age.min(AGE_NONE - 1)));
-        out.u8(match report.copy {
+        let copy = match report.copy {
             Completeness::Complete => 0,
             Completeness::Stale => 1,
             Completeness::Empty => 2,
-        });
+        };
+        out.u8(copy | flag(report.owes, OWES));
         for column in 0..paths {
             out.u8(report.path_ages.get(column).copied().unwrap_or(u8::MAX));
         }
@@ -319,17 +322,23 @@ fn read_beacon(input: &mut Reader<'_>) -> Option<Beacon> {
     let segments = input.list(SEGMENTS_MAX, |input| input.u16().map(SegmentId))?;
     let paths = input.list(PATHS_MAX, read_path)?;
     let peers = input.list(PEERS_MAX, |input| {
+        let node = NodeId(input.u32()?);
+        let boot = BootId(input.u64()?);
+        let echo = input.u32()?;
+        let age = Some(input.u32()?).filter(|age| *age != AGE_NONE);
+        let bits = input.u8()?;
         Some(PeerReport {
-            node: NodeId(input.u32()?),
-            boot: BootId(input.u64()?),
-            echo: input.u32()?,
-            age: Some(input.u32()?).filter(|age| *age != AGE_NONE),
-            copy: match input.u8()? {
+            node,
+            boot,
+            echo,
+            age,
+            copy: match bits & !OWES {
                 0 => Completeness::Complete,
                 1 => Completeness::Stale,
                 2 => Completeness::Empty,
                 _ => return None,
             },
+            owes: bits & OWES != 0,
             path_ages: paths.iter().map(|_| input.u8()).collect::<Option<_>>()?,
         })
     })?;

@@ -1,6 +1,6 @@
 //! What the cluster has committed, as this core needs it: input, the same on every node.
 
-use steadfast_model::{BootId, Epoch, GroupId, NodeId};
+use steadfast_model::{BootId, Epoch, GroupId, NodeId, document::Policy};
 
 /// A layer-2 segment, by its committed number. The document names segments by prefix; every node
 /// finds its interface for one by its own address there.
@@ -56,6 +56,8 @@ pub struct CommittedGroup {
     pub candidates: Vec<NodeId>,
     /// `None` before the first grant.
     pub grant: Option<Grant>,
+    /// What counts more: that somebody announces, or that never two do.
+    pub policy: Policy,
 }
 
 /// A committed right to announce.

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use steadfast_model::{BootId, Epoch, NodeId};
+use steadfast_model::{BootId, Epoch, NodeId, document::Policy};
 
 use crate::state::{GroupEvent, GroupState};
 use crate::{CommittedGroup, Role, Time};
@@ -18,6 +18,12 @@ pub(crate) struct Group {
     pub(crate) known_at: Time,
     /// Others that may still announce under a lower epoch.
     pub(crate) lingering: BTreeSet<NodeId>,
+    /// Others that held under a lower epoch and have not shown yet that they know of a higher one.
+    pub(crate) owed: BTreeSet<NodeId>,
+    /// The node of `epoch` has said itself, in its present run, that it holds or asks for it.
+    pub(crate) vouched: bool,
+    /// The epoch under which this run began to hold; meaningless while it does not.
+    pub(crate) held_from: Epoch,
     /// Since when the node of `epoch` is known not to announce under it any more.
     pub(crate) gone_at: Option<Time>,
     /// Given up by this run; it never announces under this or less.
@@ -64,6 +70,9 @@ impl Group {
             epoch: Epoch::default(),
             known_at: now,
             lingering: BTreeSet::new(),
+            owed: BTreeSet::new(),
+            vouched: false,
+            held_from: Epoch::default(),
             gone_at: None,
             resigned: None,
             source: None,
@@ -75,6 +84,10 @@ impl Group {
             published: (Role::NoHolder, Epoch::default()),
             proposed_at: None,
         }
+    }
+
+    pub(crate) fn strict(&self) -> bool {
+        self.spec.policy == Policy::Strict
     }
 
     /// Whether any epoch is known at all.
@@ -99,6 +112,9 @@ impl Group {
         let Some(next) = self.state.next(event) else { return false };
         let changed = next != self.state;
         if changed {
+            if !self.state.holds() {
+                self.held_from = self.epoch;
+            }
             self.state = next;
             self.since = now;
         }

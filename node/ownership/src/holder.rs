@@ -6,6 +6,7 @@ use steadfast_model::{Epoch, GroupId, NodeId};
 
 use crate::group::{ArpSchedule, Group};
 use crate::ownership::Ownership;
+use crate::peer::Peer;
 use crate::state::{GroupEvent, GroupState};
 use crate::{Action, CLAIMS_MAX, Message, Resign, Role, StopReason, Time};
 
@@ -15,7 +16,8 @@ impl Ownership {
     ///
     /// It is counted from the last run of the loop, and ends with what a majority of voters has
     /// confirmed: a loop that is stuck extends nothing, and workers stop before anybody consents to
-    /// a successor.
+    /// a successor. Of a strict group it ends [`crate::Settings::strict_margin`] earlier, and there
+    /// is none without a confirmation.
     pub fn announce_valid_until(&self, group: GroupId, now: Time) -> Option<Time> {
         let group = self.groups.get(&group)?;
         if !group.announcing {
@@ -23,7 +25,13 @@ impl Ownership {
         }
         let run = self.ran + self.settings.beacons(self.settings.announce_beacons);
         let confirmed = self.confirmed_until();
-        let until = if confirmed > self.ran { run.min(confirmed) } else { run };
+        let until = if group.strict() {
+            run.min(self.strict_until(group))
+        } else if confirmed > self.ran {
+            run.min(confirmed)
+        } else {
+            run
+        };
         (until > now).then_some(until)
     }
 
@@ -39,35 +47,61 @@ impl Ownership {
     }
 
     pub(crate) fn voters_heard(&self, now: Time) -> usize {
+        self.committed.voters.iter().filter(|voter| self.hears_voter(now, **voter)).count()
+    }
+
+    fn hears_voter(&self, now: Time, voter: NodeId) -> bool {
         let silence = self.settings.silence();
-        let heard = |voter: &NodeId| {
-            *voter == self.node
-                || self.peers.get(voter).is_some_and(|peer| peer.heard_within(now, silence))
-        };
-        self.committed.voters.iter().filter(|voter| heard(voter)).count()
+        voter == self.node
+            || self.peers.get(&voter).is_some_and(|peer| peer.heard_within(now, silence))
     }
 
     /// Until when a majority of the voters cannot have consented against this node.
     pub(crate) fn confirmed_until(&self) -> Time {
-        let mut until: Vec<Time> = self
+        self.majority_until(|peer| peer.confirmed_until)
+    }
+
+    /// Until when this node may announce a strict group. Only a voter counts that knows the epoch
+    /// under which this run began to hold, for only that one makes a successor wait; and only while
+    /// the epoch is a right of this run: a grant that others speak of may name an earlier one.
+    pub(crate) fn strict_until(&self, group: &Group) -> Time {
+        if group.epoch.claim == 0 && !group.granted_to(self.node, self.boot) {
+            return Time(0);
+        }
+        let until = self.majority_until(|peer| {
+            let report = peer.reports.get(&group.spec.id);
+            let knows = report.is_some_and(|report| report.epoch >= group.held_from);
+            if knows { peer.strict_until } else { Time(0) }
+        });
+        until - self.settings.strict_margin
+    }
+
+    /// The latest time that a majority of the voters reaches by `until`; this node has no end.
+    fn majority_until(&self, until: impl Fn(&Peer) -> Time) -> Time {
+        let mut times: Vec<Time> = self
             .committed
             .voters
             .iter()
             .map(|voter| match self.peers.get(voter) {
                 _ if *voter == self.node => Time(u64::MAX),
-                Some(peer) => peer.confirmed_until,
+                Some(peer) => until(peer),
                 None => Time(0),
             })
             .collect();
-        until.sort_unstable_by(|a, b| b.cmp(a));
-        until.get(self.committed.majority() - 1).copied().unwrap_or_default()
+        times.sort_unstable_by(|a, b| b.cmp(a));
+        times.get(self.committed.majority() - 1).copied().unwrap_or_default()
     }
 
     /// A majority is heard, but has not confirmed hearing this node: it may be consenting to a
     /// successor, so stay mute. A node that hears no majority is alone and keeps announcing
-    /// (`available`).
+    /// (`available`). Voters that abstain say nothing about it, and consent to nobody.
     fn unconfirmed(&self, now: Time) -> bool {
-        self.confirmed_until() <= now && self.hears_majority(now)
+        let speaks = |voter: &&NodeId| {
+            let view = self.peers.get(*voter).and_then(|peer| peer.view.as_ref());
+            self.hears_voter(now, **voter) && !view.is_some_and(|view| view.abstains)
+        };
+        let speaking = self.committed.voters.iter().filter(speaks).count();
+        self.confirmed_until() <= now && speaking >= self.committed.majority()
     }
 
     pub(crate) fn judge_announcing(&mut self, now: Time) {
@@ -87,7 +121,16 @@ impl Ownership {
             self.wake_at(confirmed_until);
         }
         for id in ids {
-            self.judge_holder(now, id, unconfirmed);
+            let group = &self.groups[&id];
+            if !group.strict() {
+                self.judge_holder(now, id, unconfirmed);
+                continue;
+            }
+            let until = self.strict_until(group);
+            if until > now {
+                self.wake_at(until);
+            }
+            self.judge_holder(now, id, until <= now);
         }
     }
 
@@ -118,7 +161,7 @@ impl Ownership {
         let silence = self.settings.silence();
         let clear = self.committed.voters.iter().filter(|voter| {
             if **voter == self.node {
-                return group.clear(now, silence);
+                return self.clear_here(now, group);
             }
             self.peers.get(*voter).is_some_and(|peer| {
                 peer.heard_within(now, silence)
@@ -132,9 +175,16 @@ impl Ownership {
             return true;
         }
         // Alone for good: nobody is there to say so.
-        !self.hears_majority(now)
+        !group.strict()
+            && !self.hears_majority(now)
             && now.since(group.known_at) >= silence.saturating_mul(2)
             && group.clear(now, silence)
+    }
+
+    /// Whether nobody can still announce under a lower epoch by the word of this node. A voter that
+    /// abstains has forgotten whom it confirmed.
+    pub(crate) fn clear_here(&self, now: Time, group: &Group) -> bool {
+        group.clear(now, self.settings.silence()) && self.abstains_until(now).is_none()
     }
 
     fn announce(&mut self, now: Time, id: GroupId) {

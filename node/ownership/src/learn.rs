@@ -69,8 +69,10 @@ impl Ownership {
         let Some(group) = self.groups.get_mut(&report.group) else { return };
         if report.epoch >= group.epoch {
             group.lingering.remove(&from);
+            group.owed.remove(&from);
         }
         if report.epoch.node == from && report.epoch == group.epoch {
+            group.vouched = true;
             match report.stance {
                 Stance::Holds => {
                     self.dirty |= group.gone_at.take().is_some();
@@ -105,11 +107,18 @@ impl Ownership {
         for id in ids {
             let Some(group) = self.groups.get_mut(&id) else { continue };
             group.lingering.remove(&node);
+            group.owed.remove(&node);
+            if group.epoch.node != node {
+                continue;
+            }
+            // Others spoke of this claim: it may be one of the new run, which says so itself.
+            let unsure = group.strict() && group.epoch.claim > 0 && !group.vouched;
+            group.vouched = false;
             let renewed = group
                 .spec
                 .grant
                 .is_some_and(|grant| grant.epoch == group.epoch && Some(grant.boot) == boot);
-            if group.epoch.node == node && !renewed {
+            if !renewed && !unsure {
                 self.mark_gone(now, id);
             }
         }
@@ -129,6 +138,12 @@ impl Ownership {
             group.lingering.insert(before.node);
         }
         group.lingering.remove(&epoch.node);
+        if before.node != self.node {
+            group.owed.insert(before.node);
+        }
+        group.owed.remove(&epoch.node);
+        group.owed.retain(|node| self.peers.contains_key(node));
+        group.vouched = false;
         group.epoch = epoch;
         group.known_at = now;
         group.gone_at = None;

@@ -23,15 +23,25 @@
 //!    no earlier holder can still announce, because it has said it obeys, or was confirmed too long
 //!    ago. While both live this takes one exchange of beacons, and forwarding never stops.
 //!
+//! *Of a strict group never two announcers at all*, counting until the time that workers were told
+//! ([`Ownership::announce_valid_until`]), also while the loop is paused. Its holder announces only
+//! until a majority's confirmation ends, less [`Settings::strict_margin`] for clocks that drift, and
+//! hearing no majority means mute. A voter confirms a strict holder only when that one knows all
+//! that the voter has promised to others ([`PeerReport::owes`]), and counts only when it knows by
+//! which right that one holds.
+//!
 //! A restarted voter has forgotten its promises; it abstains for S after its paths are up, which is
-//! longer than anything its earlier run confirmed. A run of a peer that is not known yet is
+//! longer than anything its earlier run confirmed: meanwhile it consents to nobody, confirms nobody
+//! and clears nothing. A run of a peer that is not known yet is
 //! believed only when it echoes what this node sent a moment ago: recorded frames cannot, so an
 //! ended run never comes back, not even to a node that has restarted itself.
 //!
 //! # What it does not
 //!
 //! Clocks must run at nearly the same rate: a rate difference shortens S by its share, and 500 ppm
-//! of 100 ms are 50 us. When more groups change at once than one beacon carries
+//! of 100 ms are 50 us; only strict groups have a margin for it. A group that becomes strict is so
+//! from when its holder has applied that. Majorities are those of one set of voters: while that
+//! changes, a paused node that has not applied the change may count by the old one. When more groups change at once than one beacon carries
 //! ([`GROUPS_PER_BEACON`]), beacons confirm nobody until each change was sent once; a voter that
 //! loses all of its repetitions may confirm a holder for one rotation longer. Gratuitous ARP moves
 //! hosts and switches, but when they believe it is theirs to say.
@@ -79,4 +89,5 @@ pub use reject::RejectReason;
 pub use settings::{Settings, SettingsError};
 pub use state::{GroupEvent, GroupState};
 pub use status::{Counters, GroupStatus, PeerStatus, Status};
+pub use steadfast_model::document::Policy;
 pub use time::Time;

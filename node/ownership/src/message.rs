@@ -103,6 +103,9 @@ pub struct PeerReport {
     pub age: Option<u32>,
     /// The sender's copy of that peer's connections.
     pub copy: Completeness,
+    /// That peer may not know yet of a strict group that it has lost: this confirms none of those
+    /// that it holds.
+    pub owes: bool,
     /// Age in whole beacons per path of [`Beacon::paths`]; 255: that or more, or never.
     pub path_ages: Vec<u8>,
 }

@@ -31,6 +31,8 @@ pub struct Ownership {
     pub(crate) boot: BootId,
     pub(crate) settings: Settings,
     pub(crate) committed: Committed,
+    /// What was applied when this run began.
+    pub(crate) inherited_index: Option<u64>,
     pub(crate) groups: BTreeMap<GroupId, Group>,
     pub(crate) peers: BTreeMap<NodeId, Peer>,
     pub(crate) links: BTreeMap<SegmentId, Link>,
@@ -115,6 +117,7 @@ impl Ownership {
             boot,
             settings,
             committed: Committed::default(),
+            inherited_index: None,
             groups: BTreeMap::new(),
             peers: BTreeMap::new(),
             links: BTreeMap::new(),
@@ -140,13 +143,15 @@ impl Ownership {
 
     /// The replicated state after an entry or snapshot was applied. Call it at the start and after
     /// every change of voters, members, groups or grants. A state with a lower `applied_index` than
-    /// the last one is ignored.
+    /// the last one is ignored. The first one has everything that an earlier run of this node had
+    /// applied.
     pub fn handle_committed(&mut self, now: Time, committed: Committed) {
         self.observe(now);
         if committed.applied_index < self.committed.applied_index {
             return;
         }
         self.dirty = true;
+        self.inherited_index.get_or_insert(committed.applied_index);
         self.committed = committed;
         self.peers.retain(|node, _| self.committed.member(*node).is_some());
         for node in self.committed.members.iter().map(|member| member.node) {

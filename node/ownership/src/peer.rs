@@ -30,6 +30,8 @@ pub(crate) struct Peer {
     pub(crate) quiet_from: Time,
     /// It will not consent against this node before then, on this node's clock.
     pub(crate) confirmed_until: Time,
+    /// The same for strict groups: by what it said when it had told this node everything.
+    pub(crate) strict_until: Time,
     /// Its latest beacon.
     pub(crate) view: Option<View>,
     /// What it last said about each group, in its present run.
@@ -70,6 +72,7 @@ impl Peer {
             heard: None,
             quiet_from: now,
             confirmed_until: Time(0),
+            strict_until: Time(0),
             view: None,
             reports: BTreeMap::new(),
         }
@@ -150,7 +153,7 @@ impl Peer {
         self.newest = 0;
         self.view = None;
         self.reports.clear();
-        // `confirmed_until` stays: the new run abstains for longer than the old one promised.
+        // Both confirmations stay: the new run abstains for longer than the old one promised.
         ended.is_some()
     }
 }

@@ -90,8 +90,10 @@ impl Ownership {
         let echoed = own
             .filter(|report| report.boot == self.boot && report.age.is_some() && !beacon.more)
             .and_then(|report| self.sent_at(now, report.echo));
-        if let Some(at) = echoed {
-            self.confirm(from, at);
+        // A voter that abstains does not know what an earlier run of it has promised.
+        let strict = !beacon.abstains && own.is_some_and(|report| !report.owes);
+        if let Some(at) = echoed.filter(|_| !beacon.abstains) {
+            self.confirm(from, at, strict);
         }
         let Some(peer) = self.peers.get_mut(&from) else { return };
         peer.view = Some(View {
@@ -106,11 +108,15 @@ impl Ownership {
     }
 
     /// `from` heard what this node sent at `at`: it will not consent against this node for one
-    /// silence time after that, which is no earlier on its clock than on this one.
-    pub(crate) fn confirm(&mut self, from: NodeId, at: Time) {
+    /// silence time after that, which is no earlier on its clock than on this one. `strict`: it has
+    /// told this node of every strict group that others got.
+    pub(crate) fn confirm(&mut self, from: NodeId, at: Time, strict: bool) {
         let until = at + self.settings.silence();
         if let Some(peer) = self.peers.get_mut(&from) {
             peer.confirmed_until = peer.confirmed_until.max(until);
+            if strict {
+                peer.strict_until = peer.strict_until.max(until);
+            }
         }
     }
 
@@ -125,6 +131,7 @@ impl Ownership {
                 self.mark_gone(now, *id);
             } else if group.epoch > *epoch {
                 group.lingering.remove(&from);
+                group.owed.remove(&from);
             }
         }
     }

@@ -4,6 +4,10 @@ use thiserror::Error;
 
 /// Milliseconds in the unit of [`crate::Time`] that `clusterd` uses.
 const MS: u64 = 1_000;
+/// Clocks may be wrong by 500 ppm each: one part in so many between two of them.
+const DRIFT_PARTS: u64 = 1_000;
+/// The usual margin is one part in so many of the silence time.
+const MARGIN_PARTS: u64 = 50;
 
 /// Spans are in units of [`crate::Time`]; [`Settings::default`] assumes microseconds.
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -28,6 +32,9 @@ pub struct Settings {
     pub mute_beacons: u32,
     /// How long workers may answer ARP after the last run of the loop, in beacons.
     pub announce_beacons: u32,
+    /// A holder of a strict group falls silent so long before its confirmation ends: what two clocks
+    /// may drift apart in one silence time.
+    pub strict_margin: u64,
     /// Gratuitous ARP after the start of announcing. Empty: none.
     pub arp_offsets: Vec<u64>,
     /// Gratuitous ARP again after so long; 0: never.
@@ -60,9 +67,16 @@ impl Settings {
         (self.beacon / 2).max(1)
     }
 
+    /// The usual margin of strict groups: a fiftieth of the silence time, 2 ms of 100. Two clocks
+    /// that are wrong by 500 ppm each take a twentieth of it.
+    pub fn margin(silence: u64) -> u64 {
+        silence / MARGIN_PARTS
+    }
+
     /// 50 ms x 5, for hosts whose loops pause.
     pub fn noisy_host() -> Self {
-        Self { beacon: 50 * MS, silent_after: 5, ..Self::default() }
+        let strict_margin = Self::margin(250 * MS);
+        Self { beacon: 50 * MS, silent_after: 5, strict_margin, ..Self::default() }
     }
 
     /// Refuses what would break the argument of the crate's documentation.
@@ -85,6 +99,14 @@ impl Settings {
                 announce_beacons: self.announce_beacons,
             });
         }
+        let least = self.silence() / DRIFT_PARTS;
+        if self.strict_margin < least || self.strict_margin >= self.silence() / 2 {
+            return Err(SettingsError::Margin {
+                strict_margin: self.strict_margin,
+                least,
+                most: (self.silence() / 2).saturating_sub(1),
+            });
+        }
         Ok(())
     }
 }
@@ -103,6 +125,7 @@ impl Default for Settings {
             mute_gap_beacons: 3,
             mute_beacons: 2,
             announce_beacons: 3,
+            strict_margin: Self::margin(100 * MS),
             arp_offsets: vec![0, 20 * MS, 100 * MS, 300 * MS, 700 * MS],
             arp_refresh: 60_000 * MS,
             arp_pace: 100 * MS,
@@ -137,6 +160,18 @@ pub enum SettingsError {
         announce_beacons: u32,
         /// As configured.
         silent_after: u32,
+    },
+    /// The margin covers no drift, or leaves no time to announce.
+    #[error(
+        "strict groups have a margin of {strict_margin} for clocks that drift; write {least} to {most}"
+    )]
+    Margin {
+        /// As configured.
+        strict_margin: u64,
+        /// A thousandth of the silence time: two clocks of 500 ppm, one fast, one slow.
+        least: u64,
+        /// Less than half of the silence time.
+        most: u64,
     },
     /// A paused holder would resume without looking whether it was deposed.
     #[error(

@@ -31,6 +31,7 @@ fn settings() -> Settings {
         mute_gap_beacons: 3,
         mute_beacons: 2,
         announce_beacons: 3,
+        strict_margin: 0,
         arp_offsets: Vec::new(),
         arp_refresh: 0,
         arp_pace: 1,
@@ -139,6 +140,7 @@ impl World {
             segments: Vec::new(),
             candidates: candidates.clone(),
             grant: None,
+            policy: Policy::Available,
         };
         let committed = Committed {
             generation: 1,

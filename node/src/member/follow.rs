@@ -352,6 +352,7 @@ fn committed(member: &Member, state: &ClusterState) -> Committed {
                 holder: g.epoch.node,
                 boot: g.boot,
             }),
+            policy: group.spec.policy,
         }
     });
     Committed {

@@ -23,6 +23,8 @@ pub struct Node {
     pub alive: bool,
     pub paused: bool,
     pub boots: u64,
+    /// What its workers were last told of each group: it stands while the loop is paused.
+    pub published: BTreeMap<GroupId, Time>,
 }
 
 /// Nodes 1..=n on one segment and with a control connection each, and a Raft log in short: grants
@@ -59,6 +61,7 @@ pub fn group(id: GroupId, candidates: &[u32]) -> CommittedGroup {
         segments: vec![SEG],
         candidates: candidates.iter().copied().map(NodeId).collect(),
         grant: None,
+        policy: Policy::Available,
     }
 }
 
@@ -110,6 +113,28 @@ impl Net {
         net
     }
 
+    /// A cluster of three whose node 1 leads and holds these strict groups.
+    pub fn strict(groups: u32) -> Self {
+        let mut net = Self::new(3, Settings::default());
+        net.committed.groups = (1..=groups).map(|g| group(GroupId(g), &[1, 2, 3])).collect();
+        for group in &mut net.committed.groups {
+            group.policy = Policy::Strict;
+        }
+        for n in [1, 2, 3] {
+            net.boot(NodeId(n), 1);
+        }
+        net.run(500 * MS);
+        for group in 1..=groups {
+            net.grant(GroupId(group), 1);
+        }
+        net.lead(2);
+        net.run(1_000 * MS);
+        for group in 1..=groups {
+            assert_eq!(net.answering(GroupId(group)), vec![NodeId(1)]);
+        }
+        net
+    }
+
     /// A cluster whose node 1 leads and whose group 1 is held by node 1.
     pub fn running(nodes: u32) -> Self {
         let mut net = Self::new(nodes, Settings::default());
@@ -124,7 +149,10 @@ impl Net {
         let mut core = Ownership::new(id, boot, self.settings.clone(), self.now).unwrap();
         core.handle_committed(self.now, self.committed.clone());
         core.handle_link(self.now, SEG, true);
-        self.nodes.insert(id, Node { core, alive: true, paused: false, boots });
+        self.nodes.insert(
+            id,
+            Node { core, alive: true, paused: false, boots, published: BTreeMap::new() },
+        );
     }
 
     pub fn kill(&mut self, n: u32) {
@@ -155,6 +183,13 @@ impl Net {
 
     pub fn cut(&mut self, from: u32, to: u32, path: Path) {
         self.cuts.insert((NodeId(from), NodeId(to), path));
+    }
+
+    /// One direction, all paths.
+    pub fn deafen(&mut self, from: u32, to: u32) {
+        for path in [Path::Peer, Path::Segment(SEG)] {
+            self.cut(from, to, path);
+        }
     }
 
     /// Both directions, all paths.
@@ -188,6 +223,15 @@ impl Net {
             node.alive && !node.paused && node.core.announce_valid_until(group, self.now).is_some()
         };
         self.nodes.iter().filter(|(_, node)| announces(node)).map(|(id, _)| *id).collect()
+    }
+
+    /// Nodes whose workers may answer ARP now by what they were last told, also while their loop is
+    /// paused.
+    pub fn answering(&self, group: GroupId) -> Vec<NodeId> {
+        let answers = |node: &Node| {
+            node.alive && node.published.get(&group).is_some_and(|until| *until > self.now)
+        };
+        self.nodes.iter().filter(|(_, node)| answers(node)).map(|(id, _)| *id).collect()
     }
 
     pub fn actions_of(&self, n: u32, since: Time) -> Vec<(Time, Action)> {
@@ -346,6 +390,15 @@ impl Net {
                 action => self.events.push(Event { at: self.now, node: id, action }),
             }
         }
+        let node = self.nodes.get_mut(&id).unwrap();
+        node.published = self
+            .committed
+            .groups
+            .iter()
+            .filter_map(|group| {
+                Some((group.id, node.core.announce_valid_until(group.id, self.now)?))
+            })
+            .collect();
     }
 
     fn send(&mut self, from: NodeId, to: NodeId, path: Path, frame: Frame) {

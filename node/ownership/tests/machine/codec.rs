@@ -47,14 +47,25 @@ fn beacons() -> impl Strategy<Value = Beacon> {
     (any::<[bool; 4]>(), vec(any::<u16>(), 0..=SEGMENTS_MAX), vec(paths(), 0..=PATHS_MAX))
         .prop_flat_map(move |(flags, segments, paths)| {
             let ages = vec(any::<u8>(), paths.len());
-            let peer = (any::<u32>(), any::<u64>(), any::<u32>(), age.clone(), copy.clone(), ages)
-                .prop_map(|(node, boot, echo, age, copy, path_ages)| PeerReport {
-                    node: NodeId(node),
-                    boot: BootId(boot),
-                    echo,
-                    age,
-                    copy,
-                    path_ages,
+            let peer = (
+                any::<u32>(),
+                any::<u64>(),
+                any::<u32>(),
+                age.clone(),
+                copy.clone(),
+                any::<bool>(),
+                ages,
+            )
+                .prop_map(|(node, boot, echo, age, copy, owes, path_ages)| {
+                    PeerReport {
+                        node: NodeId(node),
+                        boot: BootId(boot),
+                        echo,
+                        age,
+                        copy,
+                        owes,
+                        path_ages,
+                    }
                 });
             (vec(peer, 0..=PEERS_MAX), vec(group.clone(), 0..=GROUPS_PER_BEACON)).prop_map(
                 move |(peers, groups)| Beacon {
@@ -198,6 +209,7 @@ fn the_fullest_beacon_fits_a_datagram() {
                 echo: 1,
                 age: None,
                 copy: Completeness::Stale,
+                owes: true,
                 path_ages: vec![1; PATHS_MAX],
             };
             PEERS_MAX

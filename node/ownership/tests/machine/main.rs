@@ -9,5 +9,6 @@ mod common;
 mod codec;
 mod faults;
 mod rules;
+mod strict;
 mod takeover;
 mod trust;

@@ -304,6 +304,7 @@ fn beacons() -> Vec<Vec<u8>> {
         echo: 5,
         age: Some(6),
         copy: ownership::Completeness::Stale,
+        owes: false,
         path_ages: vec![1, 2],
     };
     let group = ownership::GroupReport {
