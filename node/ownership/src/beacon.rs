@@ -274,7 +274,9 @@ impl Ownership {
     /// The copy of what `node` held in its run `boot`, as it was at `judged`.
     pub(crate) fn copy_at(&self, node: NodeId, boot: Option<BootId>, judged: Time) -> Completeness {
         if node == self.node {
-            return Completeness::Complete;
+            // What an earlier run of this node had is gone with it.
+            let own = boot.is_none_or(|boot| boot == self.boot);
+            return if own { Completeness::Complete } else { Completeness::Empty };
         }
         let copies = self.copies.get(&node).map_or(&[][..], Vec::as_slice);
         let copy = match boot {

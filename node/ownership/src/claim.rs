@@ -149,7 +149,7 @@ impl Ownership {
         let own = (copy, place(self.node));
         let ahead = group.spec.candidates.iter().filter(|candidate| {
             self.may_take(now, group, **candidate) && {
-                let copy = self.peer_copy(**candidate, source);
+                let copy = self.peer_copy(**candidate, (source, boot));
                 (copy, place(**candidate)) < own
             }
         });
@@ -171,11 +171,18 @@ impl Ownership {
             && group.spec.segments.iter().all(|segment| view.segments.contains(segment))
     }
 
-    pub(crate) fn peer_copy(&self, node: NodeId, source: NodeId) -> Completeness {
+    pub(crate) fn peer_copy(
+        &self,
+        node: NodeId,
+        (source, boot): (NodeId, Option<BootId>),
+    ) -> Completeness {
+        let Some(peer) = self.peers.get(&node) else { return Completeness::Empty };
         if node == source {
-            return Completeness::Complete;
+            // Its own connections, unless it has lost them with an earlier run.
+            let own = boot.is_none() || boot == peer.boot;
+            return if own { Completeness::Complete } else { Completeness::Empty };
         }
-        self.peers.get(&node).map_or(Completeness::Empty, |peer| peer.copy_of(source))
+        peer.copy_of(source)
     }
 
     /// Whose connections matter for the group: those of the node that last really held it.

@@ -79,7 +79,7 @@ impl Ownership {
         if !group.spec.segments.iter().all(|segment| view.segments.contains(segment)) {
             return Err(MoveError::SegmentDown(target));
         }
-        if self.peer_copy(target, source.0) != Completeness::Complete {
+        if self.peer_copy(target, source) != Completeness::Complete {
             return Err(MoveError::NotComplete(target));
         }
         Ok(())
@@ -135,7 +135,7 @@ impl Ownership {
             if *node == self.node {
                 self.copy_at(source, boot, gone_at)
             } else {
-                self.peer_copy(*node, source)
+                self.peer_copy(*node, (source, boot))
             }
         };
         Some((self.eligible(now, group).min_by_key(copy)?, GrantReason::HolderGone))

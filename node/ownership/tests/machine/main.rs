@@ -8,6 +8,7 @@ mod common;
 
 mod codec;
 mod faults;
+mod returned;
 mod rules;
 mod strict;
 mod takeover;
