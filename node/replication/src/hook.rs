@@ -63,6 +63,7 @@ impl SyncHook for ReplicationHook {
             return;
         }
         if service.spec.sync.on_established || Self::deviates(config, connection) {
+            connection.set_synced_state(new);
             self.mark(connection);
         }
     }

@@ -118,7 +118,12 @@ pub fn wants(
         // One-way flows have no handshake: their first packet is all there may ever be.
         State::Udp => packet.in_pkts == 1 && deviating(),
         new if new.is_established() && !packet.old.is_established() => {
-            settings.on_established || deviating()
+            let wanted = settings.on_established || deviating();
+            // A connection that ended and was opened anew ends with a change once more.
+            if wanted {
+                connection.set_synced_state(new);
+            }
+            wanted
         }
         _ => false,
     }

@@ -316,3 +316,21 @@ proptest! {
         }
     }
 }
+
+#[test]
+fn what_was_opened_anew_ends_with_a_copy_again() {
+    let settings = SyncSettings { on_established: true, ..settings(0, 0, 0, 0) };
+    let connection = connection();
+    let mut in_pkts = 10;
+    let mut step = |old, new| {
+        in_pkts += 1;
+        let packet = Packet { old, new, in_pkts, timeout_ns: 900_000 * MS, now_ns: in_pkts * MS };
+        wants(&settings, &packet, &connection, || false)
+    };
+    for life in 0..3 {
+        assert!(step(State::SynRecv, State::Established), "life {life} begins");
+        assert!(!step(State::Established, State::Established), "life {life} goes on");
+        assert!(step(State::Established, State::FinWait), "life {life} ends");
+        assert!(!step(State::FinWait, State::FinWait), "life {life} has ended");
+    }
+}
