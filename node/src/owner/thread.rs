@@ -12,8 +12,8 @@ use std::{
 use futures_util::future::select_all;
 use steadfast_model::{BootId, Command as Commit, Epoch, GroupId, NodeId};
 use steadfast_ownership::{
-    Action, Committed, Completeness, Frame, Ownership, Path, RejectReason, Role, Seal, SegmentId,
-    StaleSender, Time,
+    Action, Committed, Completeness, Frame, Ownership, Path, PeerStatus, RejectReason, Role, Seal,
+    SegmentId, StaleSender, Time,
 };
 use steadfast_peer::{Endpoint, Incoming, Links, LinksConfig};
 use steadfast_replication as repl;
@@ -350,12 +350,18 @@ impl Thread {
         });
         let boots: BTreeMap<NodeId, BootId> =
             status.peers.iter().filter_map(|p| Some((p.node, p.boot?))).collect();
+        let age = |p: &PeerStatus| p.paths.iter().map(|(_, age)| *age).min();
+        let ages: BTreeMap<NodeId, u64> =
+            status.peers.iter().filter_map(|p| Some((p.node, age(p)?))).collect();
         let mut worst: BTreeMap<NodeId, Completeness> = BTreeMap::new();
         for group in &status.groups {
             let Role::Other { node } = group.role else { continue };
             let Some(boot) = boots.get(&node) else { continue };
             self.publisher.note_holder(group.group, node, *boot);
-            let copy = self.config.copies.completeness(group.group, node, *boot, now.0 * 1_000);
+            // As it was when the holder was last heard: a silence that is longer than what counts
+            // as fresh must not make every copy stale before anybody claims.
+            let heard_us = now.0.saturating_sub(ages.get(&node).copied().unwrap_or(0));
+            let copy = self.config.copies.completeness(group.group, node, *boot, heard_us * 1_000);
             let copy = match copy {
                 repl::Completeness::Complete { .. } => Completeness::Complete,
                 repl::Completeness::Stale => Completeness::Stale,
