@@ -110,6 +110,10 @@ fuzz-replay: setup ## Runs one input through a fuzz target: TARGET=name INPUT=fi
 	@$(FUZZ_BUILD)
 	@TARGET=$(TARGET) $(BIN)/fuzz -runs=1 $(INPUT)
 
+.PHONY: model
+model: ## The states of ownership, searched within larger bounds than `make test` has: hours
+	MODEL_FULL=1 $(CARGO) test --locked -p steadfast-ownership --test model -- --nocapture
+
 .PHONY: test
 test: setup lint compile unit build ## Everything CI runs
 	$(CARGO) test --locked --workspace --doc

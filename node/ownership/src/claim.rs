@@ -113,6 +113,11 @@ impl Ownership {
 
     fn give_up_claim(&mut self, now: Time, id: GroupId, gone_at: Time) {
         self.transit(now, id, GroupEvent::Lost);
+        // What others said meanwhile, below the claim.
+        let heard = self.peers.values().filter_map(|peer| Some(peer.reports.get(&id)?.epoch));
+        if let Some(highest) = heard.max() {
+            self.learn_rumor(now, id, highest);
+        }
         let group = &self.groups[&id];
         let rank = self.claim_delay(now, group, gone_at);
         let retry_at = now + self.settings.beacon + rank;

@@ -127,6 +127,7 @@ impl Ownership {
         let gone_at = self.holder_gone(now, group)?;
         if group.state != GroupState::Suspect
             || now.since(gone_at.max(group.known_at)) < self.settings.regrant_after
+            || !self.voters_agree(now, group)
         {
             return None;
         }

@@ -43,11 +43,13 @@ impl Ownership {
         }
     }
 
-    /// An epoch that a peer reports, promised or committed somewhere.
+    /// An epoch that a peer reports, promised or committed somewhere. A claim of this node that is
+    /// under way and above it goes on: else two candidates that ask at once, each of whom one voter
+    /// has promised its claim, would end each other's without end.
     pub(crate) fn learn_rumor(&mut self, now: Time, id: GroupId, epoch: Epoch) {
         let Some(group) = self.groups.get(&id) else { return };
-        let own_claim = group.attempt.as_ref().is_some_and(|attempt| attempt.epoch == epoch);
-        if epoch <= group.epoch || own_claim {
+        let asked = group.attempt.as_ref().is_some_and(|attempt| attempt.epoch >= epoch);
+        if epoch <= group.epoch || asked {
             return;
         }
         let held = group.state.holds();

@@ -2,7 +2,7 @@
 //!
 //! [`Ownership`] is a pure state machine: integer time, facts and frames in, actions out. No
 //! clock, no sockets, no randomness; equal inputs give equal outputs, and values can be compared
-//! and hashed, so that the model checker drives exactly this code (`tests/model.rs`).
+//! and hashed, so that the model checker drives exactly this code (`tests/model`).
 //!
 //! # What it guarantees
 //!
