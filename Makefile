@@ -112,7 +112,7 @@ fuzz-replay: setup ## Runs one input through a fuzz target: TARGET=name INPUT=fi
 
 .PHONY: model
 model: ## The states of ownership, searched within larger bounds than `make test` has: hours
-	MODEL_FULL=1 $(CARGO) test --locked -p steadfast-ownership --test model -- --nocapture
+	MODEL_FULL=1 $(CARGO) test --locked -p steadfast-ownership --test model -- --nocapture --include-ignored
 
 .PHONY: test
 test: setup lint compile unit build ## Everything CI runs

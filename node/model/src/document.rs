@@ -32,7 +32,7 @@ pub use self::{
     limits::{LimitsSpec, Over},
     listening::{Listener, MatchSpec, Ports},
     persistence::PersistenceSpec,
-    policy::Policy,
+    policy::{Alone, Policy},
     quic::{QuicLbSpec, octets},
     scheduling::{HashSpec, Scheduler, SchedulerText, ServerOrder},
     syn_proxy::SynProxy,
@@ -104,9 +104,21 @@ pub struct GroupSpec {
     /// What counts more: that somebody announces the group, or that never two nodes do.
     #[serde(default)]
     pub policy: Policy,
+    /// Whether a candidate may announce without a majority; none: `never` for strict groups, else
+    /// `claim`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub alone: Option<Alone>,
 }
 
 impl GroupSpec {
+    /// What a candidate does without a majority.
+    pub fn alone(&self) -> Alone {
+        self.alone.unwrap_or(match self.policy {
+            Policy::Available => Alone::Claim,
+            Policy::Strict => Alone::Never,
+        })
+    }
+
     /// All that moves together: VIPs, gateways, local addresses.
     pub fn all_addresses(&self) -> impl Iterator<Item = &IpAddr> {
         self.addresses.iter().chain(&self.gateways).chain(&self.local_addresses)

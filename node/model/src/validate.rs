@@ -24,7 +24,8 @@ use self::listening::{Endpoints, Pools};
 pub use self::listening::{MATCHES_MAX, RANGES_MAX};
 use crate::{
     document::{
-        Document, Forwarding, GroupSpec, Listener, Prefix, Protocol, ServerSpec, ServiceSpec,
+        Alone, Document, Forwarding, GroupSpec, Listener, Policy, Prefix, Protocol, ServerSpec,
+        ServiceSpec,
     },
     problem::{NAME_LENGTH_MAX, Problem, Problems, choose_or, in_names, shown},
 };
@@ -165,6 +166,13 @@ impl<'a> Check<'a> {
                     format!("{place}.addresses"),
                     "is empty",
                     "give the group at least one VIP",
+                );
+            }
+            if (group.policy, group.alone) == (Policy::Strict, Some(Alone::Claim)) {
+                self.problem(
+                    format!("{place}.alone"),
+                    "claim may have two nodes announce the group, and its policy is strict",
+                    "write alone: never, or policy: available",
                 );
             }
             let lists = [

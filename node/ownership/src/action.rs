@@ -42,6 +42,13 @@ pub enum Action {
         /// Which group.
         group: GroupId,
     },
+    /// Ask on the segments whether somebody answers for the addresses of the group (RFC 5227 section
+    /// 2.1.1), and report with [`crate::Ownership::handle_probed`]. Without a report nothing
+    /// follows, and it is asked for again.
+    ProbeAddresses {
+        /// Which group.
+        group: GroupId,
+    },
     /// Send one gratuitous ARP to this sender alone, which still uses another node's MAC address.
     AnnounceTo {
         /// Whom, about what.
@@ -120,6 +127,9 @@ pub enum StopReason {
     WorkerStuck,
     /// The planned stop did not finish in time.
     Shutdown,
+    /// It announced without a majority, and has to no more: the holder or a better shadow is heard,
+    /// or this node cannot serve.
+    ShadowEnded,
     /// The group was removed, or this node is no member any more.
     Removed,
 }

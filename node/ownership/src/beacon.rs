@@ -250,6 +250,9 @@ impl Ownership {
     }
 
     pub(crate) fn stance(&self, group: &Group) -> Stance {
+        if group.state == crate::GroupState::Shadow {
+            return Stance::Shadows;
+        }
         if group.epoch.node != self.node {
             return Stance::Obeys;
         }

@@ -24,6 +24,10 @@ impl Ownership {
             if group.state.holds() || !group.owned() {
                 continue;
             }
+            if group.state == GroupState::Shadow {
+                self.judge_shadow(now, id);
+                continue;
+            }
             let gone = self.holder_gone(now, group);
             match gone {
                 None => {
@@ -36,6 +40,7 @@ impl Ownership {
                 Some(gone_at) => {
                     self.transit(now, id, GroupEvent::HolderGone);
                     self.judge_claim(now, id, gone_at);
+                    self.judge_alone(now, id, gone_at);
                 }
             }
         }
@@ -47,7 +52,11 @@ impl Ownership {
             if !self.may_claim(now, group) {
                 return;
             }
-            let due = (gone_at + self.claim_delay(now, group, gone_at)).max(group.retry_at);
+            let mut due = (gone_at + self.claim_delay(now, group, gone_at)).max(group.retry_at);
+            if self.shadow_heard(now, group).is_some() {
+                // Who already announces claims first.
+                due = due.max(self.majority_from + self.settings.empty_delay);
+            }
             if now < due {
                 self.wake_at(due);
                 return;
@@ -73,9 +82,14 @@ impl Ownership {
     }
 
     fn begin_claim(&mut self, now: Time, id: GroupId) {
+        self.transit(now, id, GroupEvent::ClaimDue);
+        self.ask(now, id);
+    }
+
+    /// Asks the voters for the next claim.
+    pub(crate) fn ask(&mut self, now: Time, id: GroupId) {
         let voter = self.committed.voters.contains(&self.node);
         let consents = voter.then_some(self.node).into_iter().collect();
-        self.transit(now, id, GroupEvent::ClaimDue);
         let node = self.node;
         let generation = self.committed.generation;
         let skip = self.numbers_skipped(&self.groups[&id]);
@@ -102,7 +116,7 @@ impl Ownership {
         (self.boot.0 % OWN_NUMBERS) as u32
     }
 
-    fn win_claim(&mut self, now: Time, id: GroupId) {
+    pub(crate) fn win_claim(&mut self, now: Time, id: GroupId) {
         let Some(epoch) = self.groups[&id].attempt.as_ref().map(|attempt| attempt.epoch) else {
             return;
         };
@@ -137,7 +151,7 @@ impl Ownership {
     }
 
     /// Complete copies at once, stale and empty ones later, and each rank a step apart.
-    fn claim_delay(&self, now: Time, group: &Group, gone_at: Time) -> u64 {
+    pub(crate) fn claim_delay(&self, now: Time, group: &Group, gone_at: Time) -> u64 {
         let (source, boot) = Self::source_of(group);
         // A holder that resigned was alive until then; a silent one was when last heard.
         let judged = match self.peers.get(&source) {

@@ -309,6 +309,7 @@ fn write_beacon(out: &mut Writer, beacon: &Beacon) {
             Stance::Pending => 1,
             Stance::Holds => 2,
             Stance::Gone => 3,
+            Stance::Shadows => 4,
         };
         out.u8(stance | flag(report.clear, CLEAR));
     });
@@ -351,6 +352,7 @@ fn read_beacon(input: &mut Reader<'_>) -> Option<Beacon> {
             1 => Stance::Pending,
             2 => Stance::Holds,
             3 => Stance::Gone,
+            4 => Stance::Shadows,
             _ => return None,
         };
         Some(GroupReport { group, epoch, stance, clear: bits & CLEAR != 0 })

@@ -1,6 +1,9 @@
 //! What the cluster has committed, as this core needs it: input, the same on every node.
 
-use steadfast_model::{BootId, Epoch, GroupId, NodeId, document::Policy};
+use steadfast_model::{
+    BootId, Epoch, GroupId, NodeId,
+    document::{Alone, Policy},
+};
 
 /// A layer-2 segment, by its committed number. The document names segments by prefix; every node
 /// finds its interface for one by its own address there.
@@ -58,6 +61,8 @@ pub struct CommittedGroup {
     pub grant: Option<Grant>,
     /// What counts more: that somebody announces, or that never two do.
     pub policy: Policy,
+    /// Whether a candidate that hears no majority may announce it.
+    pub alone: Alone,
 }
 
 /// A committed right to announce.

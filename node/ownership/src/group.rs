@@ -35,6 +35,8 @@ pub(crate) struct Group {
     pub(crate) retry_at: Time,
     /// After a gap of the own loop: mute at least until then.
     pub(crate) mute_until: Time,
+    /// When somebody last answered for the addresses.
+    pub(crate) answered_at: Option<Time>,
     pub(crate) announcing: bool,
     pub(crate) arp: ArpSchedule,
     /// What the data plane was last told.
@@ -79,6 +81,7 @@ impl Group {
             attempt: None,
             retry_at: Time(0),
             mute_until: Time(0),
+            answered_at: None,
             announcing: false,
             arp: ArpSchedule::default(),
             published: (Role::NoHolder, Epoch::default()),
@@ -127,7 +130,9 @@ impl Group {
     /// For the data plane.
     pub(crate) fn role(&self, node: NodeId) -> Role {
         match self.state {
-            GroupState::Taking | GroupState::Holding | GroupState::Muted => Role::Holder,
+            GroupState::Taking | GroupState::Holding | GroupState::Muted | GroupState::Shadow => {
+                Role::Holder
+            }
             GroupState::Following if self.epoch.node != node => {
                 Role::Other { node: self.epoch.node }
             }

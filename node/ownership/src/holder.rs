@@ -187,7 +187,7 @@ impl Ownership {
         group.clear(now, self.settings.silence()) && self.abstains_until(now).is_none()
     }
 
-    fn announce(&mut self, now: Time, id: GroupId) {
+    pub(crate) fn announce(&mut self, now: Time, id: GroupId) {
         let (node, boot) = (self.node, self.boot);
         let Some(group) = self.groups.get_mut(&id) else { return };
         group.source = Some((node, boot));
@@ -314,7 +314,8 @@ impl Ownership {
         }
         debug_assert!(self.groups.values().all(|group| {
             !group.announcing
-                || (group.state == GroupState::Holding && group.published.0 == Role::Holder)
+                || (matches!(group.state, GroupState::Holding | GroupState::Shadow)
+                    && group.published.0 == Role::Holder)
         }));
     }
 }

@@ -80,10 +80,13 @@ impl Ownership {
                     self.dirty |= group.gone_at.take().is_some();
                     group.source = boot.map(|boot| (from, boot));
                 }
-                Stance::Gone => self.mark_gone(now, report.group),
+                // Who shadows its own epoch is a later run than it names.
+                Stance::Gone | Stance::Shadows => self.mark_gone(now, report.group),
                 Stance::Obeys | Stance::Pending => {}
             }
-        } else if report.stance == Stance::Holds && report.epoch < group.epoch {
+        } else if (report.stance == Stance::Holds && report.epoch < group.epoch)
+            || (report.stance == Stance::Shadows && group.state.holds())
+        {
             self.answer_stale(now, report.group, from);
         }
         if let Some(peer) = self.peers.get_mut(&from) {

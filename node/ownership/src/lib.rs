@@ -30,6 +30,12 @@
 //! that the voter has promised to others ([`PeerReport::owes`]), and counts only when it knows by
 //! which right that one holds.
 //!
+//! *Without a majority* nobody can consent. A candidate of an available group with `alone: claim`
+//! that hears no majority for [`Settings::alone_after`], whose holder is silent as long and whose
+//! addresses nobody answers for, announces as a *shadow*: without a right, just below the epoch that
+//! is known, yielding to the first sign of its holder and to a shadow of better rank. Back among a
+//! majority it claims, before others do, and announces meanwhile.
+//!
 //! A restarted voter has forgotten its promises; it abstains for S after its paths are up, which is
 //! longer than anything its earlier run confirmed: meanwhile it consents to nobody, confirms nobody
 //! and clears nothing. A run of a peer that is not known yet is
@@ -48,7 +54,7 @@
 //!
 //! # States of a group
 //!
-//! The table is in [`GroupState`]; only `Holding` announces.
+//! The table is in [`GroupState`]; only `Holding` and `Shadow` announce.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -69,6 +75,7 @@ mod receive;
 mod reject;
 mod report;
 mod settings;
+mod shadow;
 mod stale;
 mod state;
 mod status;
@@ -89,5 +96,5 @@ pub use reject::RejectReason;
 pub use settings::{Settings, SettingsError};
 pub use state::{GroupEvent, GroupState};
 pub use status::{Counters, GroupStatus, PeerStatus, Status};
-pub use steadfast_model::document::Policy;
+pub use steadfast_model::document::{Alone, Policy};
 pub use time::Time;

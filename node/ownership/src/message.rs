@@ -135,6 +135,8 @@ pub enum Stance {
     /// The epoch names the sender, which will never announce under it: another run, a claim given
     /// up, or a resignation.
     Gone,
+    /// The sender announces, just below the epoch: it hears no majority, and nobody who holds.
+    Shadows,
 }
 
 /// How good a node's copy of a holder's connections is.

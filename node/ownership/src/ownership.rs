@@ -7,7 +7,7 @@ use steadfast_model::{BootId, GroupId, NodeId};
 
 use crate::group::Group;
 use crate::peer::Peer;
-use crate::state::GroupEvent;
+use crate::state::{GroupEvent, GroupState};
 use crate::{
     Action, Committed, Completeness, Counters, Path, SegmentId, Settings, SettingsError,
     StopReason, Time,
@@ -41,6 +41,10 @@ pub struct Ownership {
     pub(crate) shutdown: Option<Shutdown>,
     /// Since when this node is the leader.
     pub(crate) leader: Option<Time>,
+    /// Since when no majority of the voters is heard.
+    pub(crate) minority: Option<Time>,
+    /// When a majority was last heard again.
+    pub(crate) majority_from: Time,
     /// Since when any path works.
     pub(crate) paths_up: Option<Time>,
     pub(crate) sequence: u64,
@@ -125,6 +129,8 @@ impl Ownership {
             workers_ok: true,
             shutdown: None,
             leader: None,
+            minority: None,
+            majority_from: now,
             paths_up: None,
             sequence: 0,
             sent: VecDeque::new(),
@@ -274,6 +280,7 @@ impl Ownership {
         }
         self.dirty = false;
         self.deadline = now + self.settings.wake();
+        self.judge_majority(now);
         self.judge_leading(now);
         self.judge_groups(now);
         self.judge_shutdown(now);
@@ -313,6 +320,7 @@ impl Ownership {
         for id in ids {
             // A claim that was under way rests on what was seen before the gap.
             self.transit(now, id, GroupEvent::Lost);
+            self.shadow_after_gap(now, id, mute);
             if mute && self.groups[&id].state.holds() {
                 self.doubt(now, id, mute_until, StopReason::LoopGap);
             }
@@ -339,8 +347,17 @@ impl Ownership {
     /// Applies an event of the table to a group.
     pub(crate) fn transit(&mut self, now: Time, id: GroupId, event: GroupEvent) -> bool {
         let Some(group) = self.groups.get_mut(&id) else { return false };
+        let before = group.state;
         let changed = group.apply(now, event);
+        let state = group.state;
         self.dirty |= changed;
+        if changed && [before, state].contains(&GroupState::Shadow) {
+            if before == GroupState::Shadow && state != GroupState::Holding {
+                self.stop(id, StopReason::ShadowEnded);
+            }
+            // What this node is has changed, under the same epoch.
+            self.changed.insert(id, self.settings.silent_after);
+        }
         changed
     }
 

@@ -3,7 +3,7 @@
 use steadfast_model::{Epoch, GroupId};
 
 use crate::ownership::Ownership;
-use crate::{Counters, GroupStatus, PeerStatus, Status, Time};
+use crate::{Counters, GroupState, GroupStatus, PeerStatus, Status, Time};
 
 impl Ownership {
     /// Everything an operator may ask.
@@ -51,6 +51,11 @@ impl Ownership {
     /// The highest epoch known of a group.
     pub fn epoch(&self, group: GroupId) -> Option<Epoch> {
         self.groups.get(&group).map(|group| group.epoch)
+    }
+
+    /// What this node is for a group.
+    pub fn state(&self, group: GroupId) -> Option<GroupState> {
+        self.groups.get(&group).map(|group| group.state)
     }
 
     /// Since the start.

@@ -45,6 +45,9 @@ pub struct Settings {
     pub stale_sender_after: u64,
     /// A planned stop that has not moved every group by then resigns what is left.
     pub shutdown_bound: u64,
+    /// A candidate without a majority probes a group's addresses when the holder has been gone, and
+    /// no majority heard, for so long; and again after so long.
+    pub alone_after: u64,
     /// The leader repeats a proposal that has not been committed after so long.
     pub propose_again: u64,
     /// The leader grants a group itself when its holder has been gone so long and nobody claimed.
@@ -131,6 +134,7 @@ impl Default for Settings {
             arp_pace: 100 * MS,
             stale_sender_after: 10_000 * MS,
             shutdown_bound: 3_000 * MS,
+            alone_after: 3_000 * MS,
             propose_again: 1_000 * MS,
             regrant_after: 2_000 * MS,
         }

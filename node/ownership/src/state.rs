@@ -2,18 +2,20 @@
 
 /// What this node is for one group.
 ///
-/// | state | `NamedElse` | `NamedHere` | `HolderGone` | `HolderBack` | `ClaimDue` | `Won` | `Lost` | `Cleared` | `Doubt` | `Sure` | `Resigned` |
-/// |---|---|---|---|---|---|---|---|---|---|---|---|
-/// | `Unowned` | `Following` | `Taking` | | | | | | | | | |
-/// | `Following` | `Following` | `Taking` | `Suspect` | | | | | | | | |
-/// | `Suspect` | `Following` | `Taking` | | `Following` | `Claiming` | | | | | | |
-/// | `Claiming` | `Following` | `Taking` | | `Following` | | `Holding` | `Suspect` | | | | |
-/// | `Taking` | `Following` | `Taking` | | | | | | `Holding` | | | `Suspect` |
-/// | `Holding` | `Following` | `Holding` | | | | | | | `Muted` | | `Suspect` |
-/// | `Muted` | `Following` | `Muted` | | | | | | | | `Holding` | `Suspect` |
+/// | state | `NamedElse` | `NamedHere` | `HolderGone` | `HolderBack` | `ClaimDue` | `Won` | `Lost` | `Cleared` | `Doubt` | `Sure` | `Resigned` | `AloneDue` | `Unanswered` | `Yield` |
+/// |---|---|---|---|---|---|---|---|---|---|---|---|---|---|---|
+/// | `Unowned` | `Following` | `Taking` | | | | | | | | | | | | |
+/// | `Following` | `Following` | `Taking` | `Suspect` | | | | | | | | | | | |
+/// | `Suspect` | `Following` | `Taking` | | `Following` | `Claiming` | | | | | | | `Probing` | | |
+/// | `Claiming` | `Following` | `Taking` | | `Following` | | `Holding` | `Suspect` | | | | | | | |
+/// | `Taking` | `Following` | `Taking` | | | | | | `Holding` | | | `Suspect` | | | |
+/// | `Holding` | `Following` | `Holding` | | | | | | | `Muted` | | `Suspect` | | | |
+/// | `Muted` | `Following` | `Muted` | | | | | | | | `Holding` | `Suspect` | | | |
+/// | `Probing` | `Following` | `Taking` | | `Following` | | | | | | | | | `Shadow` | `Suspect` |
+/// | `Shadow` | `Following` | `Taking` | | `Following` | | `Holding` | | | | | | | | `Suspect` |
 ///
 /// `Removed` leads to `Unowned` from everywhere. An empty cell is an event that changes nothing in
-/// that state. Only `Holding` announces.
+/// that state. Only `Holding` and `Shadow` announce.
 #[derive(Clone, Copy, Debug, Default, Eq, Hash, Ord, PartialEq, PartialOrd)]
 pub enum GroupState {
     /// Neither a grant nor a claim is known.
@@ -31,6 +33,12 @@ pub enum GroupState {
     Holding,
     /// This node holds, but does not announce for a moment.
     Muted,
+    /// Nobody holds, and no majority is heard: this node looks whether somebody answers for the
+    /// addresses.
+    Probing,
+    /// This node announces without a right, because nobody can give one: just below the epoch that
+    /// is known, yielding to whoever holds.
+    Shadow,
 }
 
 /// What can happen to a group.
@@ -58,13 +66,20 @@ pub enum GroupEvent {
     Sure,
     /// This node cannot serve the group.
     Resigned,
+    /// The holder has been gone for long, no majority is heard, and it is this node's turn.
+    AloneDue,
+    /// Nobody answers for the addresses of the group.
+    Unanswered,
+    /// Somebody answers for the addresses, shadows with a better rank, or a majority may decide; or
+    /// this node cannot serve.
+    Yield,
     /// The group or this node's membership is gone.
     Removed,
 }
 
 impl GroupState {
     /// Every state, in the order of the table.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 9] = [
         Self::Unowned,
         Self::Following,
         Self::Suspect,
@@ -72,6 +87,8 @@ impl GroupState {
         Self::Taking,
         Self::Holding,
         Self::Muted,
+        Self::Probing,
+        Self::Shadow,
     ];
 
     /// The state after `event`; `None` where the event changes nothing.
@@ -84,14 +101,19 @@ impl GroupState {
             (Self::Muted, E::NamedHere) => Self::Muted,
             (_, E::NamedHere) => Self::Taking,
             (Self::Following, E::HolderGone) => Self::Suspect,
-            (Self::Suspect | Self::Claiming, E::HolderBack) => Self::Following,
+            (Self::Suspect | Self::Claiming | Self::Probing | Self::Shadow, E::HolderBack) => {
+                Self::Following
+            }
             (Self::Suspect, E::ClaimDue) => Self::Claiming,
-            (Self::Claiming, E::Won) => Self::Holding,
+            (Self::Claiming | Self::Shadow, E::Won) => Self::Holding,
             (Self::Claiming, E::Lost) => Self::Suspect,
             (Self::Taking, E::Cleared) => Self::Holding,
             (Self::Holding, E::Doubt) => Self::Muted,
             (Self::Muted, E::Sure) => Self::Holding,
             (Self::Taking | Self::Holding | Self::Muted, E::Resigned) => Self::Suspect,
+            (Self::Suspect, E::AloneDue) => Self::Probing,
+            (Self::Probing, E::Unanswered) => Self::Shadow,
+            (Self::Probing | Self::Shadow, E::Yield) => Self::Suspect,
             _ => return None,
         })
     }
@@ -104,7 +126,7 @@ impl GroupState {
 
 impl GroupEvent {
     /// Every event, in the order of the table.
-    pub const ALL: [Self; 12] = [
+    pub const ALL: [Self; 15] = [
         Self::NamedElse,
         Self::NamedHere,
         Self::HolderGone,
@@ -116,6 +138,9 @@ impl GroupEvent {
         Self::Doubt,
         Self::Sure,
         Self::Resigned,
+        Self::AloneDue,
+        Self::Unanswered,
+        Self::Yield,
         Self::Removed,
     ];
 }
@@ -134,15 +159,20 @@ mod tests {
         const TA: Option<S> = Some(S::Taking);
         const HO: Option<S> = Some(S::Holding);
         const MU: Option<S> = Some(S::Muted);
-        // Columns: else, here, gone, back, due, won, lost, cleared, doubt, sure, resigned, removed.
-        let table: [(S, [Option<S>; 12]); 7] = [
-            (S::Unowned, [FO, TA, X, X, X, X, X, X, X, X, X, UN]),
-            (S::Following, [FO, TA, SU, X, X, X, X, X, X, X, X, UN]),
-            (S::Suspect, [FO, TA, X, FO, CL, X, X, X, X, X, X, UN]),
-            (S::Claiming, [FO, TA, X, FO, X, HO, SU, X, X, X, X, UN]),
-            (S::Taking, [FO, TA, X, X, X, X, X, HO, X, X, SU, UN]),
-            (S::Holding, [FO, HO, X, X, X, X, X, X, MU, X, SU, UN]),
-            (S::Muted, [FO, MU, X, X, X, X, X, X, X, HO, SU, UN]),
+        const PR: Option<S> = Some(S::Probing);
+        const SH: Option<S> = Some(S::Shadow);
+        // Columns: else, here, gone, back, due, won, lost, cleared, doubt, sure, resigned, alone,
+        // unanswered, yield, removed.
+        let table: [(S, [Option<S>; 15]); 9] = [
+            (S::Unowned, [FO, TA, X, X, X, X, X, X, X, X, X, X, X, X, UN]),
+            (S::Following, [FO, TA, SU, X, X, X, X, X, X, X, X, X, X, X, UN]),
+            (S::Suspect, [FO, TA, X, FO, CL, X, X, X, X, X, X, PR, X, X, UN]),
+            (S::Claiming, [FO, TA, X, FO, X, HO, SU, X, X, X, X, X, X, X, UN]),
+            (S::Taking, [FO, TA, X, X, X, X, X, HO, X, X, SU, X, X, X, UN]),
+            (S::Holding, [FO, HO, X, X, X, X, X, X, MU, X, SU, X, X, X, UN]),
+            (S::Muted, [FO, MU, X, X, X, X, X, X, X, HO, SU, X, X, X, UN]),
+            (S::Probing, [FO, TA, X, FO, X, X, X, X, X, X, X, X, SH, SU, UN]),
+            (S::Shadow, [FO, TA, X, FO, X, HO, X, X, X, X, X, X, X, SU, UN]),
         ];
         assert_eq!(table.map(|row| row.0), S::ALL);
         for (state, row) in table {

@@ -353,6 +353,7 @@ fn committed(member: &Member, state: &ClusterState) -> Committed {
                 boot: g.boot,
             }),
             policy: group.spec.policy,
+            alone: group.spec.alone(),
         }
     });
     Committed {

@@ -427,6 +427,10 @@ impl Thread {
                 let commit = Commit::Grant { group, expected, holder, boot, candidates };
                 self.request(Request::Grant(commit), Some(group), now);
             }
+            Action::ProbeAddresses { group } => {
+                // Nobody looks who answers yet; without a report no node announces alone.
+                debug!(%group, "no majority: whether somebody answers is not known");
+            }
             Action::RequestMove { groups } => self.request(Request::MoveAway(groups), None, now),
             Action::TellStale { node, group, epoch } => {
                 warn!(%node, %group, %epoch, "a node announces under a lower epoch");

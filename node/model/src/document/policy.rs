@@ -14,6 +14,17 @@ pub enum Policy {
     Strict,
 }
 
+/// What a candidate does when the holder is gone and it hears no majority of the voters.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, Hash, PartialEq, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Alone {
+    /// After a while it announces, if nobody answers for the addresses.
+    #[default]
+    Claim,
+    /// It waits for a majority.
+    Never,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

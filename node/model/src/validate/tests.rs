@@ -821,3 +821,20 @@ fn problems_are_bounded() {
     assert_eq!(found.len(), PROBLEMS_MAX);
     assert_eq!(found[PROBLEMS_MAX - 1], "1998001 more are not listed; correct these and try again");
 }
+
+#[test]
+fn a_strict_group_claims_nothing_alone() {
+    let group = |keys: &str| {
+        GOOD.replacen("groups: [{name: web,", &format!("groups: [{{name: web, {keys},"), 1)
+    };
+    for good in ["policy: strict", "policy: strict, alone: never", "alone: claim", "alone: never"] {
+        assert_eq!(problems(&group(good)), [""; 0], "{good}");
+    }
+    let problem = "groups[0].alone: claim may have two nodes announce the group, and its policy is \
+                   strict; write alone: never, or policy: available";
+    assert_eq!(problems(&group("policy: strict, alone: claim")), [problem]);
+    let alone = |keys: &str| Document::parse(&group(keys)).unwrap().groups[0].alone();
+    assert_eq!(alone("policy: strict"), Alone::Never);
+    assert_eq!(alone("policy: available"), Alone::Claim);
+    assert_eq!(alone("alone: never"), Alone::Never);
+}

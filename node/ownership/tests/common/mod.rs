@@ -9,6 +9,8 @@ use steadfast_ownership::*;
 pub const G: GroupId = GroupId(1);
 pub const SEG: SegmentId = SegmentId(1);
 pub const MS: u64 = 1_000;
+/// Until it is known whether somebody answers a probe.
+pub const PROBE_TIME: u64 = 200 * MS;
 
 /// Everything a node asked for, by time.
 #[derive(Clone, Debug)]
@@ -42,6 +44,11 @@ pub struct Net {
     /// One-way: frames from the first to the second on this path are lost.
     pub cuts: BTreeSet<(NodeId, NodeId, Path)>,
     pub complete: BTreeSet<(NodeId, NodeId)>,
+    /// Whoever announces answers a probe, although frames between the two are cut.
+    pub probes_cross_cuts: bool,
+    /// No probe is ever reported on.
+    pub probes_are_lost: bool,
+    probes: BTreeMap<(Time, u64), (NodeId, GroupId)>,
     pub events: Vec<Event>,
     pub log_frames: bool,
     pub frames: Vec<(Time, Frame)>,
@@ -62,6 +69,7 @@ pub fn group(id: GroupId, candidates: &[u32]) -> CommittedGroup {
         candidates: candidates.iter().copied().map(NodeId).collect(),
         grant: None,
         policy: Policy::Available,
+        alone: Alone::Claim,
     }
 }
 
@@ -93,6 +101,9 @@ impl Net {
             settings,
             cuts: BTreeSet::new(),
             complete: BTreeSet::new(),
+            probes_cross_cuts: false,
+            probes_are_lost: false,
+            probes: BTreeMap::new(),
             events: Vec::new(),
             log_frames: false,
             frames: Vec::new(),
@@ -300,7 +311,14 @@ impl Net {
         let deadlines = self.nodes.values().filter(awake).map(|n| n.core.next_deadline());
         let frames = self.in_flight.keys().map(|(at, _)| *at);
         let commits = self.commits.keys().map(|(at, _)| *at);
-        let next = deadlines.chain(frames).chain(commits).chain([self.repeat_at]).min().unwrap();
+        let probes = self.probes.keys().map(|(at, _)| *at);
+        let next = deadlines
+            .chain(probes)
+            .chain(frames)
+            .chain(commits)
+            .chain([self.repeat_at])
+            .min()
+            .unwrap();
         let next = next.max(self.now);
         if next > end {
             return false;
@@ -310,6 +328,7 @@ impl Net {
             self.repeat_facts();
             self.repeat_at = self.now + 50 * MS;
         }
+        self.report_probes();
         self.deliver();
         let ids: Vec<_> = self.nodes.keys().copied().collect();
         for id in ids {
@@ -332,6 +351,25 @@ impl Net {
                     let copy = Completeness::Complete;
                     node.core.handle_completeness(self.now, *holder, *boot, copy);
                 }
+            }
+        }
+    }
+
+    fn report_probes(&mut self) {
+        while let Some(entry) = self.probes.first_entry() {
+            if entry.key().0 > self.now {
+                break;
+            }
+            let (asker, group) = entry.remove();
+            let path = Path::Segment(SEG);
+            let answered = self.answering(group).into_iter().any(|other| {
+                let cut = self.cuts.contains(&(asker, other, path))
+                    || self.cuts.contains(&(other, asker, path));
+                other != asker && (self.probes_cross_cuts || !cut)
+            });
+            let node = self.nodes.get_mut(&asker).unwrap();
+            if node.alive && !node.paused {
+                node.core.handle_probed(self.now, group, answered);
             }
         }
     }
@@ -384,6 +422,13 @@ impl Net {
                     if self.leader == Some(id) && spec.grant.map(|g| g.epoch) == expected {
                         spec.candidates.clone_from(candidates);
                         self.commit(group, holder, boot);
+                    }
+                    self.events.push(Event { at: self.now, node: id, action });
+                }
+                Action::ProbeAddresses { group } => {
+                    if !self.probes_are_lost {
+                        self.serial += 1;
+                        self.probes.insert((self.now + PROBE_TIME, self.serial), (id, group));
                     }
                     self.events.push(Event { at: self.now, node: id, action });
                 }

@@ -39,7 +39,8 @@ fn beacons() -> impl Strategy<Value = Beacon> {
         Just(Stance::Obeys),
         Just(Stance::Pending),
         Just(Stance::Holds),
-        Just(Stance::Gone)
+        Just(Stance::Gone),
+        Just(Stance::Shadows)
     ];
     let group = (any::<u32>(), epochs(), stance, any::<bool>()).prop_map(
         |(group, epoch, stance, clear)| GroupReport { group: GroupId(group), epoch, stance, clear },

@@ -6,6 +6,7 @@
 #[path = "../common/mod.rs"]
 mod common;
 
+mod alone;
 mod codec;
 mod faults;
 mod returned;

@@ -86,6 +86,36 @@ fn two_faults_of_an_available_group_whose_first_successor_leads() {
     two_faults(Available, 1);
 }
 
+/// A majority forgets: three crashes, and three faults of crashes and one-way cuts.
+fn three_faults(policy: Policy, kinds: &'static str, horizon: u64, least: usize) {
+    let cluster = Cluster {
+        policies: vec![policy],
+        leader: 1,
+        faults: 3,
+        first_within: 1,
+        horizon,
+        tail: 10,
+        heal_every: 500,
+        kinds,
+    };
+    check("three faults", cluster, least);
+}
+
+#[test]
+fn three_crashes_of_an_available_group() {
+    three_faults(Available, "c", 9, 50_000);
+}
+
+/// Another leader, and what takes three faults of two kinds.
+#[test]
+#[ignore = "takes hours: `make model`"]
+fn larger_bounds() {
+    for policy in [Available, Strict] {
+        two_faults(policy, 2);
+        three_faults(policy, "cw", 8, TWO_FAULTS_LEAST);
+    }
+}
+
 #[test]
 fn one_fault_of_two_groups() {
     for leader in [0, 1, 2] {

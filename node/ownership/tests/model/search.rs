@@ -10,6 +10,7 @@ use steadfast_ownership::Policy;
 
 use super::{
     fault::{Fault, Which},
+    watch::Broken,
     world::{NODES, WARM_UP, World},
 };
 
@@ -41,7 +42,8 @@ pub(crate) struct Cluster {
     pub(crate) tail: u64,
     /// Healing is tried from one state in so many, chosen by its hash.
     pub(crate) heal_every: u64,
-    /// Histories may crash, pause, cut, lose, delay, lag, move: one letter each, all by default.
+    /// Histories may crash, pause, cut, lose, delay, lag, move, cut all ways of a direction: a
+    /// letter each.
     pub(crate) kinds: &'static str,
 }
 
@@ -58,6 +60,7 @@ impl Cluster {
         let kind = match fault {
             Fault::Crash(_) => 'c',
             Fault::Pause(_) => 'p',
+            Fault::Cut(_, _, Which::All) if self.kinds.contains('w') => 'w',
             Fault::Cut(..) => 'u',
             Fault::Lose(..) => 'l',
             Fault::Delay(..) => 'd',
@@ -197,14 +200,21 @@ impl Model for Cluster {
                     for _ in 0..HEALED_AFTER {
                         healed.tick();
                     }
-                    (0..healed.groups()).all(|group| healed.announcers(group) == 1)
+                    healed.broken == Broken::default()
+                        && (0..healed.groups()).all(|group| healed.announcers(group) == 1)
                 },
             ),
+            Property::sometimes(ALONE, |cluster: &Self, world: &World| {
+                world.shadowed
+                    || cluster.faults < 2
+                    || !cluster.policies.contains(&Policy::Available)
+            }),
             Property::sometimes(TAKES_OVER, |_, world: &World| world.taken_over),
         ]
     }
 }
 
+const ALONE: &str = "a node announces alone";
 const TAKES_OVER: &str = "another node takes over";
 
 /// Visits every state within the bounds, prints them, and fails when a property is violated or the
@@ -221,7 +231,7 @@ pub(crate) fn check(name: &str, cluster: Cluster, least: usize) {
         begun.elapsed().as_secs_f64(),
     );
     for (property, path) in checker.discoveries() {
-        if property != TAKES_OVER {
+        if ![ALONE, TAKES_OVER].contains(&property) {
             let steps = path.into_actions();
             panic!("{name}: violated \"{property}\" by {steps:?}");
         }

@@ -3,14 +3,15 @@
 use steadfast_model::{Epoch, NodeId};
 use steadfast_ownership::*;
 
-use super::world::{NODES, World, boot_id, group_id, id};
+use super::world::{HOLDS, NODES, World, boot_id, group_id, id, standing};
 
 /// What has happened although it must not.
 #[derive(Clone, Debug, Default, Eq, Hash, PartialEq)]
 pub(crate) struct Broken {
     /// Two nodes' workers might answer for a strict group in one instant.
     pub(crate) strict_overlap: bool,
-    /// A node announced although a message told it of a higher epoch.
+    /// A node announced although a message told it of a higher epoch, or a shadow of a holder or
+    /// a better shadow.
     pub(crate) announced_in_spite: bool,
     /// Two nodes announced, both confirmed by a majority of the voters.
     pub(crate) two_confirmed: bool,
@@ -18,7 +19,7 @@ pub(crate) struct Broken {
     pub(crate) epoch_went_down: bool,
     /// Two runs announced under one epoch.
     pub(crate) epoch_repeated: bool,
-    /// A node announced under no grant or claim of its present run.
+    /// A node announced under no grant or claim of its present run, or alone where it may not.
     pub(crate) announced_without_right: bool,
     /// A claim, or a grant for a holder that was thought gone, took a group from one that serves.
     pub(crate) taken_from_serving: bool,
@@ -28,16 +29,23 @@ impl World {
     /// After a round of `index`. `before`: what workers everywhere were told up to the last tick;
     /// nodes run at once, so it holds until each has run. `told`: the highest epochs that messages
     /// of this round's senders knew.
-    pub(crate) fn watch(&mut self, index: usize, before: &[Vec<u64>], told: &[Epoch]) {
+    pub(crate) fn watch(&mut self, index: usize, before: &[Vec<u64>], told: &[(Epoch, u8)]) {
         for (group, told) in told.iter().enumerate() {
-            let epoch = self.epoch_of(index, group);
+            let (epoch, standing) = self.standing_of(index, group);
             let host = &mut self.hosts[index];
             self.broken.epoch_went_down |= epoch < host.epochs[group];
             host.epochs[group] = epoch;
+            if standing == HOLDS || host.published[group] <= self.now {
+                host.shadowed[group] = false;
+            }
             if host.published[group] <= self.now {
                 continue;
             }
-            self.broken.announced_in_spite |= epoch < *told;
+            self.broken.announced_in_spite |= (epoch, standing) < *told;
+            if standing < HOLDS {
+                self.watch_shadow(index, group);
+                continue;
+            }
             let run = (group, epoch, host.boots);
             if !host.announced.contains(&run) {
                 let twice = host.announced.iter().any(|(g, e, _)| (*g, *e) == (group, epoch));
@@ -51,9 +59,23 @@ impl World {
         }
     }
 
-    fn epoch_of(&self, index: usize, group: usize) -> Epoch {
+    fn standing_of(&self, index: usize, group: usize) -> (Epoch, u8) {
         let core = self.hosts[index].core.as_ref();
-        core.and_then(|core| core.epoch(group_id(group))).unwrap_or_default()
+        core.map_or_else(Default::default, |core| standing(core, index, group))
+    }
+
+    /// A node announces without a right: only of an available group; and it began without a
+    /// majority.
+    fn watch_shadow(&mut self, index: usize, group: usize) {
+        let host = &self.hosts[index];
+        let Some(core) = &host.core else { return };
+        let shadows = core.state(group_id(group)) == Some(GroupState::Shadow);
+        let may = self.committed.groups[group].alone == Alone::Claim;
+        let begins = !host.shadowed[group];
+        let majority = core.hears_majority(Time(self.now));
+        self.broken.announced_without_right |= !shadows || !may || (begins && majority);
+        self.hosts[index].shadowed[group] = true;
+        self.shadowed = true;
     }
 
     fn watch_right(&mut self, index: usize, group: usize, epoch: Epoch) {

@@ -35,6 +35,7 @@ pub(crate) fn settings() -> Settings {
         arp_pace: 1,
         stale_sender_after: 1_000,
         shutdown_bound: 8,
+        alone_after: 5,
         propose_again: 4,
         regrant_after: 5,
     }
@@ -44,8 +45,8 @@ pub(crate) fn settings() -> Settings {
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
 pub(crate) struct Mail {
     pub(crate) frame: Frame,
-    /// The highest epoch of each group.
-    pub(crate) known: Vec<Epoch>,
+    /// The highest epoch of each group, and its sender's standing under it.
+    pub(crate) known: Vec<(Epoch, u8)>,
 }
 
 #[derive(Clone, Debug, Eq, Hash, PartialEq)]
@@ -59,8 +60,12 @@ pub(crate) struct Host {
     pub(crate) applied: u64,
     pub(crate) inbox: Vec<Mail>,
     late: Vec<Mail>,
+    /// Probes that this node sent in its last round: group, and whether somebody answers.
+    probes: Vec<(usize, bool)>,
     /// Until when workers may answer, group by group, as they were last told.
     pub(crate) published: Vec<u64>,
+    /// Whether it announced alone at its last round, group by group.
+    pub(crate) shadowed: Vec<bool>,
     /// Highest epoch this run has shown, group by group.
     pub(crate) epochs: Vec<Epoch>,
     /// Claims that this run has asked for: group and epoch.
@@ -91,6 +96,8 @@ pub(crate) struct World {
     pub(crate) injected: u16,
     /// A group has changed hands.
     pub(crate) taken_over: bool,
+    /// A node has announced alone.
+    pub(crate) shadowed: bool,
     pub(crate) broken: Broken,
 }
 
@@ -118,6 +125,21 @@ fn is_on(path: Path, which: Which) -> bool {
     }
 }
 
+/// What a node knows of a group, in the order in which announcers yield: the epoch; under one epoch
+/// the holder is above shadows, and of those the better rank.
+pub(crate) fn standing(core: &Ownership, index: usize, group: usize) -> (Epoch, u8) {
+    let epoch = core.epoch(group_id(group)).unwrap_or_default();
+    let standing = match core.state(group_id(group)) {
+        Some(state) if state.holds() && epoch.node == id(index) => HOLDS,
+        Some(GroupState::Shadow) => HOLDS - 1 - index as u8,
+        _ => 0,
+    };
+    (epoch, standing)
+}
+
+/// Standing of a holder.
+pub(crate) const HOLDS: u8 = 10;
+
 impl World {
     /// A cluster at rest: node 0 holds every group. Group `n` is on segment `n`.
     pub(crate) fn start(policies: &[Policy], leader: usize, left: u8) -> Self {
@@ -132,6 +154,10 @@ impl World {
             candidates: candidates.clone(),
             grant: None,
             policy: *policy,
+            alone: match policy {
+                Policy::Available => Alone::Claim,
+                Policy::Strict => Alone::Never,
+            },
         };
         let committed = Committed {
             generation: 1,
@@ -150,6 +176,7 @@ impl World {
             left,
             injected: 0,
             taken_over: false,
+            shadowed: false,
             broken: Broken::default(),
         };
         world.hosts = (0..NODES).map(|host| world.new_host(host, 1)).collect();
@@ -185,7 +212,9 @@ impl World {
             applied: self.committed.applied_index,
             inbox: Vec::new(),
             late: Vec::new(),
+            probes: Vec::new(),
             published: vec![0; self.groups()],
+            shadowed: vec![false; self.groups()],
             epochs: vec![Epoch::default(); self.groups()],
             claimed: Vec::new(),
             announced: Vec::new(),
@@ -202,7 +231,9 @@ impl World {
                 (host.core, host.paused, host.lags) = (None, false, false);
                 host.inbox.clear();
                 host.late.clear();
+                host.probes.clear();
                 host.published.fill(0);
+                host.shadowed.fill(false);
             }
             Fault::Restart(h) => {
                 let announced = std::mem::take(&mut self.hosts[h].announced);
@@ -286,7 +317,7 @@ impl World {
         let Some(core) = &mut host.core else { return };
         host.ran = self.now;
         // What each group's announcer cannot overlook: somebody's word of a higher epoch.
-        let mut told = vec![Epoch::default(); groups];
+        let mut told = vec![<(Epoch, u8)>::default(); groups];
         for Mail { frame, known } in host.inbox.drain(..) {
             let refused = |core: &Ownership| core.counters().rejected.values().sum::<u64>();
             let count = refused(core);
@@ -308,8 +339,12 @@ impl World {
                 core.handle_completeness(now, id(other), boot, Completeness::Complete);
             }
         }
+        for (group, answered) in std::mem::take(&mut host.probes) {
+            core.handle_probed(now, group_id(group), answered);
+        }
         core.handle_tick(now);
         let mut proposals = Vec::new();
+        let mut probes = Vec::new();
         let mut mail = Vec::new();
         while let Some(action) = core.poll_action() {
             match action {
@@ -321,10 +356,11 @@ impl World {
                 Action::ProposeGrant { group, expected, holder, boot, why, .. } => {
                     proposals.push((group.0 as usize - 1, expected, holder, boot, why));
                 }
+                Action::ProbeAddresses { group } => probes.push(group.0 as usize - 1),
                 _ => {}
             }
         }
-        let known: Vec<_> = (0..groups).map(|g| core.epoch(group_id(g)).unwrap()).collect();
+        let known: Vec<_> = (0..groups).map(|group| standing(core, index, group)).collect();
         for (to, frame) in mail {
             if let Message::ClaimRequest(request) = &frame.body {
                 let claims = request.claims.iter().map(|(g, epoch)| (g.0 as usize - 1, *epoch));
@@ -338,6 +374,10 @@ impl World {
             let until = core.announce_valid_until(group_id(group), now);
             host.published[group] = until.map_or(0, |until| until.0);
         }
+        for group in probes {
+            let answered = self.answers(index, group);
+            self.hosts[index].probes.push((group, answered));
+        }
         self.watch(index, before, &told);
         for (group, expected, holder, boot, why) in proposals {
             let majority = self.hosts.iter().filter(|host| host.runs()).count() * 2 > NODES;
@@ -347,6 +387,19 @@ impl World {
                 self.commit(group, holder, boot);
             }
         }
+    }
+
+    /// Whether another node answers on the group's segment what `asker` asks there.
+    fn answers(&self, asker: usize, group: usize) -> bool {
+        let cut = |from, to| {
+            let path = Path::Segment(segment_id(group));
+            self.cuts.iter().any(|cut| (cut.0, cut.1) == (from, to) && is_on(path, cut.2))
+        };
+        (0..NODES).filter(|other| *other != asker).any(|other| {
+            self.hosts[other].published[group] > self.now
+                && !cut(asker, other)
+                && !cut(other, asker)
+        })
     }
 
     fn commit(&mut self, group: usize, holder: NodeId, boot: BootId) {
