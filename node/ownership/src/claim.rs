@@ -144,6 +144,7 @@ impl Ownership {
     /// delays it.
     pub(crate) fn may_claim(&self, now: Time, group: &Group) -> bool {
         group.spec.candidates.contains(&self.node)
+            && !self.committed.witness(self.node)
             && !self.cordoned(self.node)
             && self.shutdown.is_none()
             && self.unfit(now, group).is_none()
@@ -183,6 +184,7 @@ impl Ownership {
         let Some(peer) = self.peers.get(&node) else { return false };
         let Some(view) = &peer.view else { return false };
         !known_dead
+            && !self.committed.witness(node)
             && !gone
             && !self.cordoned(node)
             && !view.leaving
@@ -314,7 +316,8 @@ impl Ownership {
             return Err(Refusal::Abstains(span(until.since(now))));
         }
         let group = self.groups.get(&id).ok_or(Refusal::Unknown)?;
-        if epoch.node != from || epoch.claim == 0 || !group.spec.candidates.contains(&from) {
+        let candidate = group.spec.candidates.contains(&from) && !self.committed.witness(from);
+        if epoch.node != from || epoch.claim == 0 || !candidate {
             return Err(Refusal::Unknown);
         }
         if let Some(own) = group.attempt.as_ref().map(|attempt| attempt.epoch)

@@ -31,6 +31,11 @@ impl Committed {
         self.voters.len() / 2 + 1
     }
 
+    /// Whether a node never holds anything.
+    pub fn witness(&self, node: NodeId) -> bool {
+        self.member(node).is_some_and(|member| member.witness)
+    }
+
     /// The member with this id.
     pub fn member(&self, node: NodeId) -> Option<&Member> {
         self.members.iter().find(|member| member.node == node)
@@ -46,6 +51,9 @@ pub struct Member {
     pub cordoned: bool,
     /// An operator said it will not come back; candidates behind it do not wait for it.
     pub known_dead: bool,
+    /// It votes and consents, and is on no segment: it never holds, claims or gets a grant, even if
+    /// a group names it as a candidate.
+    pub witness: bool,
 }
 
 /// A VIP group and its last committed grant.

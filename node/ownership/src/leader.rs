@@ -49,7 +49,7 @@ impl Ownership {
     }
 
     fn check_target(&self, now: Time, group: &Group, target: NodeId) -> Result<(), MoveError> {
-        if !group.spec.candidates.contains(&target) {
+        if !group.spec.candidates.contains(&target) || self.committed.witness(target) {
             return Err(MoveError::NotCandidate(target));
         }
         if group.epoch.node == target && group.gone_at.is_none() {

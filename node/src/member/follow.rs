@@ -361,7 +361,12 @@ fn committed(member: &Member, state: &ClusterState) -> Committed {
         applied_index: *member.raft.watch().borrow(),
         voters: membership.voters.iter().map(|v| NodeId(*v)).collect(),
         members: nodes()
-            .map(|n| Candidate { node: n.id, cordoned: n.cordoned, known_dead: false })
+            .map(|n| Candidate {
+                node: n.id,
+                cordoned: n.cordoned,
+                known_dead: false,
+                witness: false,
+            })
             .collect(),
         groups: groups.collect(),
     }

@@ -82,7 +82,12 @@ impl Net {
             voters: ids.iter().copied().map(NodeId).collect(),
             members: ids
                 .iter()
-                .map(|n| Member { node: NodeId(*n), cordoned: false, known_dead: false })
+                .map(|n| Member {
+                    node: NodeId(*n),
+                    cordoned: false,
+                    known_dead: false,
+                    witness: false,
+                })
                 .collect(),
             groups: vec![group(G, &ids)],
         };

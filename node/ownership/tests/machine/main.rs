@@ -14,3 +14,4 @@ mod rules;
 mod strict;
 mod takeover;
 mod trust;
+mod witness;

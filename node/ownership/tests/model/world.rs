@@ -146,7 +146,7 @@ impl World {
         let candidates: Vec<_> = (0..NODES).map(id).collect();
         let members = candidates
             .iter()
-            .map(|node| Member { node: *node, cordoned: false, known_dead: false })
+            .map(|node| Member { node: *node, cordoned: false, known_dead: false, witness: false })
             .collect();
         let group = |(group, policy): (usize, &Policy)| CommittedGroup {
             id: group_id(group),
