@@ -26,6 +26,10 @@ pub(crate) enum Fault {
     Cut(usize, usize, Which),
     /// Ends a cut.
     Heal(usize, usize, Which),
+    /// A node is cut off from all others, both ways, until it rejoins them.
+    Isolate(usize),
+    /// Ends that.
+    Rejoin(usize),
     /// Frames under way from the first node to the second get lost once.
     Lose(usize, usize),
     /// Frames under way from the first node to the second come a tick later, so that those sent
@@ -40,6 +44,6 @@ pub(crate) enum Fault {
 impl Fault {
     /// Whether it uses up one of the faults that a history may have.
     pub(crate) fn counts(self) -> bool {
-        !matches!(self, Self::Restart(_) | Self::Resume(_) | Self::Heal(..))
+        !matches!(self, Self::Restart(_) | Self::Resume(_) | Self::Heal(..) | Self::Rejoin(_))
     }
 }

@@ -26,8 +26,8 @@ mod world;
 use search::{Cluster, check};
 use steadfast_ownership::Policy::{self, Available, Strict};
 
-/// Every kind of fault: crash, pause, cut, loss, delay, lag, move.
-const ALL: &str = "cpuldam";
+/// Every kind of fault: crash, pause, cut, isolation, loss, delay, lag, move.
+const ALL: &str = "cpuildam";
 /// Least states of a search for any two faults of one group, and for any one of two groups.
 const TWO_FAULTS_LEAST: usize = 200_000;
 const ONE_FAULT_LEAST: usize = 1_000;

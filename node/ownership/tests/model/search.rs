@@ -42,8 +42,8 @@ pub(crate) struct Cluster {
     pub(crate) tail: u64,
     /// Healing is tried from one state in so many, chosen by its hash.
     pub(crate) heal_every: u64,
-    /// Histories may crash, pause, cut, lose, delay, lag, move, cut all ways of a direction: a
-    /// letter each.
+    /// Histories may crash, pause, cut, isolate, lose, delay, lag, move, cut all ways of a
+    /// direction: a letter each.
     pub(crate) kinds: &'static str,
 }
 
@@ -62,11 +62,14 @@ impl Cluster {
             Fault::Pause(_) => 'p',
             Fault::Cut(_, _, Which::All) if self.kinds.contains('w') => 'w',
             Fault::Cut(..) => 'u',
+            Fault::Isolate(_) => 'i',
             Fault::Lose(..) => 'l',
             Fault::Delay(..) => 'd',
             Fault::Lag(_) => 'a',
             Fault::Move(..) => 'm',
-            Fault::Restart(_) | Fault::Resume(_) | Fault::Heal(..) => return true,
+            Fault::Restart(_) | Fault::Resume(_) | Fault::Heal(..) | Fault::Rejoin(_) => {
+                return true;
+            }
         };
         self.kinds.contains(kind)
     }
@@ -85,6 +88,8 @@ impl Cluster {
             faults.push((Fault::Restart(h), !alive));
             faults.push((Fault::Pause(h), host.runs()));
             faults.push((Fault::Resume(h), alive && host.paused));
+            faults.push((Fault::Isolate(h), alive && !host.isolated));
+            faults.push((Fault::Rejoin(h), host.isolated));
             let behind = host.applied < world.committed.applied_index;
             faults.push((Fault::Lag(h), host.runs() && behind && !host.lags));
             for group in 0..self.policies.len() {

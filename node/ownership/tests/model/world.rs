@@ -55,6 +55,8 @@ pub(crate) struct Host {
     pub(crate) boots: u64,
     pub(crate) paused: bool,
     pub(crate) lags: bool,
+    /// Cut off from all others, whichever run is there.
+    pub(crate) isolated: bool,
     pub(crate) ran: u64,
     /// Index of the last grant applied.
     pub(crate) applied: u64,
@@ -208,6 +210,7 @@ impl World {
             boots,
             paused: false,
             lags: false,
+            isolated: self.hosts.get(host).is_some_and(|host| host.isolated),
             ran: self.now,
             applied: self.committed.applied_index,
             inbox: Vec::new(),
@@ -247,6 +250,8 @@ impl World {
                 self.cuts.sort_unstable();
             }
             Fault::Heal(from, to, which) => self.cuts.retain(|cut| *cut != (from, to, which)),
+            Fault::Isolate(h) => self.hosts[h].isolated = true,
+            Fault::Rejoin(h) => self.hosts[h].isolated = false,
             Fault::Lose(from, to) => {
                 self.hosts[to].inbox.retain(|mail| mail.frame.from != id(from));
             }
@@ -275,6 +280,7 @@ impl World {
     pub(crate) fn heal(&mut self) {
         self.cuts.clear();
         for host in 0..NODES {
+            self.hosts[host].isolated = false;
             if self.hosts[host].core.is_none() {
                 self.inject(Fault::Restart(host));
             } else if self.hosts[host].paused {
@@ -298,7 +304,8 @@ impl World {
             let path = mail.frame.path;
             let lost =
                 |cut: &(usize, usize, Which)| (cut.0, cut.1) == (from, to) && is_on(path, cut.2);
-            if self.hosts[to].core.is_some() && !self.cuts.iter().any(lost) {
+            let isolated = self.hosts[from].isolated || self.hosts[to].isolated;
+            if self.hosts[to].core.is_some() && !isolated && !self.cuts.iter().any(lost) {
                 self.hosts[to].inbox.push(mail);
             }
         }
@@ -391,9 +398,11 @@ impl World {
 
     /// Whether another node answers on the group's segment what `asker` asks there.
     fn answers(&self, asker: usize, group: usize) -> bool {
-        let cut = |from, to| {
+        let cut = |from: usize, to: usize| {
             let path = Path::Segment(segment_id(group));
-            self.cuts.iter().any(|cut| (cut.0, cut.1) == (from, to) && is_on(path, cut.2))
+            self.hosts[from].isolated
+                || self.hosts[to].isolated
+                || self.cuts.iter().any(|cut| (cut.0, cut.1) == (from, to) && is_on(path, cut.2))
         };
         (0..NODES).filter(|other| *other != asker).any(|other| {
             self.hosts[other].published[group] > self.now
