@@ -18,9 +18,8 @@ fn first_after_return(copies: Completeness) -> u32 {
     net.restart(1);
     net.lead(2);
     net.run(3_000 * MS);
-    let starts = net.events.iter().filter(|event| event.at >= returned);
-    let first =
-        starts.filter(|event| matches!(event.action, Action::StartAnnouncing { .. })).next();
+    let mut events = net.events.iter().filter(|event| event.at >= returned);
+    let first = events.find(|event| matches!(event.action, Action::StartAnnouncing { .. }));
     first.unwrap().node.0
 }
 
