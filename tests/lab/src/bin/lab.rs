@@ -318,15 +318,20 @@ fn commands(cluster: &Cluster) -> String {
          # a session through the VIP: type a line, get it back with the server's name\n\
          {client} bash -c 'exec 3<>/dev/tcp/{vip}/{PORT}; while read -r l; do echo \"$l\" >&3; \
          read -r a <&3; echo \"$a\"; done'\n\n\
-         # move the VIP, look at the connections\n\
-         {status} vip move web --to n2\n{status} conn list\n\n\
-         # change the configuration\n\
+         # services and connections, and where a packet would go\n\
+         {status} get services\n{status} conn list\n\
+         {status} trace 'tcp {from} > {to}'\n\n\
+         # move the VIP\n\
+         {status} vip move web --to n2\n\n\
+         # change this document, then\n\
          {status} apply -f {document}\n\n\
          # watch the holder change, from the client's side\n\
          {client} ip monitor neigh\n\n\
          # break something\n",
         tag = plan.tag,
         vip = plan.family.vip(),
+        from = std::net::SocketAddr::new(plan.family.client(), 40_000),
+        to = plan.family.target(),
         mode = plan.mode.name(),
         status = on(NODES[0]),
         client = in_net(Host::Client),
