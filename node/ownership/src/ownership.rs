@@ -350,6 +350,9 @@ impl Ownership {
         let before = group.state;
         let changed = group.apply(now, event);
         let state = group.state;
+        if before.next(event).is_some() {
+            *self.counters.0.transitions.entry((before, event)).or_default() += 1;
+        }
         self.dirty |= changed;
         if changed && [before, state].contains(&GroupState::Shadow) {
             if before == GroupState::Shadow && state != GroupState::Holding {

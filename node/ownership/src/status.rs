@@ -2,7 +2,7 @@
 
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
 
-use crate::{Completeness, GroupState, Path, RejectReason, Role, Tally, Time};
+use crate::{Completeness, GroupEvent, GroupState, Path, RejectReason, Role, Tally, Time};
 
 /// A snapshot of everything an operator may ask.
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -78,6 +78,8 @@ pub struct Counters {
     pub beacons_received: Tally<Path>,
     /// Frames that changed nothing, by reason.
     pub rejected: Tally<RejectReason>,
+    /// Steps of the table of [`GroupState`], as (state, event).
+    pub transitions: Tally<(GroupState, GroupEvent)>,
     /// Claims begun.
     pub claims: u64,
     /// Claims that reached a majority.
