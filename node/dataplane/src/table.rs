@@ -20,6 +20,7 @@ use std::{
     },
 };
 
+use steadfast_known_bugs::{Bug, is_on};
 use steadfast_packet::Plain;
 
 use crate::{
@@ -355,7 +356,8 @@ impl ConnectionTable {
     pub(crate) fn confirm(&self, connection: &Connection, snapshot: u64) {
         let _ledger = self.ledger();
         let snapshot = stamp(snapshot);
-        if !connection.is_dead() && connection.snapshot() < snapshot {
+        let confirms = !is_on(Bug::SnapshotNotConfirmed);
+        if confirms && !connection.is_dead() && connection.snapshot() < snapshot {
             let cell = &self.slab.cold(connection.place().slot)[slab::SNAPSHOT];
             let low = cell.load(Ordering::Relaxed) & u64::from(u32::MAX);
             cell.store(u64::from(snapshot) << 32 | low, Ordering::Relaxed);
@@ -807,6 +809,8 @@ fn deadline_ns(connection: &Connection, timeouts: &Timeouts) -> u64 {
 fn expiry_ns(connection: &Connection, timeouts: &Timeouts, role: &Role) -> u64 {
     let since_ns = match (connection.provenance(), role) {
         (Provenance::Local, _) => 0,
+        (_, Role::Other { .. }) if is_on(Bug::ReplicaExpires) => 0,
+        _ if is_on(Bug::NoFullTimeout) && !matches!(role, Role::Other { .. }) => 0,
         (_, Role::Holder { since_ns, .. } | Role::NoHolder { since_ns }) => *since_ns,
         (_, Role::Other { .. }) => return u64::MAX,
     };

@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
+use steadfast_known_bugs::{Bug, is_on};
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
 
 use crate::group::{Attempt, Group, claim_order};
@@ -224,7 +225,8 @@ impl Ownership {
     /// Until when this run neither consents nor claims: its promises of an earlier run are
     /// forgotten, and whoever won by them must get the time to be heard.
     pub(crate) fn abstains_until(&self, now: Time) -> Option<Time> {
-        if self.committed.voters.iter().all(|voter| *voter == self.node) {
+        let alone = self.committed.voters.iter().all(|voter| *voter == self.node);
+        if alone || is_on(Bug::NoAbstention) {
             return None;
         }
         let until = self.paths_up.map_or(Time(u64::MAX), |at| at + self.settings.silence());
@@ -248,7 +250,7 @@ impl Ownership {
             let report = view.peers.get(&holder);
             let age = report.map_or(Some(u32::MAX), |report| report.age);
             let age = u64::from(age.unwrap_or(u32::MAX)).saturating_add(now.since(view.at));
-            group.gone_at.is_some() || age >= silence
+            group.gone_at.is_some() || age >= silence || is_on(Bug::ConsentWithoutSilence)
         });
         agree.count() >= self.committed.majority()
     }
@@ -346,7 +348,8 @@ impl Ownership {
     }
 
     fn holder_is_silent(&self, now: Time, group: &Group) -> Result<(), Refusal> {
-        if !group.owned() || self.holder_gone(now, group).is_some() {
+        let consents = is_on(Bug::ConsentWithoutSilence);
+        if !group.owned() || self.holder_gone(now, group).is_some() || consents {
             return Ok(());
         }
         let silence = self.settings.silence();

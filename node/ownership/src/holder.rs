@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use steadfast_known_bugs::{Bug, is_on};
 use steadfast_model::{Epoch, GroupId, NodeId};
 
 use crate::group::{ArpSchedule, Group};
@@ -101,7 +102,9 @@ impl Ownership {
             self.hears_voter(now, **voter) && !view.is_some_and(|view| view.abstains)
         };
         let speaking = self.committed.voters.iter().filter(speaks).count();
-        self.confirmed_until() <= now && speaking >= self.committed.majority()
+        !is_on(Bug::UnconfirmedGoesOn)
+            && self.confirmed_until() <= now
+            && speaking >= self.committed.majority()
     }
 
     pub(crate) fn judge_announcing(&mut self, now: Time) {
@@ -171,7 +174,7 @@ impl Ownership {
                         .is_some_and(|report| report.epoch == group.epoch && report.clear)
             })
         });
-        if clear.count() >= self.committed.majority() {
+        if clear.count() >= self.committed.majority() || is_on(Bug::TakenUpAtOnce) {
             return true;
         }
         // Alone for good: nobody is there to say so.
@@ -285,8 +288,10 @@ impl Ownership {
         let silence = self.settings.silence();
         let mut given_up: BTreeSet<(GroupId, Epoch)> = BTreeSet::new();
         for (id, why) in unfit {
-            self.stop(*id, *why);
-            self.transit(now, *id, GroupEvent::Resigned);
+            if !is_on(Bug::ResignedHeldOn) {
+                self.stop(*id, *why);
+                self.transit(now, *id, GroupEvent::Resigned);
+            }
             let Some(group) = self.groups.get_mut(id) else { continue };
             group.resigned = Some(group.epoch);
             // Others first: whoever resigns is no better a moment later.

@@ -1,5 +1,6 @@
 //! Who sees a higher epoch obeys it.
 
+use steadfast_known_bugs::{Bug, is_on};
 use steadfast_model::{Epoch, GroupId, NodeId};
 
 use crate::group::{Group, claim_order};
@@ -15,12 +16,13 @@ impl Ownership {
         if grant.epoch < known {
             return;
         }
-        let here = grant.holder == self.node && grant.boot == self.boot;
+        let any_run = is_on(Bug::GrantNotBoundToRun);
+        let here = grant.holder == self.node && (grant.boot == self.boot || any_run);
         if grant.epoch > known {
             self.raise(now, id, grant.epoch, here || (held && grant.holder == self.node));
         }
         let Some(group) = self.groups.get_mut(&id) else { return };
-        if group.granted_to(self.node, self.boot) {
+        if group.granted_to(self.node, self.boot) || here && any_run {
             group.gone_at = None;
             if !group.state.holds() {
                 self.transit(now, id, GroupEvent::NamedHere);
@@ -49,7 +51,9 @@ impl Ownership {
     pub(crate) fn learn_rumor(&mut self, now: Time, id: GroupId, epoch: Epoch) {
         let Some(group) = self.groups.get(&id) else { return };
         let asked = group.attempt.as_ref().is_some_and(|attempt| attempt.epoch >= epoch);
-        if epoch <= group.epoch || asked {
+        let base = |epoch: Epoch| (epoch.generation, epoch.grant_index);
+        let lower = is_on(Bug::ClaimNotCompared) && base(epoch) <= base(group.epoch);
+        if epoch <= group.epoch || asked || lower {
             return;
         }
         let held = group.state.holds();
@@ -123,7 +127,7 @@ impl Ownership {
                 .spec
                 .grant
                 .is_some_and(|grant| grant.epoch == group.epoch && Some(grant.boot) == boot);
-            if !renewed && !unsure {
+            if !renewed && !unsure && !is_on(Bug::NewRunIsNoResignation) {
                 self.mark_gone(now, id);
             }
         }

@@ -17,6 +17,7 @@ use std::{
     },
 };
 
+use steadfast_known_bugs::{Bug, is_on};
 use steadfast_model::{GroupId, NodeId};
 
 use crate::{Key, SHARDS, Slot, shard_of};
@@ -163,7 +164,7 @@ impl DirtySet {
     /// Donations carry no deletes: a paused node that wakes up finds its connections expired, and
     /// must not end them at the node that has carried them on.
     pub fn mark_deleted(&self, key: &Key, group: GroupId, incarnation: u64, sent_to: u32) {
-        if sent_to == 0 {
+        if sent_to == 0 || is_on(Bug::DeletesNotSent) {
             return;
         }
         let pending = Pending { group, deleted: Some(incarnation) };

@@ -15,6 +15,7 @@ mod tests;
 
 use std::sync::Arc;
 
+use steadfast_known_bugs::{Bug, is_on};
 use steadfast_model::{BootId, GroupId, NodeId};
 use thiserror::Error;
 
@@ -287,6 +288,9 @@ impl Receiver {
     {
         if shard_of(&record.key) != self.from.shard {
             self.metrics.rejected_shard += 1;
+            return;
+        }
+        if header.donated && is_on(Bug::DonationDropped) {
             return;
         }
         self.check.touch(&record.key);

@@ -25,6 +25,7 @@ use std::{
 
 pub use group::GroupRole;
 use group::{Group, Phase, SweepState};
+use steadfast_known_bugs::{Bug, is_on};
 use steadfast_model::{BootId, GroupId};
 use thiserror::Error;
 pub use verify::DIGEST_INTERVAL_NS;
@@ -144,7 +145,8 @@ impl Sender {
         self.version = hello.agreed();
         self.verify.begin(now_ns);
         self.unsettled = true;
-        let restarted = self.peer_boot.is_some_and(|boot| boot != peer_boot);
+        let restarted = self.peer_boot.is_some_and(|boot| boot != peer_boot)
+            && !is_on(Bug::RestartedPeerForgotten);
         if restarted {
             // Memory is all a peer has of us, and it has lost it.
             for group in self.groups.values_mut() {
@@ -227,7 +229,8 @@ impl Sender {
             }
             _ => Phase::Wanted,
         };
-        let sweep_from_ns = now_ns.saturating_add(SWEEP_DELAY_NS);
+        let delay_ns = if is_on(Bug::SweepBeforeDonations) { 0 } else { SWEEP_DELAY_NS };
+        let sweep_from_ns = now_ns.saturating_add(delay_ns);
         let sweep = SweepState::Due;
         self.unsettled = true;
         let (fenced, older_until_seq) = (false, 0);
@@ -393,6 +396,9 @@ impl Sender {
             taken.clear();
             self.dirty.take(self.shard, self.slot, 1, &mut taken);
             let Some((key, pending)) = taken.pop() else { break };
+            if walking && is_on(Bug::DeltaBeforeSnapshotLost) {
+                continue;
+            }
             self.write_key(table, &key, pending, writer, items);
         }
         if self.dirty.waiting(self.shard, self.slot) == 0 {
@@ -470,7 +476,9 @@ impl Sender {
 
     fn remark(&mut self, key: &Key, pending: Pending) {
         // A group that is walked again needs no details.
-        if self.groups.get(&pending.group).is_none_or(|group| group.phase == Phase::Wanted) {
+        let known = self.groups.get(&pending.group);
+        let forgotten = is_on(Bug::RemarkForgotten);
+        if known.is_none_or(|group| group.phase == Phase::Wanted) || forgotten {
             return;
         }
         self.metrics.remarked += 1;
