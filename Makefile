@@ -20,6 +20,7 @@ KEPT ?=
 ONLY ?=
 BENCH_ARGS ?=
 TARGET ?=
+HOURS ?=
 INPUT ?=
 
 # The lab makes network namespaces: root, or sudo where one is somebody else.
@@ -135,6 +136,21 @@ guest-test: setup ## The kernel's IPVS, in an emulated machine, against ours: SE
 test-full: setup build ## The runs that the README's figures come from; goes on where it stopped
 	$(CARGO) test --locked --workspace --test machines -- --ignored
 	@$(LAB) suite --full --sessions $(SESSIONS) $(SEED_ARG)
+
+SIMULATION = $(CARGO) run --locked -q -p steadfast-simulation --
+
+.PHONY: simulate
+simulate: ## Ten simulated hours of a whole cluster under faults: SEED=n HOURS=n for others
+	$(SIMULATION) $(if $(SEED),--seed $(SEED),--ci) $(if $(HOURS),--hours $(HOURS))
+
+.PHONY: soak
+soak: ## The same with ever new seeds, until it is stopped: SEED=n to begin with
+	$(SIMULATION) --seeds 0 --seed $(or $(SEED),1000)
+
+.PHONY: mutants
+mutants: ## Known bugs, one at a time: whether the simulation finds them, with which seed
+	$(CARGO) test --locked -p steadfast-simulation --features known-bugs --test mutants -- \
+		--ignored --nocapture
 
 .PHONY: bench
 bench: setup ## Measures the packet path; BENCH_ARGS=--quick shows that it runs
