@@ -14,11 +14,13 @@ SESSIONS ?= 300
 REPLICATION ?= on
 QUEUES ?= 1
 FAMILY ?= 4
+LEADS ?= any
 SEED ?=
 ROUNDS ?=
 KEPT ?=
 ONLY ?=
 BENCH_ARGS ?=
+DEMO_ARGS ?=
 TARGET ?=
 HOURS ?=
 INPUT ?=
@@ -39,8 +41,11 @@ TESTS_AS_ROOT = $(if $(AS_ROOT),env CARGO_TARGET_$(HOST)_RUNNER='$(AS_ROOT) env 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo
-	@echo 'demo takes FAULT=kill|power|cut|pause|move|stop|return|leader|quorum|none'
-	@echo '  MODE=dr|nat|fullnat|tun RUNS=n SESSIONS=n REPLICATION=on|off QUEUES=1|2 FAMILY=4|6 SEED=n'
+	@echo 'demo takes FAULT=kill|power|cut|pause|move|stop|rolling|return|leader|quorum|hogs|flood|idle|none'
+	@echo '    pause-200ms|pause-500ms|pause-10s, loss-1|loss-5|loss-20,'
+	@echo '    cut-control|cut-replication|cut-segment, each with -in or -out for one way'
+	@echo '  LEADS=any|holder|other MODE=dr|nat|fullnat|tun RUNS=n SESSIONS=n REPLICATION=on|off'
+	@echo '  QUEUES=1|2 FAMILY=4|6 SEED=n DEMO_ARGS=more (lab demo --help)'
 
 .PHONY: setup
 setup: ## Installs the Debian packages that are missing, mounts /sys/fs/bpf
@@ -66,7 +71,7 @@ build: ## Builds all programs
 .PHONY: demo
 demo: setup build ## Three nodes, real sessions, a fault, a report
 	@$(LAB) demo --fault $(FAULT) --mode $(MODE) --runs $(RUNS) --sessions $(SESSIONS) \
-		--replication $(REPLICATION) --queues $(QUEUES) --family $(FAMILY) $(SEED_ARG)
+		--replication $(REPLICATION) --queues $(QUEUES) --family $(FAMILY) --leads $(LEADS) $(SEED_ARG) $(DEMO_ARGS)
 
 .PHONY: lab
 lab: setup build ## The same cluster, left running to play with
@@ -136,6 +141,12 @@ guest-test: setup ## The kernel's IPVS, in an emulated machine, against ours: SE
 test-full: setup build ## The runs that the README's figures come from; goes on where it stopped
 	$(CARGO) test --locked --workspace --test machines -- --ignored
 	@$(LAB) suite --full --sessions $(SESSIONS) $(SEED_ARG)
+
+# The results are of a commit: what was shown at it is not run again.
+.PHONY: report
+report: setup build ## Runs what shows the promises, writes docs/report.md: ONLY=P1,P5 SEED=n
+	@$(LAB) report $(if $(ONLY),--only $(ONLY)) --sessions $(SESSIONS) $(SEED_ARG) \
+		--results $(abspath $(or $(CARGO_TARGET_DIR),target))/report
 
 SIMULATION = $(CARGO) run --locked -q -p steadfast-simulation --
 

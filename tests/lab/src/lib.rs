@@ -12,6 +12,7 @@
 //! - [`cluster`]: daemons, driven only through `clusterctl`.
 //! - [`demo`]: faults, runs, validity, report.
 //! - [`programs`]: real programs through the VIP.
+//! - [`promises`]: what is promised, and the report of what shows it.
 
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
@@ -21,3 +22,4 @@ pub mod demo;
 pub mod host;
 pub mod load;
 pub mod programs;
+pub mod promises;

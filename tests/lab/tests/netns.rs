@@ -57,6 +57,7 @@ impl Lab {
             replication: true,
             queues,
             family: Family::V4,
+            changes: Default::default(),
             bin_dir,
             examples_dir,
             out_dir,

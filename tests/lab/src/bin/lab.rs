@@ -10,11 +10,12 @@ use std::{
 use anyhow::{Context as _, Result, anyhow, bail};
 use clap::{Args, Parser, Subcommand};
 use steadfast_lab::{
-    cluster::{Cluster, Plan},
+    cluster::{Cluster, Plan, changes::Changes},
     demo::{
         fault::Fault,
         report::Verdict,
-        series::{Series, run_series, write_failed},
+        run::Leads,
+        series::{Series, origin, run_series, write_failed},
         story::{self, Console},
         suite::{Extent, Suite, run_programs, run_suite},
     },
@@ -25,6 +26,7 @@ use steadfast_lab::{
         state::Lock,
         sweep,
     },
+    promises::{self, work::Place},
 };
 use tokio::signal::unix::{SignalKind, signal};
 
@@ -56,6 +58,9 @@ enum Command {
     /// Every fault in DR and NAT, and one run that must fail. Exit code 0 if all came out as they
     /// must.
     Suite(SuiteArgs),
+    /// Runs what shows the promises and writes the report; goes on where it stopped. Exit code 0 if
+    /// every promise was shown.
+    Report(ReportArgs),
     /// The part of the suite with real programs: nginx, curl, wrk, dnsmasq, dig, chasquid, iperf3.
     Programs(ProgramsArgs),
 }
@@ -99,9 +104,14 @@ struct DemoArgs {
     /// Family of the sessions; with 6 hosts and configuration have both.
     #[arg(long, value_enum, default_value = "4")]
     family: Family,
+    /// Who leads the cluster when the fault comes.
+    #[arg(long, value_enum, default_value = "any")]
+    leads: Leads,
     /// Name of the lab; two with different names run side by side.
     #[arg(long, default_value = "demo")]
     tag: Tag,
+    #[command(flatten)]
+    changes: Changes,
     #[command(flatten)]
     common: Common,
 }
@@ -123,6 +133,8 @@ struct UpArgs {
     /// Name of the lab.
     #[arg(long, default_value = "lab")]
     tag: Tag,
+    #[command(flatten)]
+    changes: Changes,
     #[command(flatten)]
     common: Common,
 }
@@ -155,6 +167,25 @@ struct ProgramsArgs {
     suite: SuiteArgs,
 }
 
+#[derive(Args, Debug)]
+struct ReportArgs {
+    /// Only these: P1,P5.
+    #[arg(long, value_delimiter = ',')]
+    only: Vec<String>,
+    /// TCP sessions of each run.
+    #[arg(long, default_value_t = 300, value_parser = clap::value_parser!(u32).range(3..=10_000))]
+    sessions: u32,
+    /// The seed of all runs.
+    #[arg(long, default_value_t = 42)]
+    seed: u64,
+    /// Folder of the results.
+    #[arg(long, default_value = "target/report")]
+    results: PathBuf,
+    /// The report.
+    #[arg(long, default_value = "docs/report.md")]
+    page: PathBuf,
+}
+
 fn main() -> ExitCode {
     let cli = Cli::parse();
     match run(cli) {
@@ -177,7 +208,7 @@ fn run(cli: Cli) -> Result<u8> {
         Command::Up(args) => {
             refuse_if_up(&args.tag)?;
             let plan = plan_of(&args.common, &args.tag, args.mode, &args.replication, args.queues)?;
-            let plan = Plan { family: args.family, ..plan };
+            let plan = Plan { family: args.family, changes: args.changes.clone(), ..plan };
             runtime.block_on(guarded(&args.tag, After::KeepIfGood, up(plan)))
         }
         Command::Down { tag } => {
@@ -192,6 +223,16 @@ fn run(cli: Cli) -> Result<u8> {
                 let good = run_suite(&suite, &mut Console::default()).await?;
                 Ok(u8::from(!good))
             }))
+        }
+        Command::Report(args) => {
+            let place = Place {
+                lab: std::env::current_exe()?,
+                results: absolute(&args.results)?,
+                sessions: args.sessions,
+                origin: origin(args.seed),
+            };
+            let good = promises::run::report(&place, &args.only, &args.page)?;
+            Ok(u8::from(!good))
         }
         Command::Programs(ProgramsArgs { only, suite: args }) => {
             let suite = suite_of(&args)?;
@@ -352,12 +393,13 @@ fn commands(cluster: &Cluster) -> String {
 
 fn demo_of(args: &DemoArgs) -> Result<(Tag, Plan, Series)> {
     let plan = plan_of(&args.common, &args.tag, args.mode, &args.replication, args.queues)?;
-    let plan = Plan { family: args.family, ..plan };
+    let plan = Plan { family: args.family, changes: args.changes.clone(), ..plan };
     let series = Series {
         fault: args.fault,
         runs: args.runs,
         sessions: args.sessions,
         seed: args.seed.unwrap_or_else(new_seed),
+        leads: args.leads,
         report: plan.out_dir.join("report.json"),
     };
     Ok((args.tag.clone(), plan, series))
@@ -385,6 +427,7 @@ fn plan_of(common: &Common, tag: &Tag, mode: Mode, replication: &str, queues: u3
         replication: replication == "on",
         queues,
         family: Family::V4,
+        changes: Changes::default(),
         bin_dir,
         examples_dir: absolute(&common.examples)?,
         out_dir: absolute(&common.out)?,

@@ -4,6 +4,7 @@ use std::{fs, path::PathBuf};
 
 use anyhow::{Context as _, Result, bail};
 
+use super::changes::Changes;
 use crate::host::{
     family::Family,
     names::{Host, Mode, Tag},
@@ -22,6 +23,8 @@ pub struct Plan {
     pub queues: u32,
     /// Family of the sessions.
     pub family: Family,
+    /// What is changed in the example.
+    pub changes: Changes,
     /// Folder of `clusterd`, `clusterctl`, `lab-server` and `lab-client`.
     pub bin_dir: PathBuf,
     /// Folder of the examples.
@@ -77,13 +80,14 @@ impl Plan {
         format!("{}{both}.yaml", self.mode.name())
     }
 
-    /// The example, with replication switched as planned.
+    /// The example, with replication switched and settings changed as planned.
     ///
     /// # Errors
     /// When it is not there or does not switch replication on.
     pub fn document(&self) -> Result<String> {
         let path = self.examples_dir.join(self.example());
         let text = fs::read_to_string(&path).with_context(|| path.display().to_string())?;
+        let text = self.changes.apply(&text).with_context(|| path.display().to_string())?;
         if self.replication {
             return Ok(text);
         }

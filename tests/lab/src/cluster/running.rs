@@ -21,6 +21,7 @@ use super::{
 use crate::host::{
     exec,
     names::{Host, Mode, NODES, Network, PORT, SERVERS},
+    planes::{self, CONTROL_PORT, Drops, REPLICATION_PORT},
     process::{Launch, Process},
     state::Ledger,
     topology::Topology,
@@ -51,6 +52,8 @@ pub struct Cluster {
     servers: Vec<(u8, Process)>,
     /// Members that [`Cluster::heal`] has to uncordon.
     cordoned: Vec<u64>,
+    /// Whether the switch drops packets.
+    lossy: bool,
 }
 
 #[derive(Debug)]
@@ -109,7 +112,15 @@ impl Cluster {
             family: plan.family,
         };
         let nodes = NODES.map(|n| NodeHandle { n, process: None, unplugged: false }).into();
-        Ok(Self { plan, topology, ledger, nodes, servers: Vec::new(), cordoned: Vec::new() })
+        Ok(Self {
+            plan,
+            topology,
+            ledger,
+            nodes,
+            servers: Vec::new(),
+            cordoned: Vec::new(),
+            lossy: false,
+        })
     }
 
     /// What was planned.
@@ -298,6 +309,26 @@ impl Cluster {
         self.topology.set_node_ports(n, true)
     }
 
+    /// Has the switch drop this until [`Cluster::pass_all`] or [`Cluster::heal`].
+    ///
+    /// # Errors
+    /// What nftables said.
+    pub fn drop_packets(&mut self, drops: Drops) -> Result<()> {
+        self.lossy = true;
+        planes::set(&self.plan.tag, Some(drops))
+    }
+
+    /// Has the switch drop nothing more; how many frames it dropped.
+    ///
+    /// # Errors
+    /// What nftables said.
+    pub fn pass_all(&mut self) -> Result<u64> {
+        let dropped = planes::dropped(&self.plan.tag)?;
+        planes::set(&self.plan.tag, None)?;
+        self.lossy = false;
+        Ok(dropped)
+    }
+
     /// Removes all data of node `n`, whose daemon must be dead.
     ///
     /// # Errors
@@ -396,6 +427,9 @@ impl Cluster {
     /// # Errors
     /// When a daemon does not start, or a cordon does not end.
     pub async fn heal(&mut self) -> Result<()> {
+        if self.lossy {
+            self.pass_all()?;
+        }
         for n in NODES {
             if self.handle(n)?.unplugged {
                 self.plug(n)?;
@@ -480,8 +514,8 @@ impl Cluster {
              data_dir: {}\n\
              listen:\n  \
                api: \"{address}:7440\"\n  \
-               control: \"{address}:7441\"\n  \
-               replication: \"{address}:7442\"\n\
+               control: \"{address}:{CONTROL_PORT}\"\n  \
+               replication: \"{address}:{REPLICATION_PORT}\"\n\
              socket: {}\n\
              bpffs: {}\n",
             data.display(),

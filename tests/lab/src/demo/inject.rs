@@ -9,9 +9,10 @@ use tokio::time::sleep;
 use super::{
     client_link::ClientLink,
     dice::Dice,
-    fault::Fault,
-    returning,
+    fault::{Fault, millis},
+    planes, returning, rolling,
     run::Chosen,
+    stress,
     validity::{Check, Listed},
 };
 use crate::{
@@ -27,9 +28,6 @@ use crate::{
 /// How long `cut` isolates.
 const CUT: Duration = Duration::from_secs(5);
 
-/// How long `pause` stops.
-const PAUSE: Duration = Duration::from_secs(2);
-
 /// A stopping daemon forwards on for 10 s at most; a little more for the machine.
 const STOP_WITHIN: Duration = Duration::from_secs(15);
 
@@ -40,8 +38,8 @@ pub(crate) const GONE_WITHIN: Duration = Duration::from_secs(5);
 /// longer, but a command that hangs is wrong on any. How long it took is told.
 const WRITE_HANGS: Duration = Duration::from_secs(5);
 
-/// New sessions while there is no quorum: two in three talk.
-const QUORUM_SESSIONS: u32 = 30;
+/// New sessions during a fault: two in three talk.
+const MORE_SESSIONS: u32 = 30;
 
 /// Everything a fault needs.
 pub struct Scene<'a> {
@@ -122,9 +120,15 @@ pub async fn inject(fault: Fault, scene: &mut Scene<'_>) -> Result<Injected> {
         Fault::Kill => kill(scene, victim).await,
         Fault::Power => power(scene, victim).await,
         Fault::Cut => cut(scene, victim).await,
-        Fault::Pause => pause(scene, victim).await,
+        Fault::Pause(ms) => pause(scene, victim, millis(ms)).await,
         Fault::Move => move_group(scene).await,
         Fault::Stop => stop(scene, victim).await,
+        Fault::Rolling => rolling::inject(scene, victim).await,
+        Fault::Plane(plane, way) => planes::cut(scene, victim, plane, way).await,
+        Fault::Loss(percent) => planes::lose(scene, victim, percent).await,
+        Fault::Hogs => stress::hogs(scene).await,
+        Fault::Flood => stress::flood(scene, victim).await,
+        Fault::Idle => idle(scene, victim).await,
         Fault::Return => returning::inject(scene, victim).await,
         Fault::Leader => leader(scene).await,
         Fault::Quorum => quorum(scene).await,
@@ -132,12 +136,29 @@ pub async fn inject(fault: Fault, scene: &mut Scene<'_>) -> Result<Injected> {
     }
 }
 
-async fn kill(scene: &mut Scene<'_>, victim: u8) -> Result<Injected> {
+pub(crate) async fn kill(scene: &mut Scene<'_>, victim: u8) -> Result<Injected> {
     let begin_ns = now_ns();
     scene.cluster.signal(victim, Signal::KILL)?;
     let done = format!("n{victim} was killed");
     let injected = Injected::plain(begin_ns, done, Some(scene.holder.clone()));
     scene.cluster.reap(victim, GONE_WITHIN).await?;
+    Ok(injected)
+}
+
+/// A copy has its full timeout from the take-over on: both silences together are longer than one.
+async fn idle(scene: &mut Scene<'_>, victim: u8) -> Result<Injected> {
+    let Some(timeout_s) = scene.cluster.plan().changes.tcp_timeout else {
+        bail!(
+            "`idle` needs `--tcp-timeout SECONDS`: with the usual one it would take half an hour"
+        );
+    };
+    let silence = Duration::from_secs(timeout_s.into()) * 2 / 3;
+    (scene.say)(&format!("silence for {silence:?}, twice"));
+    let begin_ns = now_ns();
+    sleep(silence).await;
+    let mut injected = kill(scene, victim).await?;
+    sleep(silence).await;
+    injected.window = FaultWindow { begin_ns, ended_ns: now_ns() };
     Ok(injected)
 }
 
@@ -172,12 +193,12 @@ async fn cut(scene: &mut Scene<'_>, victim: u8) -> Result<Injected> {
     Ok(Injected::plain(begin_ns, done, Some(scene.holder.clone())))
 }
 
-async fn pause(scene: &mut Scene<'_>, victim: u8) -> Result<Injected> {
+async fn pause(scene: &mut Scene<'_>, victim: u8, time: Duration) -> Result<Injected> {
     let begin_ns = now_ns();
     scene.cluster.signal(victim, Signal::STOP)?;
-    sleep(PAUSE).await;
+    sleep(time).await;
     scene.cluster.signal(victim, Signal::CONT)?;
-    let done = format!("n{victim} was stopped for {} s and went on", PAUSE.as_secs());
+    let done = format!("n{victim} was stopped for {time:?} and went on");
     Ok(Injected::plain(begin_ns, done, Some(scene.holder.clone())))
 }
 
@@ -196,17 +217,24 @@ async fn move_group(scene: &mut Scene<'_>) -> Result<Injected> {
 
 async fn stop(scene: &mut Scene<'_>, victim: u8) -> Result<Injected> {
     let begin_ns = now_ns();
-    scene.cluster.signal(victim, Signal::TERM)?;
-    let status = scene.cluster.reap(victim, STOP_WITHIN).await?;
+    let check = stop_well(scene, victim).await?;
     let done = format!("n{victim} was told to stop");
     let mut injected = Injected::plain(begin_ns, done, Some(scene.holder.clone()));
-    let took_ms = (injected.window.ended_ns - begin_ns) / 1_000_000;
-    injected.checks.push(Check {
+    injected.checks.push(check);
+    Ok(injected)
+}
+
+/// Tells the daemon of node `n` to stop; whether it did as it should.
+pub(crate) async fn stop_well(scene: &mut Scene<'_>, n: u8) -> Result<Check> {
+    let begin_ns = now_ns();
+    scene.cluster.signal(n, Signal::TERM)?;
+    let status = scene.cluster.reap(n, STOP_WITHIN).await?;
+    let took_ms = (now_ns() - begin_ns) / 1_000_000;
+    Ok(Check {
         what: "a stopped daemon ends well".to_owned(),
         passed: status.success(),
-        seen: format!("{status} after {took_ms} ms"),
-    });
-    Ok(injected)
+        seen: format!("n{n}: {status} after {took_ms} ms"),
+    })
 }
 
 async fn leader(scene: &mut Scene<'_>) -> Result<Injected> {
@@ -241,17 +269,24 @@ async fn quorum(scene: &mut Scene<'_>) -> Result<Injected> {
         scene.cluster.reap(*n, GONE_WITHIN).await?;
     }
     (scene.say)("no quorum: new sessions and a write");
-    let silent = QUORUM_SESSIONS / 3;
-    let target = scene.cluster.plan().family.target();
-    let opened = scene.client.open(target, QUORUM_SESSIONS - silent, silent).await?;
-    injected.opened = (u64::from(QUORUM_SESSIONS), u64::from(opened.established));
-    injected.checks.push(Check {
-        what: "new sessions come up without a quorum".to_owned(),
-        passed: opened.established == QUORUM_SESSIONS,
-        seen: format!("{} of {QUORUM_SESSIONS} {}", opened.established, opened.failures.join("; ")),
-    });
+    let opened = open_more(scene, "new sessions come up without a quorum").await?;
+    injected.opened = opened.0;
+    injected.checks.push(opened.1);
     injected.checks.push(refused_write(scene.cluster, holder).await?);
     Ok(injected)
+}
+
+/// Opens more sessions; how many were asked for and came up, and whether all did.
+pub(crate) async fn open_more(scene: &mut Scene<'_>, what: &str) -> Result<((u64, u64), Check)> {
+    let silent = MORE_SESSIONS / 3;
+    let target = scene.cluster.plan().family.target();
+    let opened = scene.client.open(target, MORE_SESSIONS - silent, silent).await?;
+    let check = Check {
+        what: what.to_owned(),
+        passed: opened.established == MORE_SESSIONS,
+        seen: format!("{} of {MORE_SESSIONS} {}", opened.established, opened.failures.join("; ")),
+    };
+    Ok(((MORE_SESSIONS.into(), opened.established.into()), check))
 }
 
 /// Tries to change the configuration without a quorum.

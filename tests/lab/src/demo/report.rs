@@ -6,7 +6,7 @@ use std::{collections::BTreeMap, fmt};
 
 use serde::{Deserialize, Serialize};
 
-use super::{fault::Fault, stats::Summary, validity::Check};
+use super::{fault::Fault, run::Leads, stats::Summary, validity::Check};
 use crate::{
     cluster::api::Epoch,
     host::{family::Family, names::Mode},
@@ -70,6 +70,9 @@ pub struct RunReport {
     pub family: Family,
     /// Whether connections were copied.
     pub replication: bool,
+    /// Who was to lead.
+    #[serde(default)]
+    pub leads: Leads,
     /// When the fault came, after the last session was up.
     pub fault_after_ms: u64,
     /// Sessions asked for.
@@ -258,6 +261,7 @@ mod tests {
             mode: Mode::Dr,
             family: Family::V4,
             replication: true,
+            leads: Leads::Any,
             fault_after_ms: 2500,
             sessions: 300,
             established: 300,

@@ -7,6 +7,8 @@ use std::{
 };
 
 use anyhow::{Context as _, Result, bail};
+use clap::ValueEnum;
+use serde::{Deserialize, Serialize};
 use tokio::time::sleep;
 
 use super::{
@@ -63,6 +65,42 @@ pub struct Order {
     pub seed: u64,
     /// Sessions to open; two in three talk.
     pub sessions: u32,
+    /// Who leads.
+    pub leads: Leads,
+}
+
+/// Who leads the cluster when the fault comes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, Eq, PartialEq, Serialize, ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Leads {
+    /// Whoever does.
+    #[default]
+    Any,
+    /// The node that holds the group.
+    Holder,
+    /// Another node.
+    Other,
+}
+
+impl Leads {
+    /// The word on the command line.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Any => "any",
+            Self::Holder => "holder",
+            Self::Other => "other",
+        }
+    }
+
+    fn allows(self, ready: &Ready) -> bool {
+        let holder_leads = ready.leader.id == ready.holder.id;
+        match self {
+            Self::Any => true,
+            Self::Holder => holder_leads,
+            Self::Other => !holder_leads,
+        }
+    }
 }
 
 /// What was seen just before the fault.
@@ -101,7 +139,8 @@ pub async fn run(
     let mut dice = Dice::new(order.seed, order.number);
     let delay = dice.fault_delay();
     cluster.heal().await?;
-    let ready = settle(cluster, order.fault, &mut dice, say).await?;
+    let leads = if order.fault == Fault::Leader { Leads::Other } else { order.leads };
+    let ready = settle(cluster, leads, &mut dice, say).await?;
     let baseline = cluster.statuses().await;
 
     let plan = cluster.plan().clone();
@@ -169,29 +208,35 @@ struct Seen {
     took: Duration,
 }
 
-/// Waits until the cluster is ready; for the fault `leader` until the leader holds nothing.
+/// Waits until the cluster is ready, and moves the group until the right node leads.
 async fn settle(
     cluster: &mut Cluster,
-    fault: Fault,
+    leads: Leads,
     dice: &mut Dice,
     say: &mut dyn FnMut(&str),
 ) -> Result<Ready> {
     for _ in 0..LEADER_TRIES {
         let ready = cluster.wait_ready().await?;
-        if fault != Fault::Leader || ready.leader.id != ready.holder.id {
+        if leads.allows(&ready) {
             return Ok(ready);
         }
-        say("the leader holds the group: moving it away first");
-        let statuses = cluster.statuses().await;
-        let nodes = statuses.iter().filter_map(|(_, s)| s.serving_node.clone());
-        let others: Vec<u64> = nodes.map(|n| n.id).filter(|&id| id != ready.holder.id).collect();
-        if others.is_empty() {
-            bail!("nobody to move the group to");
-        }
-        let target = others[dice.below(others.len() as u64) as usize];
+        let target = if leads == Leads::Holder {
+            say("the leader does not hold the group: moving it there first");
+            ready.leader.id
+        } else {
+            say("the leader holds the group: moving it away first");
+            let statuses = cluster.statuses().await;
+            let nodes = statuses.iter().filter_map(|(_, s)| s.serving_node.clone());
+            let others = nodes.map(|n| n.id).filter(|&id| id != ready.holder.id);
+            let others: Vec<u64> = others.collect();
+            if others.is_empty() {
+                bail!("nobody to move the group to");
+            }
+            others[dice.below(others.len() as u64) as usize]
+        };
         cluster.any_ctl()?.move_group(GROUP, target).await?;
     }
-    bail!("the leader holds the group even after {LEADER_TRIES} moves")
+    bail!("after {LEADER_TRIES} moves it is still not the right node that leads")
 }
 
 /// Takes down what must be true just before the fault.
@@ -329,8 +374,9 @@ fn evidence(
         let is = |s: &Status| s.serving_node.as_ref().is_some_and(|r| r.id == id);
         statuses.iter().find(|(_, s)| is(s)).map_or(0, |(_, s)| s.forwarded())
     };
+    // A daemon that was restarted counts from nothing.
     let forwarded = |from: &[(u8, Status)], to: &[(u8, Status)], id: u64| {
-        counted(to, id).saturating_sub(counted(from, id))
+        counted(to, id).checked_sub(counted(from, id)).unwrap_or_else(|| counted(to, id))
     };
     let in_the_end = announcer(after);
     let holder_after = in_the_end.as_ref().map(|(_, node, _)| node.clone());
@@ -409,6 +455,7 @@ impl Seen {
             mode: plan.mode,
             family: plan.family,
             replication: plan.replication,
+            leads: order.leads,
             fault_after_ms: self.fault_after_ms,
             sessions: evidence.sessions,
             established: evidence.established,

@@ -11,8 +11,7 @@ use anyhow::{Context as _, Result};
 use super::{
     fault::Fault,
     report::{BeforeAfter, Origin, Report, RunOutcome, RunReport},
-    run::AfterFault,
-    run::{Order, run},
+    run::{AfterFault, Leads, Order, run},
     stats::Summary,
     story::{self, Console},
 };
@@ -29,8 +28,17 @@ pub struct Series {
     pub sessions: u32,
     /// The seed.
     pub seed: u64,
+    /// Who leads when the fault comes.
+    pub leads: Leads,
     /// Where the report goes.
     pub report: PathBuf,
+}
+
+impl Series {
+    fn order(&self, number: u32) -> Order {
+        let Self { fault, sessions, seed, leads, .. } = *self;
+        Order { fault, number, seed, sessions, leads }
+    }
 }
 
 /// Runs the series; the report is written after every run, so that what was found survives
@@ -46,8 +54,7 @@ pub async fn run_series(
     let origin = origin(series.seed);
     let mut outcomes = Vec::new();
     for number in 1..=series.runs {
-        let order =
-            Order { fault: series.fault, number, seed: series.seed, sessions: series.sessions };
+        let order = series.order(number);
         let result = run(cluster, order, &mut |text| console.say(text)).await;
         let failed = result.is_err();
         let outcome = result.unwrap_or_else(|error| failure(order, cluster.plan(), &error));
@@ -66,9 +73,7 @@ pub async fn run_series(
 /// # Errors
 /// When it cannot be written.
 pub fn write_failed(series: &Series, plan: &Plan, error: &anyhow::Error) -> Result<Report> {
-    let order =
-        Order { fault: series.fault, number: 1, seed: series.seed, sessions: series.sessions };
-    let outcome = failure(order, plan, error);
+    let outcome = failure(series.order(1), plan, error);
     let report = Report::of(&[outcome], &origin(series.seed));
     write(&report, &series.report)?;
     Ok(report)
@@ -82,6 +87,7 @@ fn failure(order: Order, plan: &Plan, error: &anyhow::Error) -> RunOutcome {
         mode: plan.mode,
         family: plan.family,
         replication: plan.replication,
+        leads: order.leads,
         fault_after_ms: 0,
         sessions: u64::from(order.sessions),
         established: 0,

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-use super::fault::Fault;
+use super::fault::{Fault, Group};
 use crate::cluster::api::{Epoch, NodeRef};
 
 /// Probes that may get lost before the fault: datagrams on a busy machine. More, and the set-up
@@ -148,30 +148,30 @@ fn way_of_the_group(e: &Evidence) -> Vec<String> {
             after.name, e.successor_forwarded
         ));
     }
-    if e.fault.moves_group() {
-        if !victim_held {
-            void.push("the fault did not hit the holder".to_owned());
-        }
-        // A node that was wiped and joined anew has the same name and another id.
-        if after.id == before.id {
-            void.push(format!("{} held the group before and after", before.name));
-        }
-        if e.epoch_after <= e.epoch_before {
-            void.push(format!("epoch {} is not above {}", e.epoch_after, e.epoch_before));
-        }
-        if e.fault.victim_must_yield() && !e.victim_yielded {
-            void.push(format!("{} did not yield", before.name));
-        }
-    } else {
-        if victim_held {
-            void.push("the fault hit the holder".to_owned());
-        }
+    match (e.fault.hits_the_holder(), victim_held) {
+        (true, false) => void.push("the fault did not hit the holder".to_owned()),
+        (false, true) => void.push("the fault hit the holder".to_owned()),
+        _ => {}
+    }
+    let group = e.fault.group();
+    if group == Group::Stays {
         if after.id != before.id || e.epoch_after != e.epoch_before {
             void.push(format!(
                 "the group moved from {} ({}) to {} ({}) and was not to",
                 before.name, e.epoch_before, after.name, e.epoch_after
             ));
         }
+        return void;
+    }
+    // A node that was wiped and joined anew has the same name and another id.
+    if group == Group::Moves && after.id == before.id {
+        void.push(format!("{} held the group before and after", before.name));
+    }
+    if e.epoch_after <= e.epoch_before {
+        void.push(format!("epoch {} is not above {}", e.epoch_after, e.epoch_before));
+    }
+    if e.fault.victim_must_yield() && !e.victim_yielded {
+        void.push(format!("{} did not yield", before.name));
     }
     void
 }
@@ -179,6 +179,7 @@ fn way_of_the_group(e: &Evidence) -> Vec<String> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::demo::fault::FAULTS;
 
     fn node(id: u64) -> NodeRef {
         NodeRef { id, name: format!("n{id}") }
@@ -220,27 +221,17 @@ mod tests {
         }
     }
 
-    const MOVING: [Fault; 7] = [
-        Fault::Kill,
-        Fault::Power,
-        Fault::Cut,
-        Fault::Pause,
-        Fault::Move,
-        Fault::Stop,
-        Fault::Return,
-    ];
-
-    const STAYING: [Fault; 3] = [Fault::Leader, Fault::Quorum, Fault::None];
+    /// What a run with this fault is to look like.
+    fn good(fault: Fault) -> Evidence {
+        let run = if fault.group() == Group::Stays { stayed(fault) } else { moved(fault) };
+        let victim = if fault.hits_the_holder() { node(1) } else { node(2) };
+        Evidence { victim: Some(victim), ..run }
+    }
 
     #[test]
     fn runs_that_show_what_they_should_count() {
-        for fault in MOVING {
-            assert!(fault.moves_group());
-            assert_eq!(void_reasons(&moved(fault)), [""; 0], "{fault:?}");
-        }
-        for fault in STAYING {
-            assert!(!fault.moves_group());
-            assert_eq!(void_reasons(&stayed(fault)), [""; 0], "{fault:?}");
+        for fault in FAULTS {
+            assert_eq!(void_reasons(&good(fault)), [""; 0], "{fault:?}");
         }
         let none = Evidence { victim: None, ..stayed(Fault::None) };
         assert_eq!(void_reasons(&none), [""; 0]);
@@ -274,19 +265,29 @@ mod tests {
         ),
     ];
 
-    /// What makes a run void whose fault moves the group.
-    const WHEN_MOVING: [(Spoil, &str); 6] = [
+    /// What makes a run void whose fault is to hit the holder.
+    const WHEN_HIT: [(Spoil, &str); 2] = [
         (|e| e.victim = None, "did not hit the holder"),
         (|e| e.victim = Some(node(3)), "did not hit the holder"),
-        (|e| e.holder_after = Some(node(1)), "n1 held the group before and after"),
+    ];
+
+    /// And whose is not.
+    const WHEN_NOT_HIT: [(Spoil, &str); 1] =
+        [(|e| e.victim = Some(node(1)), "the fault hit the holder")];
+
+    /// What makes a run void whose fault moves the group, wherever to.
+    const WHEN_MOVING: [(Spoil, &str); 3] = [
         (|e| e.epoch_after = epoch(5, 0, 1), "epoch 1.5.0@1 is not above 1.5.0@1"),
         (|e| e.epoch_after = epoch(4, 9, 2), "epoch 1.4.9@2 is not above"),
         (|e| e.epoch_after = epoch(5, 0, 0), "is not above"),
     ];
 
+    /// And to another node.
+    const WHEN_AWAY: [(Spoil, &str); 1] =
+        [(|e| e.holder_after = Some(node(1)), "n1 held the group before and after")];
+
     /// What makes a run void whose fault must not move it.
-    const WHEN_STAYING: [(Spoil, &str); 4] = [
-        (|e| e.victim = Some(node(1)), "the fault hit the holder"),
+    const WHEN_STAYING: [(Spoil, &str); 3] = [
         (|e| e.holder_after = Some(node(2)), "the group moved from n1"),
         (|e| e.epoch_after = epoch(5, 1, 1), "the group moved from n1"),
         (|e| e.epoch_after = epoch(6, 0, 1), "the group moved from n1"),
@@ -309,7 +310,7 @@ mod tests {
     fn only_pauses_and_what_came_before_the_fault_spoil_a_run() {
         let mut evidence = moved(Fault::Kill);
         assert!(!is_spoilt(&evidence));
-        for (spoil, reason) in ALWAYS.iter().chain(&WHEN_MOVING) {
+        for (spoil, reason) in ALWAYS.iter().chain(&WHEN_HIT).chain(&WHEN_MOVING) {
             let mut evidence = evidence.clone();
             spoil(&mut evidence);
             let before =
@@ -326,20 +327,31 @@ mod tests {
 
     #[test]
     fn each_missing_proof_makes_a_run_void() {
-        for fault in MOVING {
-            expect(&moved(fault), &ALWAYS);
-            expect(&moved(fault), &WHEN_MOVING);
-        }
-        for fault in STAYING {
-            expect(&stayed(fault), &ALWAYS);
-            expect(&stayed(fault), &WHEN_STAYING);
+        for fault in FAULTS {
+            let good = good(fault);
+            expect(&good, &ALWAYS);
+            expect(&good, if fault.hits_the_holder() { &WHEN_HIT[..] } else { &WHEN_NOT_HIT });
+            match fault.group() {
+                Group::Moves => {
+                    expect(&good, &WHEN_MOVING);
+                    expect(&good, &WHEN_AWAY);
+                }
+                Group::Wanders => expect(&good, &WHEN_MOVING),
+                Group::Stays => expect(&good, &WHEN_STAYING),
+            }
         }
     }
 
     #[test]
+    fn after_a_restart_of_all_anybody_may_hold_the_group() {
+        let back = Evidence { holder_after: Some(node(1)), ..good(Fault::Rolling) };
+        assert_eq!(void_reasons(&back), [""; 0]);
+    }
+
+    #[test]
     fn a_victim_that_lives_must_have_yielded() {
-        for fault in MOVING {
-            let evidence = Evidence { victim_yielded: false, ..moved(fault) };
+        for fault in FAULTS {
+            let evidence = Evidence { victim_yielded: false, ..good(fault) };
             assert_eq!(void_reasons(&evidence).is_empty(), !fault.victim_must_yield(), "{fault:?}");
         }
     }

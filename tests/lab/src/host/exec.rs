@@ -1,4 +1,4 @@
-//! Running the system's tools: `ip`, `bridge`, `ethtool`, `nsenter`.
+//! Running the system's tools: `ip`, `bridge`, `ethtool`, `nft`, `nsenter`.
 
 use std::{
     ffi::OsStr,
@@ -10,12 +10,13 @@ use std::{
 use anyhow::{Context as _, Result, bail};
 
 /// Tools the lab needs, with the Debian package each is in.
-pub const TOOLS: [(&str, &str); 5] = [
+pub const TOOLS: [(&str, &str); 6] = [
     ("ip", "iproute2"),
     ("bridge", "iproute2"),
     ("ethtool", "ethtool"),
     ("nsenter", "util-linux"),
     ("mount", "mount"),
+    ("nft", "nftables"),
 ];
 
 /// Checks that the lab can work here at all.

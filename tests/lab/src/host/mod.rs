@@ -4,6 +4,7 @@ pub mod exec;
 pub mod family;
 pub mod inside;
 pub mod names;
+pub mod planes;
 pub mod process;
 pub mod state;
 pub mod sweep;

@@ -122,6 +122,7 @@ impl Lab {
             replication: true,
             queues: 1,
             family,
+            changes: Default::default(),
             bin_dir,
             examples_dir,
             out_dir,
