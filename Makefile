@@ -41,7 +41,7 @@ TESTS_AS_ROOT = $(if $(AS_ROOT),env CARGO_TARGET_$(HOST)_RUNNER='$(AS_ROOT) env 
 help: ## Lists the targets
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 14
 	@echo
-	@echo 'demo takes FAULT=kill|power|cut|pause|move|stop|rolling|return|leader|quorum|hogs|flood|idle|none'
+	@echo 'demo takes FAULT=kill|power|cut|pause|move|stop|rolling|return|leader|quorum|hogs|flood|idle|crash-loop|none'
 	@echo '    pause-200ms|pause-500ms|pause-10s, loss-1|loss-5|loss-20,'
 	@echo '    cut-control|cut-replication|cut-segment, each with -in or -out for one way'
 	@echo '  LEADS=any|holder|other MODE=dr|nat|fullnat|tun RUNS=n SESSIONS=n REPLICATION=on|off'
@@ -72,6 +72,19 @@ build: ## Builds all programs
 demo: setup build ## Three nodes, real sessions, a fault, a report
 	@$(LAB) demo --fault $(FAULT) --mode $(MODE) --runs $(RUNS) --sessions $(SESSIONS) \
 		--replication $(REPLICATION) --queues $(QUEUES) --family $(FAMILY) --leads $(LEADS) $(SEED_ARG) $(DEMO_ARGS)
+
+OLD ?=
+OLD_SOURCE = $(abspath $(or $(CARGO_TARGET_DIR),target))/old-source
+OLD_BUILD = $(abspath $(or $(CARGO_TARGET_DIR),target))/old
+
+.PHONY: demo-upgrade
+demo-upgrade: setup build ## From another version to this one and back: OLD=commit or tag
+	@[ -n '$(OLD)' ] || { echo 'which version? OLD=commit or tag' >&2; exit 1; }
+	@rm -rf $(OLD_SOURCE) && git worktree prune && git worktree add -q --detach $(OLD_SOURCE) $(OLD)
+	@cd $(OLD_SOURCE) && CARGO_TARGET_DIR=$(OLD_BUILD) $(CARGO) build --locked -p clusterd --bin clusterd
+	@git worktree remove --force $(OLD_SOURCE)
+	@$(LAB) demo --fault upgrade --old-dir $(OLD_BUILD)/debug --mode $(MODE) --runs $(RUNS) \
+		--sessions $(SESSIONS) --family $(FAMILY) $(SEED_ARG)
 
 .PHONY: lab
 lab: setup build ## The same cluster, left running to play with

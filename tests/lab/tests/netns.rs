@@ -58,6 +58,7 @@ impl Lab {
             queues,
             family: Family::V4,
             changes: Default::default(),
+            old_dir: None,
             bin_dir,
             examples_dir,
             out_dir,

@@ -107,6 +107,9 @@ struct DemoArgs {
     /// Who leads the cluster when the fault comes.
     #[arg(long, value_enum, default_value = "any")]
     leads: Leads,
+    /// Folder of a `clusterd` of another version, for the fault `upgrade`.
+    #[arg(long)]
+    old_dir: Option<PathBuf>,
     /// Name of the lab; two with different names run side by side.
     #[arg(long, default_value = "demo")]
     tag: Tag,
@@ -393,7 +396,8 @@ fn commands(cluster: &Cluster) -> String {
 
 fn demo_of(args: &DemoArgs) -> Result<(Tag, Plan, Series)> {
     let plan = plan_of(&args.common, &args.tag, args.mode, &args.replication, args.queues)?;
-    let plan = Plan { family: args.family, changes: args.changes.clone(), ..plan };
+    let old_dir = args.old_dir.as_deref().map(absolute).transpose()?;
+    let plan = Plan { family: args.family, changes: args.changes.clone(), old_dir, ..plan };
     let series = Series {
         fault: args.fault,
         runs: args.runs,
@@ -428,6 +432,7 @@ fn plan_of(common: &Common, tag: &Tag, mode: Mode, replication: &str, queues: u3
         queues,
         family: Family::V4,
         changes: Changes::default(),
+        old_dir: None,
         bin_dir,
         examples_dir: absolute(&common.examples)?,
         out_dir: absolute(&common.out)?,

@@ -25,6 +25,8 @@ pub struct Plan {
     pub family: Family,
     /// What is changed in the example.
     pub changes: Changes,
+    /// Folder of a `clusterd` of another version, with which the nodes then begin.
+    pub old_dir: Option<PathBuf>,
     /// Folder of `clusterd`, `clusterctl`, `lab-server` and `lab-client`.
     pub bin_dir: PathBuf,
     /// Folder of the examples.

@@ -61,6 +61,8 @@ struct NodeHandle {
     n: u8,
     process: Option<Process>,
     unplugged: bool,
+    /// Its daemon is the one in [`Plan::old_dir`].
+    old: bool,
 }
 
 impl Cluster {
@@ -111,7 +113,8 @@ impl Cluster {
             queues: plan.queues.max(1),
             family: plan.family,
         };
-        let nodes = NODES.map(|n| NodeHandle { n, process: None, unplugged: false }).into();
+        let old = plan.old_dir.is_some();
+        let nodes = NODES.map(|n| NodeHandle { n, process: None, unplugged: false, old }).into();
         Ok(Self {
             plan,
             topology,
@@ -249,7 +252,7 @@ impl Cluster {
         let launch = Launch {
             what: &format!("clusterd n{n}"),
             namespace: &self.plan.tag.namespace_path(Host::Node(n)),
-            program: &self.plan.program("clusterd"),
+            program: &self.daemon(n)?,
             args: vec!["--config".into(), config.into()],
             log: &log,
             talks: false,
@@ -271,6 +274,24 @@ impl Cluster {
         }
         self.handle(n)?.process = Some(process);
         Ok(())
+    }
+
+    /// The program that node `n` runs from its next start on: the other version, or this one.
+    ///
+    /// # Errors
+    /// When there is no other version.
+    pub fn set_old(&mut self, n: u8, old: bool) -> Result<()> {
+        if old && self.plan.old_dir.is_none() {
+            bail!("there is no clusterd of another version: give its folder");
+        }
+        self.handle(n)?.old = old;
+        Ok(())
+    }
+
+    fn daemon(&mut self, n: u8) -> Result<PathBuf> {
+        let old = self.handle(n)?.old;
+        let other = self.plan.old_dir.as_ref().filter(|_| old);
+        Ok(other.map_or_else(|| self.plan.program("clusterd"), |dir| dir.join("clusterd")))
     }
 
     /// Sends a signal to the daemon of node `n`.

@@ -25,6 +25,11 @@ pub enum Fault {
     Stop,
     /// Every daemon is told to stop and started again, one after the other, the holder first.
     Rolling,
+    /// The holder's daemon is killed and started again, six times in half a minute.
+    CrashLoop,
+    /// The nodes begin with another version, are upgraded to this one and brought back, one after the
+    /// other, with planned moves and a kill while both are there.
+    Upgrade,
     /// The holder is killed, wiped, joins anew and takes over when the next holder is killed.
     Return,
     /// A leader that holds nothing is killed.
@@ -62,7 +67,7 @@ pub enum Group {
 pub const PAUSE_MS: u32 = 2000;
 
 /// Every fault, in the order of the suite.
-pub const FAULTS: [Fault; 29] = [
+pub const FAULTS: [Fault; 31] = [
     Fault::None,
     Fault::Kill,
     Fault::Power,
@@ -90,7 +95,9 @@ pub const FAULTS: [Fault; 29] = [
     Fault::Hogs,
     Fault::Flood,
     Fault::Idle,
+    Fault::CrashLoop,
     Fault::Rolling,
+    Fault::Upgrade,
     Fault::Return,
 ];
 
@@ -109,6 +116,8 @@ impl Fault {
             Self::Move => "move",
             Self::Stop => "stop",
             Self::Rolling => "rolling",
+            Self::CrashLoop => "crash-loop",
+            Self::Upgrade => "upgrade",
             Self::Return => "return",
             Self::Leader => "leader",
             Self::Quorum => "quorum",
@@ -144,6 +153,10 @@ impl Fault {
             Self::Move => "a planned move of the group by clusterctl",
             Self::Stop => "SIGTERM of the holder's daemon",
             Self::Rolling => "every daemon is stopped and started, one after the other",
+            Self::CrashLoop => {
+                "the holder's daemon is killed and started, six times in half a minute"
+            }
+            Self::Upgrade => "from another version to this one and back, node by node, with a kill",
             Self::Return => "the holder dies, is wiped, joins anew; then the next holder dies",
             Self::Leader => "SIGKILL of the Raft leader, which holds nothing",
             Self::Quorum => "SIGKILL of both nodes that do not hold the group",
@@ -171,7 +184,7 @@ impl Fault {
     #[must_use]
     pub fn group(self) -> Group {
         match self {
-            Self::Rolling => Group::Wanders,
+            Self::Rolling | Self::Upgrade => Group::Wanders,
             Self::Leader | Self::Quorum | Self::Hogs | Self::None => Group::Stays,
             // The holder is heard on the segment, and that is where it serves.
             Self::Plane(Plane::Control | Plane::Replication, _) => Group::Stays,

@@ -8,6 +8,7 @@ use tokio::time::sleep;
 
 use super::{
     client_link::ClientLink,
+    crash_loop,
     dice::Dice,
     fault::{Fault, millis},
     planes, returning, rolling,
@@ -123,7 +124,9 @@ pub async fn inject(fault: Fault, scene: &mut Scene<'_>) -> Result<Injected> {
         Fault::Pause(ms) => pause(scene, victim, millis(ms)).await,
         Fault::Move => move_group(scene).await,
         Fault::Stop => stop(scene, victim).await,
+        Fault::CrashLoop => crash_loop::inject(scene, victim).await,
         Fault::Rolling => rolling::inject(scene, victim).await,
+        Fault::Upgrade => rolling::upgrade(scene, victim).await,
         Fault::Plane(plane, way) => planes::cut(scene, victim, plane, way).await,
         Fault::Loss(percent) => planes::lose(scene, victim, percent).await,
         Fault::Hogs => stress::hogs(scene).await,

@@ -1,6 +1,7 @@
 //! The demonstration: faults, runs, validity, report.
 
 pub mod client_link;
+mod crash_loop;
 pub mod dice;
 pub mod fault;
 pub mod inject;

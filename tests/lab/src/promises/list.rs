@@ -131,7 +131,11 @@ pub fn promises() -> Vec<Promise> {
             "captures of the segment; cuts of other nodes than the holder",
         ),
         promise("P10", "A holder that was paused does no harm when it goes on.", pauses.to_vec()),
-        missing("P11", "A flapping node does not make its groups flap.", Vec::new(), "hold-down"),
+        promise(
+            "P11",
+            "A flapping node does not make its groups flap.",
+            vec![demo(Demo::of(Fault::CrashLoop, 2))],
+        ),
         promise(
             "P12",
             "Busy processors and floods move nothing.",
@@ -175,7 +179,16 @@ pub fn promises() -> Vec<Promise> {
                 on_a_cluster("a_flood_keeps_nobody_out"),
             ],
         ),
-        missing("P24", "Forged beacons and records change nothing.", Vec::new(), "not listed yet"),
+        promise(
+            "P24",
+            "Forged, replayed and old beacons and records change nothing.",
+            vec![
+                on_a_cluster("a_client_an_operator_and_an_attacker_see"),
+                tests("steadfast-ownership", &["--test", "machine"], "trust"),
+                tests("steadfast-peer", &["--test", "peers"], ""),
+                tests("steadfast-replication", &["--lib"], "wire"),
+            ],
+        ),
         missing("P25", "Certificates and the CA are changed under load.", Vec::new(), "rotation"),
         missing(
             "P31",

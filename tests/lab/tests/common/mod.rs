@@ -123,6 +123,7 @@ impl Lab {
             queues: 1,
             family,
             changes: Default::default(),
+            old_dir: None,
             bin_dir,
             examples_dir,
             out_dir,
