@@ -11,14 +11,14 @@ use std::{
 };
 
 use steadfast_dataplane::Shared;
-use steadfast_model::{GroupId, NodeId};
+use steadfast_model::{GroupId, NodeId, document::CopiesSpec};
 use steadfast_ownership::Role;
 use steadfast_peer::{
     Endpoint, EndpointConfig, Handler, Incoming, Links, LinksConfig, Peer, PeerStream,
 };
 use steadfast_replication::{
     BATCH_INTERVAL_NS, Copies, DirtySet, GroupRole, Local, Receiver, ReceiverMetrics, SHARDS,
-    Sender, SenderMetrics, Slot, answer, check_hello, wire,
+    Sender, SenderMetrics, Slot, SnapshotBudget, answer, check_hello, wire,
 };
 use tokio::{
     sync::{Notify, watch},
@@ -67,6 +67,7 @@ struct Inner {
     copies: Arc<Copies>,
     roles: Arc<Roles>,
     links: Links,
+    budget: Arc<SnapshotBudget>,
     figures: Mutex<BTreeMap<NodeId, PeerFigures>>,
     /// Wakes the senders of a shard when a key is marked.
     marked: Vec<Notify>,
@@ -107,7 +108,9 @@ impl Replicator {
         let asking = asking.start();
         let figures = Mutex::default();
         let marked = (0..SHARDS).map(|_| Notify::new()).collect();
-        let inner = Arc::new(Inner { local, shared, dirty, copies, roles, links, figures, marked });
+        let budget = Arc::new(SnapshotBudget::unlimited());
+        let inner = Inner { local, shared, dirty, copies, roles, links, budget, figures, marked };
+        let inner = Arc::new(inner);
         let waker = Arc::downgrade(&inner);
         inner.dirty.set_waker(move |shard| {
             if let Some(marked) =
@@ -149,6 +152,11 @@ impl Replicator {
             });
             tasks.insert(peer.id, handles.collect());
         }
+    }
+
+    /// Bounds what is sent from now on.
+    pub(crate) fn set_bounds(&self, copies: &CopiesSpec) {
+        self.inner.budget.set_rate(copies.snapshot_bytes_per_s());
     }
 
     /// Counters by peer.
@@ -208,7 +216,8 @@ fn role_towards(peer: NodeId, now: &RoleNow) -> GroupRole {
 }
 
 async fn send(inner: Arc<Inner>, peer: NodeId, slot: Slot, shard: u8) {
-    let mut sender = Sender::new(inner.local, slot, shard, Arc::clone(&inner.dirty));
+    let mut sender = Sender::new(inner.local, slot, shard, Arc::clone(&inner.dirty))
+        .limited_by(Arc::clone(&inner.budget));
     let mut known: BTreeMap<GroupId, GroupRole> = BTreeMap::new();
     let mut roles = inner.roles.watch();
     loop {

@@ -6,6 +6,7 @@
 
 mod client_address;
 mod connections;
+mod copies;
 mod ftp;
 mod limits;
 mod listening;
@@ -28,6 +29,7 @@ use thiserror::Error;
 pub use self::{
     client_address::ClientAddress,
     connections::{ConnReuse, OnServerGone, Timeouts},
+    copies::CopiesSpec,
     ftp::FtpSpec,
     limits::{LimitsSpec, Over},
     listening::{Listener, MatchSpec, Ports},
@@ -402,6 +404,8 @@ pub struct Settings {
     pub half_open_max: u32,
     /// Whether connections are copied to the peers at all.
     pub replication: Switch,
+    /// Bounds of copying.
+    pub copies: CopiesSpec,
     /// How nodes tell each other that they live.
     pub beacon: BeaconSpec,
     /// What a packet to a port of a VIP without a service gets.
@@ -414,6 +418,7 @@ impl Default for Settings {
             connections_max: 262_144,
             half_open_max: 65_536,
             replication: Switch::On,
+            copies: CopiesSpec::default(),
             beacon: BeaconSpec::default(),
             unserved: Unserved::Reject,
         }

@@ -48,6 +48,7 @@ const CONNECTIONS_LIMIT: u32 = 64 << 20;
 const TIMEOUT_MAX_S: u32 = 2_678_400;
 const SLOW_START_MAX_S: u32 = 3_600;
 const RETRIES_MAX: u32 = 3;
+const SNAPSHOT_MBIT_MAX: u32 = 100_000;
 
 /// What to write for a port that must be given.
 const PORT_FIX: &str = "write 1 to 65535";
@@ -453,6 +454,9 @@ impl<'a> Check<'a> {
         let beacon = &settings.beacon;
         self.range("settings.beacon.interval_ms", beacon.interval_ms, 5, 1_000);
         self.range("settings.beacon.silent_after", beacon.silent_after, 2, 20);
+        let copies = &settings.copies;
+        let place = "settings.copies.snapshot_mbit_per_s";
+        self.range(place, copies.snapshot_mbit_per_s, 0, SNAPSHOT_MBIT_MAX);
     }
 }
 

@@ -14,7 +14,7 @@
 //!
 //! # Driving it
 //!
-//! One [`DirtySet`] and one [`Copies`] per node; a [`ReplicationHook`] for each worker and for the
+//! One [`DirtySet`], one [`Copies`] and one [`SnapshotBudget`] per node; a [`ReplicationHook`] for each worker and for the
 //! timer; per peer [`SHARDS`] senders that live as long as the peer is a member.
 //!
 //! - Ownership changes: [`Copies::handle_epoch`], also for this node's own claims, before the first
@@ -35,6 +35,7 @@
 
 pub mod adapter;
 mod ask;
+mod budget;
 mod copies;
 mod digest;
 mod dirty;
@@ -49,6 +50,7 @@ mod transit;
 pub mod wire;
 
 pub use ask::{answer, take_answer};
+pub use budget::{BURST_NS, SnapshotBudget};
 pub use copies::{Completeness, Copies, FRESH_NS};
 pub use digest::{Life, RANGES, Ranges};
 pub use dirty::{DirtyMetrics, DirtySet, LANE_DELETES_MAX, LANE_KEYS_MAX, PEERS_MAX};

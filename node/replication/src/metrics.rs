@@ -23,6 +23,10 @@ pub struct SenderMetrics {
     pub snapshots_pending: u64,
     /// Entries that the present walk over the table has sent.
     pub walk_records: u64,
+    /// Bytes of snapshots and of donations of everything.
+    pub walk_bytes: u64,
+    /// For how long snapshots waited for the budget.
+    pub held_up_ns: u64,
     /// Keys that wait to be sent.
     pub waiting: u64,
     /// Batches that were sent and not acknowledged.
@@ -93,6 +97,8 @@ impl SenderMetrics {
         self.snapshots_done += other.snapshots_done;
         self.snapshots_pending += other.snapshots_pending;
         self.walk_records += other.walk_records;
+        self.walk_bytes += other.walk_bytes;
+        self.held_up_ns += other.held_up_ns;
         self.waiting += other.waiting;
         self.unacked_batches += other.unacked_batches;
         self.unacked_records += other.unacked_records;

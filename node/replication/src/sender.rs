@@ -10,7 +10,8 @@
 //! Guarantees: what a peer is sent is the state at the time of writing, in one order; at most
 //! [`WINDOW_BATCHES`] batches are unacknowledged; one poll looks at a bounded number of entries;
 //! after a break everything that was not acknowledged is sent again. Deletes and sweeps go out
-//! only for groups that this node holds.
+//! only for groups that this node holds. Snapshots wait for the [`SnapshotBudget`]; changes and
+//! donations never do.
 
 mod group;
 #[cfg(test)]
@@ -32,7 +33,7 @@ pub use verify::DIGEST_INTERVAL_NS;
 use verify::Verify;
 
 use crate::{
-    DirtySet, Key, SHARDS, SenderMetrics, Slot, Table,
+    DirtySet, Key, SHARDS, SenderMetrics, Slot, SnapshotBudget, Table,
     dirty::{Feed, Pending},
     receiver::Local,
     sender::walk::Walk,
@@ -113,6 +114,9 @@ pub struct Sender {
     /// Spoken on the stream.
     version: u8,
     verify: Verify,
+    budget: Arc<SnapshotBudget>,
+    /// Since when a snapshot waits for the budget.
+    held_up_since_ns: Option<u64>,
     metrics: SenderMetrics,
 }
 
@@ -134,8 +138,17 @@ impl Sender {
             behind_since_ns: None,
             version: OLDEST_VERSION,
             verify: Verify::default(),
+            budget: Arc::default(),
+            held_up_since_ns: None,
             metrics: SenderMetrics::default(),
         }
+    }
+
+    /// Snapshots take no more than this, which all senders of the node share.
+    #[must_use]
+    pub fn limited_by(mut self, budget: Arc<SnapshotBudget>) -> Self {
+        self.budget = budget;
+        self
     }
 
     /// The stream is up and the peer has said hello.
@@ -307,12 +320,14 @@ impl Sender {
             self.walk = None;
             self.verify.abort();
         }
+        let held_up = self.note_held_up(now_ns);
         let idle_ns = last_sent_ns.map(|at| now_ns.saturating_sub(at));
-        let work = waiting > 0 || self.has_marks_to_write(now_ns);
+        let work = waiting > 0 || self.has_marks_to_write(now_ns, held_up);
+        let walks = self.walk.is_some() && !held_up;
         let due = match idle_ns {
             None => true,
-            Some(idle_ns) if work || self.walk.is_some() => {
-                idle_ns >= BATCH_INTERVAL_NS || waiting >= BATCH_RECORDS_MAX || self.walk.is_some()
+            Some(idle_ns) if work || walks => {
+                idle_ns >= BATCH_INTERVAL_NS || waiting >= BATCH_RECORDS_MAX || walks
             }
             Some(idle_ns) => idle_ns >= HEARTBEAT_NS,
         };
@@ -321,8 +336,14 @@ impl Sender {
             return if room < DIGEST_BYTES_MAX { None } else { self.poll_digest(now_ns, table) };
         }
         let mut items = Vec::new();
-        self.write_deltas(table, &mut writer, &mut items);
-        self.write_walk(table, &mut writer, &mut items);
+        self.write_deltas(table, held_up, &mut writer, &mut items);
+        if !held_up {
+            let before = writer.bytes();
+            self.write_walk(table, &mut writer, &mut items);
+            let bytes = writer.bytes() - before;
+            self.metrics.walk_bytes += bytes as u64;
+            self.budget.spend(now_ns, bytes);
+        }
         self.write_marks(now_ns, &mut writer);
         Some(self.finish(now_ns, writer, items))
     }
@@ -336,12 +357,15 @@ impl Sender {
         }
         let last_ns = stream.last_sent_ns.unwrap_or(0);
         let heartbeat = last_ns.saturating_add(HEARTBEAT_NS);
-        let busy = self.walk.is_some()
-            || self.wants_walk()
-            || self.verify.is_under_way()
-            || self.dirty.waiting(self.shard, self.slot) > 0;
         let soon = last_ns.saturating_add(BATCH_INTERVAL_NS);
-        Some(if busy { soon } else { heartbeat })
+        if self.verify.is_under_way() || self.dirty.waiting(self.shard, self.slot) > 0 {
+            return Some(soon);
+        }
+        if !self.walks_or_wants() {
+            return Some(heartbeat);
+        }
+        let free_at_ns = if self.is_urgent() { 0 } else { self.budget.free_at_ns() };
+        Some(soon.max(free_at_ns).min(heartbeat.max(soon)))
     }
 
     /// The first frame of a stream.
@@ -383,13 +407,14 @@ impl Sender {
     fn write_deltas<T>(
         &mut self,
         table: &T,
+        held_up: bool,
         writer: &mut BatchWriter,
         items: &mut Vec<(Key, Pending)>,
     ) where
         T: Table + ?Sized,
     {
         // A walk gets half of each batch, so that neither starves the other.
-        let walking = self.walk.is_some() || self.wants_walk();
+        let walking = self.walks_or_wants() && !held_up;
         let most = if walking { BATCH_RECORDS_MAX / 2 } else { BATCH_RECORDS_MAX };
         let mut taken = Vec::new();
         while writer.has_room() && writer.items() < most {
@@ -510,6 +535,32 @@ impl Sender {
 
     fn wants_walk(&self) -> bool {
         self.unsettled && self.groups.values().any(Group::is_wanted)
+    }
+
+    fn walks_or_wants(&self) -> bool {
+        self.walk.is_some() || self.wants_walk()
+    }
+
+    /// The walk, which serves all groups that want one, has a donation among them: a new holder
+    /// waits for it.
+    fn is_urgent(&self) -> bool {
+        let donated = |group: &Group| {
+            matches!(group.role, GroupRole::Donate { .. })
+                && matches!(group.phase, Phase::Wanted | Phase::Walking { .. })
+        };
+        self.unsettled && self.groups.values().any(donated)
+    }
+
+    /// Whether the budget lets no snapshot go on now; keeps account of how long.
+    fn note_held_up(&mut self, now_ns: u64) -> bool {
+        let held_up =
+            self.budget.free_at_ns() > now_ns && self.walks_or_wants() && !self.is_urgent();
+        if held_up {
+            self.held_up_since_ns.get_or_insert(now_ns);
+        } else if let Some(since_ns) = self.held_up_since_ns.take() {
+            self.metrics.held_up_ns += now_ns.saturating_sub(since_ns);
+        }
+        held_up
     }
 
     /// The number that the batch in the making will have.

@@ -515,6 +515,8 @@ fn replication(member: &Member, state: &ClusterState) -> Vec<v1::ReplicationPeer
             add("deletes_sent", metrics.deletes);
             add("snapshots_sent", metrics.snapshots_done);
             add("snapshots_pending", metrics.snapshots_pending);
+            add("snapshot_bytes_sent", metrics.walk_bytes);
+            add("snapshots_held_up_ms", metrics.held_up_ns / 1_000_000);
             add("breaks", metrics.breaks);
             add("digests_sent", metrics.digests);
         }

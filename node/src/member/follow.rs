@@ -115,6 +115,7 @@ async fn turn(
         let replicated = state.settings().replication == Switch::On;
         let document = owner::Command::Document(addresses(state), replicated);
         member.owner.tell(document).await;
+        member.replicator.set_bounds(&state.settings().copies);
     }
     let workers = member.plane.workers().len();
     let port_slot = state.port_slot(member.id());

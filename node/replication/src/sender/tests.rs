@@ -355,3 +355,53 @@ fn a_digest_is_of_what_was_sent_and_knows_not_what_ends_meanwhile() {
     assert_eq!((digest.seq, digest.groups), (2, vec![header]));
     assert!(rig.sender.poll_transmit(rig.now, &rig.table, BATCH_BYTES_MAX).is_none(), "once");
 }
+
+#[test]
+fn a_spent_budget_holds_up_snapshots_and_nothing_else() {
+    let mut rig = Rig::settled();
+    let budget = Arc::new(SnapshotBudget::unlimited());
+    rig.sender =
+        std::mem::replace(&mut rig.sender, Rig::new().sender).limited_by(Arc::clone(&budget));
+    budget.set_rate(1_000);
+    budget.spend(rig.now, 10_000);
+    let keys = keys(10);
+    rig.table.0.borrow_mut().extend_from_slice(&keys[1..]);
+    let other = GroupId(2);
+    rig.sender.handle_role(rig.now, other, GroupRole::Send { epoch: EPOCH });
+    for _ in 0..5 {
+        rig.now += HEARTBEAT_NS;
+        let (frame, _) = rig.poll().unwrap();
+        assert!(rig.names(&frame).is_empty(), "a heartbeat");
+        assert!(rig.poll().is_none(), "and no work that cannot be done");
+        assert_eq!(rig.sender.next_deadline(), Some(rig.now + HEARTBEAT_NS));
+    }
+    rig.change(&keys[0]);
+    rig.now += 2 * MS;
+    let (frame, seq) = rig.poll().unwrap();
+    assert_eq!(rig.names(&frame), ["record"]);
+    rig.ack(seq).unwrap();
+    assert_eq!(rig.sender.metrics().snapshots_pending, 1);
+    rig.now += 10_000 * MS;
+    let (frame, seq) = rig.poll().unwrap();
+    assert_eq!(rig.names(&frame), ["begin", "end", "sweep"]);
+    rig.ack(seq).unwrap();
+    assert!(rig.sender.is_done(other));
+    let held_up_ms = rig.sender.metrics().held_up_ns / MS;
+    assert!((10_000..11_000).contains(&held_up_ms), "{held_up_ms}");
+}
+
+#[test]
+fn a_donation_waits_for_no_budget() {
+    let mut rig = Rig::new();
+    let budget = Arc::new(SnapshotBudget::unlimited());
+    rig.sender =
+        std::mem::replace(&mut rig.sender, Rig::new().sender).limited_by(Arc::clone(&budget));
+    budget.set_rate(1);
+    budget.spend(rig.now, 10_000);
+    rig.table.0.borrow_mut().extend_from_slice(&keys(3));
+    let role = GroupRole::Donate { epoch: EPOCH, everything: true };
+    rig.sender.handle_role(rig.now, G, role);
+    rig.sender.handle_stream_up(rig.now, &peer_hello());
+    let (frame, _) = rig.poll().unwrap();
+    assert_eq!(rig.names(&frame), ["record", "record", "record", "donation end"]);
+}

@@ -1,7 +1,8 @@
 //! Snapshots and donations of everything: one walk over the table serves all groups that want one.
 //!
 //! Guarantees: a group's end is written after the last of its entries, in the same stream; the
-//! walk looks at no more than [`WALK_ENTRIES_MAX`] entries per poll. Groups that come to want a
+//! walk looks at no more than [`WALK_ENTRIES_MAX`] entries per poll, and is not called while the
+//! budget of snapshots is spent. Groups that come to want a
 //! snapshot during a walk wait for the next one.
 
 use std::collections::{BTreeSet, VecDeque};
@@ -67,10 +68,11 @@ impl Sender {
         }
     }
 
-    /// Whether a sweep or the end of a donation is due.
-    pub(super) fn has_marks_to_write(&self, now_ns: u64) -> bool {
+    /// Whether a beginning, a sweep or the end of a donation is due; `held_up`: no beginning may be.
+    pub(super) fn has_marks_to_write(&self, now_ns: u64, held_up: bool) -> bool {
         let due = |group: &Group| match (group.role, group.phase) {
-            (_, Phase::Wanted | Phase::Draining { .. }) => true,
+            (_, Phase::Wanted) => !held_up,
+            (_, Phase::Draining { .. }) => true,
             (GroupRole::Send { .. }, Phase::Ending { .. } | Phase::Done { .. }) => {
                 group.sweep == SweepState::Due && now_ns >= group.sweep_from_ns
             }

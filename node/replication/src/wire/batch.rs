@@ -365,6 +365,12 @@ impl BatchWriter {
         self.count
     }
 
+    /// Bytes of them.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        self.items.len()
+    }
+
     /// Adds the state of a connection. The caller has asked [`Self::has_room`].
     pub fn record(&mut self, group: GroupHeader, record: &Record) {
         debug_assert!(record.state < STATE_MAX && record.flags < FLAGS_MAX);

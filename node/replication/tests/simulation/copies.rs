@@ -1,10 +1,12 @@
 //! Copies and the holder's table.
 
+use std::collections::VecDeque;
+
 use steadfast_dataplane::{Removal, State};
 use steadfast_model::{Epoch, GroupId};
-use steadfast_replication::DirtySet;
+use steadfast_replication::{DirtySet, SHARDS};
 
-use crate::world::{Rng, World, seeds};
+use crate::world::{MS, Rng, World, seeds};
 
 const G: GroupId = GroupId(1);
 const H: GroupId = GroupId(2);
@@ -91,6 +93,47 @@ fn a_joiner_gets_a_snapshot_while_connections_come_and_go() {
         world.assert_copies(G, &[1], seed);
         assert!(world.completeness(G, 1).is_complete());
         assert!(world.nodes[0].sum(|s| s.metrics().walk_records) > 2000, "SEED={seed}");
+    }
+}
+
+/// Bytes of a snapshot a second, in a test.
+const LIMIT: u64 = 60_000;
+
+#[test]
+fn a_join_under_a_limit_completes_at_its_rate_and_delays_no_change() {
+    for seed in seeds(5) {
+        let mut world = World::new(seed, 2);
+        world.nodes[0].budget.set_rate(LIMIT);
+        world.take_over(G, 0, &[0, 1]);
+        for port in 1..=3000 {
+            world.connect(G, port, 1 + u32::from(port) % 3);
+        }
+        let begun = world.now;
+        world.join(0, 1);
+        let mut news = VecDeque::new();
+        let mut port = 3000;
+        while !world.completeness(G, 1).is_complete() {
+            world.step();
+            if port < 4000 {
+                port += 1;
+                world.connect(G, port, 1);
+                news.push_back((port, world.now));
+            }
+            news.retain(|(port, _)| world.nodes[1].find(G, *port).is_none());
+            let waited = news.front().map_or(0, |(_, since)| world.now - since);
+            assert!(waited < 50 * MS, "SEED={seed}: a change waits for a snapshot");
+            assert!(world.now < begun + 60_000 * MS, "SEED={seed}: no end");
+        }
+        let sent = world.nodes[0].sum(|s| s.metrics().walk_bytes);
+        let due_ns = sent * 1_000_000_000 / LIMIT;
+        let took_ns = world.now - begun;
+        assert!(sent > 3000 * 16, "SEED={seed}: {sent} bytes of it");
+        assert!(took_ns >= due_ns - due_ns / 5, "SEED={seed}: {took_ns} ns, {due_ns} at the rate");
+        assert!(took_ns <= due_ns * 5 / 4, "SEED={seed}: {took_ns} ns, {due_ns} at the rate");
+        let held_up = world.nodes[0].sum(|s| s.metrics().held_up_ns);
+        assert!(held_up > took_ns, "SEED={seed}: {held_up} ns in {SHARDS} shards");
+        world.quiesce();
+        world.assert_copies(G, &[1], seed);
     }
 }
 

@@ -4,6 +4,7 @@
 //! |---|---|
 //! | after rest, copies equal the holder's table | `copies::equal_the_holders_table_...` |
 //! | a joiner gets a snapshot under load | `copies::a_joiner_...` |
+//! | a limit of snapshots holds, and holds up nothing else | `copies::a_join_under_a_limit_...` |
 //! | deletes reach, or a sweep stands in for them | `copies::deletes_...`, `copies::a_sweep_...` |
 //! | a reused tuple never shows its former life | `copies::a_tuple_...` |
 //! | complete means complete | `complete::...` |

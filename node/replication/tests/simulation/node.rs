@@ -9,7 +9,8 @@ use steadfast_dataplane::{
 };
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
 use steadfast_replication::{
-    Copies, DirtySet, Local, Receiver, ReceiverMetrics, ReplicationHook, Sender, adapter::origin_of,
+    Copies, DirtySet, Local, Receiver, ReceiverMetrics, ReplicationHook, Sender, SnapshotBudget,
+    adapter::origin_of,
 };
 
 use crate::world::CLUSTER;
@@ -21,6 +22,7 @@ pub(crate) struct Node {
     pub(crate) dirty: Arc<DirtySet>,
     pub(crate) copies: Arc<Copies>,
     pub(crate) hook: ReplicationHook,
+    pub(crate) budget: Arc<SnapshotBudget>,
     pub(crate) senders: BTreeMap<(usize, u8), Sender>,
     pub(crate) receivers: BTreeMap<(usize, u8), Receiver>,
     pub(crate) donations_ended: Vec<(usize, GroupId)>,
@@ -104,6 +106,7 @@ impl Node {
             shared,
             dirty,
             copies: Arc::default(),
+            budget: Arc::default(),
             senders: BTreeMap::new(),
             receivers: BTreeMap::new(),
             donations_ended: Vec::new(),

@@ -133,7 +133,7 @@ impl World {
         let slot = node.dirty.slot(peer).expect("few peers");
         for shard in 0..SHARDS {
             let sender = Sender::new(node.local(), slot, shard, Arc::clone(&node.dirty));
-            node.senders.insert((to, shard), sender);
+            node.senders.insert((to, shard), sender.limited_by(Arc::clone(&node.budget)));
             self.links.entry((from, to, shard)).or_default();
         }
     }
