@@ -310,8 +310,13 @@ pub(crate) struct ServiceArgs {
 pub(crate) enum VipCommand {
     /// Move a VIP group to another node without losing a session
     ///
-    /// Refused with the reason when the target's copy is not complete or it is cordoned.
-    #[command(after_help = "Example:\n  clusterctl vip move web --to n2")]
+    /// Waits while the target's copy of the connections is not complete, or further behind the
+    /// holder than `settings.copies.lag_max_ms` (200 ms by default), and is refused with the reason
+    /// if it still is after --wait; likewise while the target is silent, cordoned or without a link.
+    /// --force does not ask how good the copy is: connections that it has not got break.
+    #[command(
+        after_help = "Example:\n  clusterctl vip move web --to n2\n  clusterctl vip move web --to n2 --wait 60s"
+    )]
     Move(MoveArgs),
 }
 
@@ -323,9 +328,12 @@ pub(crate) struct MoveArgs {
     /// Name or id of the node
     #[arg(long, value_name = "NODE")]
     pub(crate) to: String,
-    /// How long to wait until the target announces
+    /// How long to wait for its copy, and until it announces; at most 60s
     #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "5s")]
     pub(crate) wait: Duration,
+    /// Move although connections break that the target has no copy of
+    #[arg(long)]
+    pub(crate) force: bool,
 }
 
 /// Arguments of `trace`.

@@ -230,6 +230,7 @@ impl Session<'_> {
             group: args.group.clone(),
             to_node: args.to,
             wait_ms: Some(millis(args.wait)),
+            force: args.force,
         };
         let reply = client.change(request, async |c, r| c.move_group(r).await).await?;
         self.form(&reply, || {

@@ -326,8 +326,12 @@ async fn vip_move_passes_the_wish_on() {
         group: "web".to_owned(),
         to_node: "n2".to_owned(),
         wait_ms: Some(1_500),
+        force: false,
     };
     assert_eq!(asked, wanted);
+    clusterctl(["--socket", &socket, "vip", "move", "web", "--to", "n2", "--force"]).await;
+    let wanted = v1::MoveGroupRequest { wait_ms: Some(5_000), force: true, ..wanted };
+    assert_eq!(fake.moved(), wanted);
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -21,10 +21,10 @@ use tokio::{
 };
 use tracing::{info, warn};
 
-use self::transport::CALL_MOVE;
+use self::transport::{CALL_FORCED_MOVE, CALL_MOVE};
 pub(crate) use self::{
     start::Started,
-    transport::{CALL_TRACE, CALL_VIEW},
+    transport::{CALL_COPY, CALL_TRACE, CALL_VIEW},
 };
 use crate::{
     api,
@@ -122,7 +122,7 @@ impl Member {
             }
             owner::Request::MoveAway(groups) => {
                 for group in groups {
-                    match self.ask_move(group, None).await {
+                    match self.ask_move(group, None, false).await {
                         Ok(to) => info!(%group, %to, "moves away"),
                         Err(error) => warn!(%group, "cannot move away: {error}"),
                     }
@@ -131,7 +131,8 @@ impl Member {
         }
     }
 
-    /// Has the leader plan a move; answers whom it goes to.
+    /// Has the leader plan a move; answers whom it goes to. `force`, to a named target: whatever its
+    /// copy is.
     ///
     /// # Errors
     /// Why it cannot be.
@@ -139,21 +140,29 @@ impl Member {
         &self,
         group: GroupId,
         target: Option<NodeId>,
+        force: bool,
     ) -> Result<NodeId, String> {
         let Some(leader) = self.raft.leader().map(NodeId) else {
             return Err("there is no leader".to_owned());
         };
         if leader == self.id() {
-            return self.owner.plan_move(group, target).await;
+            return self.owner.plan_move(group, target, force).await;
         }
-        let request = serde_json::to_vec(&(group, target)).map_err(|e| e.to_string())?;
+        let (kind, request) = match target.filter(|_| force) {
+            Some(target) => (CALL_FORCED_MOVE, serde_json::to_vec(&(group, target))),
+            None => (CALL_MOVE, serde_json::to_vec(&(group, target))),
+        };
+        let request = request.map_err(|e| e.to_string())?;
         let within = Duration::from_secs(1);
         let answer = self
             .owner
             .links
-            .call(leader, CALL_MOVE, &request, within)
+            .call(leader, kind, &request, within)
             .await
             .map_err(|e| e.to_string())?;
+        if answer.is_empty() {
+            return Err("the leader runs a release that does not know this wish".to_owned());
+        }
         serde_json::from_slice::<Result<NodeId, String>>(&answer).map_err(|e| e.to_string())?
     }
 

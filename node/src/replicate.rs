@@ -157,6 +157,12 @@ impl Replicator {
     /// Bounds what is sent from now on.
     pub(crate) fn set_bounds(&self, copies: &CopiesSpec) {
         self.inner.budget.set_rate(copies.snapshot_bytes_per_s());
+        self.inner.copies.set_lag_max(u64::from(copies.lag_max_ms) * 1_000_000);
+    }
+
+    /// The copies that this node has.
+    pub(crate) fn copies(&self) -> &Copies {
+        &self.inner.copies
     }
 
     /// Counters by peer.

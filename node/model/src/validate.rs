@@ -49,6 +49,9 @@ const TIMEOUT_MAX_S: u32 = 2_678_400;
 const SLOW_START_MAX_S: u32 = 3_600;
 const RETRIES_MAX: u32 = 3;
 const SNAPSHOT_MBIT_MAX: u32 = 100_000;
+/// Two heartbeats of replication: an idle copy is never known to be fresher than one.
+const LAG_MIN_MS: u32 = 100;
+const LAG_LIMIT_MS: u32 = 60_000;
 
 /// What to write for a port that must be given.
 const PORT_FIX: &str = "write 1 to 65535";
@@ -457,6 +460,7 @@ impl<'a> Check<'a> {
         let copies = &settings.copies;
         let place = "settings.copies.snapshot_mbit_per_s";
         self.range(place, copies.snapshot_mbit_per_s, 0, SNAPSHOT_MBIT_MAX);
+        self.range("settings.copies.lag_max_ms", copies.lag_max_ms, LAG_MIN_MS, LAG_LIMIT_MS);
     }
 }
 

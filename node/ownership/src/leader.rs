@@ -15,7 +15,7 @@ const ASKS_PER_SHUTDOWN: u64 = 12;
 
 impl Ownership {
     /// Only at the leader: plan a move of `group` to `target`, or to the best candidate. On `Ok` an
-    /// [`Action::ProposeGrant`] follows. A planned move never goes to a copy that is not complete.
+    /// [`Action::ProposeGrant`] follows. It never goes to a copy that is not complete, or too far behind.
     pub fn handle_move(
         &mut self,
         now: Time,
@@ -23,13 +23,7 @@ impl Ownership {
         target: Option<NodeId>,
     ) -> Result<NodeId, MoveError> {
         self.observe(now);
-        if self.leader.is_none() {
-            return Err(MoveError::NotLeader);
-        }
-        let known = self.groups.get(&group).ok_or(MoveError::UnknownGroup(group))?;
-        if self.proposal_pending(now, known) || !self.settled(known) {
-            return Err(MoveError::Busy);
-        }
+        let known = self.movable(now, group)?;
         let target = match target {
             Some(target) => {
                 self.check_target(now, known, target)?;
@@ -43,6 +37,37 @@ impl Ownership {
                 .find(|node| self.check_target(now, known, *node).is_ok())
                 .ok_or(MoveError::NoCandidate)?,
         };
+        self.plan(now, group, target)
+    }
+
+    /// As [`Self::handle_move`], but the copy at `target` may be any: what it has not got breaks.
+    pub fn handle_forced_move(
+        &mut self,
+        now: Time,
+        group: GroupId,
+        target: NodeId,
+    ) -> Result<NodeId, MoveError> {
+        self.observe(now);
+        let known = self.movable(now, group)?;
+        match self.check_target(now, known, target) {
+            Ok(()) | Err(MoveError::NotComplete(_)) => self.plan(now, group, target),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// The group, when this node may plan a move of it now.
+    fn movable(&self, now: Time, group: GroupId) -> Result<&Group, MoveError> {
+        if self.leader.is_none() {
+            return Err(MoveError::NotLeader);
+        }
+        let known = self.groups.get(&group).ok_or(MoveError::UnknownGroup(group))?;
+        if self.proposal_pending(now, known) || !self.settled(known) {
+            return Err(MoveError::Busy);
+        }
+        Ok(known)
+    }
+
+    fn plan(&mut self, now: Time, group: GroupId, target: NodeId) -> Result<NodeId, MoveError> {
         let boot = self.boot_of(target).ok_or(MoveError::Silent(target))?;
         self.propose(now, group, target, boot, GrantReason::Move);
         Ok(target)

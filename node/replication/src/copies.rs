@@ -9,7 +9,10 @@
 
 use std::{
     collections::{BTreeSet, HashMap},
-    sync::{Mutex, MutexGuard, PoisonError},
+    sync::{
+        Mutex, MutexGuard, PoisonError,
+        atomic::{AtomicU64, Ordering},
+    },
 };
 
 use steadfast_known_bugs::{Bug, is_on};
@@ -17,7 +20,8 @@ use steadfast_model::{BootId, Epoch, GroupId, NodeId};
 
 use crate::SHARDS;
 
-/// The latest batch before a silence must not be older than this for the copy to be complete.
+/// The latest batch before a silence must not be older than this for the copy to be complete, unless
+/// [`Copies::set_lag_max`] says otherwise.
 pub const FRESH_NS: u64 = 200_000_000;
 
 const ALL_SHARDS: usize = SHARDS as usize;
@@ -46,10 +50,31 @@ impl Completeness {
     }
 }
 
+/// What there is to say about the copy of a group.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct CopyReport {
+    /// How good it is.
+    pub completeness: Completeness,
+    /// How far it is behind its holder: since when the oldest shard was not known to be up to date.
+    /// `None`: this run of the holder has sent nothing yet.
+    pub lag_ns: Option<u64>,
+    /// Shards, of [`SHARDS`], whose snapshot was applied to its end.
+    pub shards_done: u8,
+    /// A record found no room in the table.
+    pub is_full: bool,
+}
+
 /// The copies of all groups, shared by all receivers and the ownership driver.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub struct Copies {
     inner: Mutex<Inner>,
+    lag_max_ns: AtomicU64,
+}
+
+impl Default for Copies {
+    fn default() -> Self {
+        Self { inner: Mutex::default(), lag_max_ns: AtomicU64::new(FRESH_NS) }
+    }
 }
 
 #[derive(Debug, Default)]
@@ -93,6 +118,11 @@ impl Copies {
         Self::default()
     }
 
+    /// A copy that is further behind than this is not complete.
+    pub fn set_lag_max(&self, lag_max_ns: u64) {
+        self.lag_max_ns.store(lag_max_ns, Ordering::Relaxed);
+    }
+
     /// The ownership core has committed, heard or made a claim: from now on records of lower
     /// epochs are applied only as donations.
     pub fn handle_epoch(&self, group: GroupId, epoch: Epoch) {
@@ -118,24 +148,50 @@ impl Copies {
         boot: BootId,
         silent_since_ns: u64,
     ) -> Completeness {
+        self.report(group, holder, boot, silent_since_ns).completeness
+    }
+
+    /// The same with the reasons, for whoever is refused for it.
+    #[must_use]
+    pub fn report(
+        &self,
+        group: GroupId,
+        holder: NodeId,
+        boot: BootId,
+        silent_since_ns: u64,
+    ) -> CopyReport {
+        let lag_max_ns = self.lag_max_ns.load(Ordering::Relaxed);
         let inner = self.lock();
-        let Some(copy) = inner.copies.get(&group) else { return Completeness::Empty };
-        let poor = if copy.touched { Completeness::Stale } else { Completeness::Empty };
-        if (copy.holder, copy.boot) != (holder, boot) {
-            return poor;
-        }
-        let ends: Option<Vec<u64>> =
-            copy.shards.iter().map(|shard| shard.ended_ns.filter(|_| !shard.hole)).collect();
-        let since_ns = ends.and_then(|ends| ends.into_iter().max());
         let last_applied_ns =
             inner.streams.get(&(holder, boot)).and_then(|fresh| fresh.iter().copied().min());
-        match (since_ns, last_applied_ns) {
-            (Some(since_ns), Some(last_applied_ns))
-                if last_applied_ns.saturating_add(FRESH_NS) >= silent_since_ns =>
+        let last_applied_ns = last_applied_ns.filter(|at| *at > 0);
+        let lag_ns = last_applied_ns.map(|at| silent_since_ns.saturating_sub(at));
+        let nothing = CopyReport {
+            completeness: Completeness::Empty,
+            lag_ns,
+            shards_done: 0,
+            is_full: false,
+        };
+        let Some(copy) = inner.copies.get(&group) else { return nothing };
+        let poor = if copy.touched { Completeness::Stale } else { Completeness::Empty };
+        if !copy.is_by(holder, boot) {
+            return CopyReport { completeness: poor, ..nothing };
+        }
+        let ends = copy.shards.iter().filter(|shard| !shard.hole).filter_map(|shard| shard.ended_ns);
+        let shards_done = ends.clone().count();
+        let completeness = match (ends.max(), last_applied_ns, lag_ns) {
+            (Some(since_ns), Some(last_applied_ns), Some(lag_ns))
+                if shards_done == ALL_SHARDS && lag_ns <= lag_max_ns =>
             {
                 Completeness::Complete { since_ns, last_applied_ns }
             }
             _ => poor,
+        };
+        CopyReport {
+            completeness,
+            lag_ns,
+            shards_done: u8::try_from(shards_done).unwrap_or(SHARDS),
+            is_full: copy.shards.iter().any(|shard| shard.hole),
         }
     }
 
@@ -279,7 +335,11 @@ impl Copy {
     }
 
     fn is_of(&self, from: Stream) -> bool {
-        (self.holder, self.boot) == (from.node, from.boot)
+        self.is_by(from.node, from.boot)
+    }
+
+    fn is_by(&self, holder: NodeId, boot: BootId) -> bool {
+        (self.holder, self.boot) == (holder, boot)
     }
 
     fn shard(&mut self, from: Stream) -> &mut ShardCopy {

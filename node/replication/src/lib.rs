@@ -51,7 +51,7 @@ pub mod wire;
 
 pub use ask::{answer, take_answer};
 pub use budget::{BURST_NS, SnapshotBudget};
-pub use copies::{Completeness, Copies, FRESH_NS};
+pub use copies::{Completeness, Copies, CopyReport, FRESH_NS};
 pub use digest::{Life, RANGES, Ranges};
 pub use dirty::{DirtyMetrics, DirtySet, LANE_DELETES_MAX, LANE_KEYS_MAX, PEERS_MAX};
 pub use hook::ReplicationHook;

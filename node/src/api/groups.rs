@@ -9,6 +9,7 @@ use tokio::time::{Instant, sleep};
 use tonic::Status;
 
 use super::{
+    copy,
     error::{propose_failure, refuse},
     nodes::{find, node_ref},
 };
@@ -50,7 +51,7 @@ pub(crate) async fn move_group(
     let deadline = Instant::now() + wait;
     let mut undecided_since = None;
     loop {
-        match member.ask_move(group.id, Some(target)).await {
+        match member.ask_move(group.id, Some(target), request.force).await {
             Ok(_) => break,
             // Whatever else it says, this comes first: a leader alone sees no complete copy.
             Err(_) if !decides(member).await => {
@@ -64,14 +65,15 @@ pub(crate) async fn move_group(
             // The copy may be a moment behind, or a leader may be about to be elected.
             Err(_) if Instant::now() < deadline => sleep(LOOK_EVERY * 5).await,
             Err(why) => {
-                return Err(refuse(
-                    Reason::MoveRefused,
-                    format!(
-                        "group `{}` cannot move to {}: {why}",
-                        group.spec.name, request.to_node
-                    ),
-                    "`clusterctl status` shows leader, holder and copies",
-                ));
+                let copy = copy::of(member, target, group.id).await;
+                let poor = copy.and_then(|copy| copy.trouble(&state));
+                let (why, help) = match poor {
+                    Some(poor) => (poor, copy::HELP),
+                    None => (why, "`clusterctl status` shows leader, holder and copies"),
+                };
+                let what =
+                    format!("group `{}` cannot move to {}", group.spec.name, request.to_node);
+                return Err(refuse(Reason::MoveRefused, format!("{what}: {why}"), help));
             }
         }
     }

@@ -3,6 +3,7 @@
 mod auth;
 mod config;
 mod connections;
+pub(crate) mod copy;
 mod diff;
 pub(crate) mod error;
 mod groups;

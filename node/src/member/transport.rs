@@ -25,6 +25,11 @@ pub(crate) const CALL_VIEW: u8 = 3;
 /// Kind of call: plan a move, for the leader.
 pub(crate) const CALL_MOVE: u8 = 4;
 
+/// Kind of call: plan a move whatever the copy at the target is, for the leader.
+pub(crate) const CALL_FORCED_MOVE: u8 = 6;
+/// Kind of call: how good the peer's copy of a group is.
+pub(crate) const CALL_COPY: u8 = 7;
+
 /// Raft's messages over the control connection.
 #[derive(Default)]
 pub(crate) struct QuicTransport {
@@ -114,8 +119,22 @@ impl Calls {
             }
             (CALL_MOVE, Some(member)) => {
                 let answer = match serde_json::from_slice::<(GroupId, Option<NodeId>)>(&bytes) {
-                    Ok((group, target)) => member.owner.plan_move(group, target).await,
+                    Ok((group, target)) => member.owner.plan_move(group, target, false).await,
                     Err(error) => Err(error.to_string()),
+                };
+                serde_json::to_vec(&answer).unwrap_or_default()
+            }
+            (CALL_FORCED_MOVE, Some(member)) => {
+                let answer = match serde_json::from_slice::<(GroupId, NodeId)>(&bytes) {
+                    Ok((group, target)) => member.owner.plan_move(group, Some(target), true).await,
+                    Err(error) => Err(error.to_string()),
+                };
+                serde_json::to_vec(&answer).unwrap_or_default()
+            }
+            (CALL_COPY, Some(member)) => {
+                let answer = match serde_json::from_slice::<GroupId>(&bytes) {
+                    Ok(group) => api::copy::own(&member, group).await,
+                    Err(_) => None,
                 };
                 serde_json::to_vec(&answer).unwrap_or_default()
             }

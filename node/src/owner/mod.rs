@@ -40,8 +40,8 @@ pub(crate) enum Command {
     /// The data interfaces and the segments on each: beacons go out on them. Replaces what was
     /// told before; what stays is not interrupted.
     Ports(Vec<(Arc<PortInfo>, BTreeSet<SegmentId>)>),
-    /// At the leader: move a group.
-    Move(GroupId, Option<NodeId>, oneshot::Sender<Result<NodeId, MoveError>>),
+    /// At the leader: move a group; the last: whatever the copy at the target is.
+    Move(GroupId, Option<NodeId>, bool, oneshot::Sender<Result<NodeId, MoveError>>),
     /// A grant that was asked for could not be committed.
     ProposalFailed(GroupId),
     /// SIGTERM.
@@ -131,7 +131,7 @@ impl Owner {
         receiver.await.ok()
     }
 
-    /// Plans a move; only at the leader.
+    /// Plans a move; only at the leader. `force`: whatever the copy at the target is.
     ///
     /// # Errors
     /// Why the target cannot take it.
@@ -139,9 +139,10 @@ impl Owner {
         &self,
         group: GroupId,
         target: Option<NodeId>,
+        force: bool,
     ) -> Result<NodeId, String> {
         let (sender, receiver) = oneshot::channel();
-        self.tell(Command::Move(group, target, sender)).await;
+        self.tell(Command::Move(group, target, force, sender)).await;
         match receiver.await {
             Ok(Ok(node)) => Ok(node),
             Ok(Err(error)) => Err(error.to_string()),

@@ -291,9 +291,13 @@ impl Thread {
             Command::Link(segment, up) => self.core.handle_link(now, segment, up),
             Command::SegmentGone(segment) => self.core.handle_segment_gone(now, segment),
             Command::Ports(ports) => self.set_ports(ports),
-            Command::Move(group, target, reply) => {
+            Command::Move(group, target, force, reply) => {
+                let planned = match target.filter(|_| force) {
+                    Some(target) => self.core.handle_forced_move(now, group, target),
+                    None => self.core.handle_move(now, group, target),
+                };
                 // Nobody waits any more when this fails.
-                let _ = reply.send(self.core.handle_move(now, group, target));
+                let _ = reply.send(planned);
             }
             Command::ProposalFailed(group) => self.core.handle_proposal_failed(now, group),
             Command::Shutdown => self.core.handle_shutdown(now),

@@ -12,11 +12,14 @@ pub struct CopiesSpec {
     /// What a node sends of snapshots, to all its peers together, in Mbit/s; 0: no limit. Changes are
     /// never held up by it.
     pub snapshot_mbit_per_s: u32,
+    /// A copy that is behind its holder by more, in milliseconds, is not complete: planned moves and
+    /// grants wait for it, claims by it come later.
+    pub lag_max_ms: u32,
 }
 
 impl Default for CopiesSpec {
     fn default() -> Self {
-        Self { snapshot_mbit_per_s: 400 }
+        Self { snapshot_mbit_per_s: 400, lag_max_ms: 200 }
     }
 }
 

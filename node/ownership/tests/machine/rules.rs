@@ -293,6 +293,25 @@ fn a_planned_move_waits_for_a_complete_copy() {
 }
 
 #[test]
+fn a_forced_move_asks_for_no_copy_and_for_all_else() {
+    let mut net = Net::running(3);
+    net.complete.remove(&(node(3), node(1)));
+    net.run(1_000 * MS);
+    let now = net.now;
+    assert_eq!(net.core(2).handle_forced_move(now, G, node(3)), Err(MoveError::NotLeader));
+    let already = net.core(1).handle_forced_move(now, G, node(1));
+    assert_eq!(already, Err(MoveError::AlreadyThere(node(1))));
+    assert_eq!(net.core(1).handle_forced_move(now, G, node(3)), Ok(node(3)));
+    net.run(300 * MS);
+    assert_eq!(net.holders(G), vec![node(3)]);
+    net.kill(2);
+    net.run(300 * MS);
+    let now = net.now;
+    let silent = net.core(1).handle_forced_move(now, G, node(2));
+    assert_eq!(silent, Err(MoveError::Silent(node(2))));
+}
+
+#[test]
 fn a_stop_moves_every_group_away_first() {
     let mut net = Net::running(3);
     let now = net.now;

@@ -172,3 +172,34 @@ fn a_copy_from_which_changes_were_forgotten_is_not_complete_before_the_next_snap
     assert!(world.completeness(G, 1).is_complete());
     world.assert_copies(G, &[1], 1);
 }
+
+#[test]
+fn a_copy_that_is_further_behind_than_the_limit_is_not_complete() {
+    let mut world = World::new(1, 2);
+    world.join_all();
+    world.take_over(G, 0, &[0, 1]);
+    world.connect(G, 1, 1);
+    world.quiesce();
+    let (id, boot) = (world.nodes[0].id, world.nodes[0].boot);
+    for limit_ms in [100, 1_000] {
+        world.nodes[1].copies.set_lag_max(limit_ms * MS);
+        world.stall(0, 1, true);
+        let from = world.now;
+        while world.completeness(G, 1).is_complete() {
+            world.step();
+            assert!(world.now < from + 5_000 * MS, "it is never behind");
+        }
+        let behind = world.now - from;
+        let about = (limit_ms - 60) * MS..=(limit_ms + 5) * MS;
+        assert!(about.contains(&behind), "{} ms of {limit_ms}", behind / MS);
+        let report = world.nodes[1].copies.report(G, id, boot, world.now);
+        assert_eq!((report.shards_done, report.is_full), (4, false));
+        let lag_ns = report.lag_ns.unwrap();
+        assert!((limit_ms * MS..(limit_ms + 5) * MS).contains(&lag_ns), "{lag_ns} ns");
+        world.stall(0, 1, false);
+        world.run(100);
+        assert!(world.completeness(G, 1).is_complete(), "it has caught up");
+    }
+    let nobody = world.nodes[0].copies.report(G, id, boot, world.now);
+    assert_eq!((nobody.completeness, nobody.lag_ns), (Completeness::Empty, None));
+}
