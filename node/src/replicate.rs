@@ -208,10 +208,10 @@ fn answering(shared: Arc<Shared>, dirty: Arc<DirtySet>, roles: Arc<Roles>) -> Ha
     })
 }
 
-/// What this node is to a group towards `peer`.
-fn role_towards(peer: NodeId, now: &RoleNow) -> GroupRole {
+/// What this node is to a group towards `peer`, which keeps copies of it or does not.
+fn role_towards(peer: NodeId, now: &RoleNow, keeps_copies: bool) -> GroupRole {
     match (now.role, now.before) {
-        (Role::Holder, _) => GroupRole::Send { epoch: now.epoch },
+        (Role::Holder, _) if keeps_copies => GroupRole::Send { epoch: now.epoch },
         (Role::Other { node }, Some((before, epoch)))
             if node == peer && before != (Role::Other { node }) =>
         {
@@ -247,7 +247,7 @@ fn take_roles(
     let now_ns = clock::now_ns();
     let all = inner.roles.all();
     for (group, now) in &all {
-        let role = role_towards(peer, now);
+        let role = role_towards(peer, now, inner.roles.keeps_copies(*group, peer));
         if known.insert(*group, role) != Some(role) {
             sender.handle_role(now_ns, *group, role);
         }
@@ -378,7 +378,7 @@ mod tests {
         let at = |grant_index| Epoch { grant_index, ..Epoch::default() };
         let other = |n| Role::Other { node: NodeId(n) };
         let now = |role, before| RoleNow { role, epoch: at(9), before };
-        let towards = |role, before| role_towards(NodeId(2), &now(role, before));
+        let towards = |role, before| role_towards(NodeId(2), &now(role, before), true);
         let donate = |everything| GroupRole::Donate { epoch: at(5), everything };
         for (role, before, expected) in [
             (Role::Holder, None, GroupRole::Send { epoch: at(9) }),
@@ -390,6 +390,10 @@ mod tests {
             (Role::NoHolder, Some((other(2), at(5))), GroupRole::Idle),
         ] {
             assert_eq!(towards(role, before), expected, "{role:?} {before:?}");
+            // Who is told nothing of it as a copy is told all when it holds.
+            let outside = role_towards(NodeId(2), &now(role, before), false);
+            let sends = matches!(expected, GroupRole::Send { .. });
+            assert_eq!(outside, if sends { GroupRole::Idle } else { expected }, "{role:?}");
         }
     }
 }

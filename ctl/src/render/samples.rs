@@ -176,6 +176,7 @@ pub(crate) fn healthy() -> StatusReply {
                 copy(2, CopyState::Complete),
                 copy(3, CopyState::Complete),
             ],
+            sync_group: "all".to_owned(),
         }],
         services: vec![Service {
             id: 1,

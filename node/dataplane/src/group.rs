@@ -45,6 +45,7 @@ pub struct GroupState {
     role: ArcSwap<Role>,
     announce_until_ns: AtomicU64,
     adopt_until_ns: AtomicU64,
+    left_ns: AtomicU64,
 }
 
 /// All groups; shared between the ownership driver (writes) and the workers (read).
@@ -84,6 +85,12 @@ impl GroupState {
         now_ns < self.adopt_until_ns.load(Ordering::Acquire)
     }
 
+    /// Since when this node is told nothing new of the group's connections although another holds it:
+    /// what it has of them ages. `None`: it keeps copies.
+    pub fn set_left_ns(&self, left_ns: Option<u64>) {
+        self.left_ns.store(left_ns.map_or(0, |ns| ns.max(1)), Ordering::Release);
+    }
+
     /// The role now.
     pub fn role(&self) -> Guard<Arc<Role>> {
         self.role.load()
@@ -102,6 +109,7 @@ impl Default for GroupState {
             role: ArcSwap::from_pointee(Role::NoHolder { since_ns: 0 }),
             announce_until_ns: AtomicU64::new(0),
             adopt_until_ns: AtomicU64::new(0),
+            left_ns: AtomicU64::new(0),
         }
     }
 }
@@ -152,6 +160,13 @@ impl Groups {
     /// Connections of a group that nobody knows may be adopted now.
     pub(crate) fn may_adopt(&self, id: GroupId, now_ns: u64) -> bool {
         self.groups.load().get(&id).is_some_and(|group| group.may_adopt(now_ns))
+    }
+
+    /// Since when replicas of a group age although another node holds it.
+    pub(crate) fn left_ns(&self, id: GroupId) -> Option<u64> {
+        let groups = self.groups.load();
+        let left_ns = groups.get(&id)?.left_ns.load(Ordering::Acquire);
+        (left_ns > 0).then_some(left_ns)
     }
 
     /// The role in a group; an unknown group has no holder.

@@ -518,7 +518,8 @@ impl ConnectionTable {
         let expiry = |connection: &Connection| {
             let timeouts = config.timeouts(connection.service());
             let role = groups.role(connection.group());
-            match expiry_ns(connection, &timeouts, &role) {
+            let left_ns = groups.left_ns(connection.group());
+            match expiry_ns(connection, &timeouts, &role, left_ns) {
                 // A holder looks after it; look again when it could be ours.
                 u64::MAX => (u64::MAX, now_ns.saturating_add(timeouts.of_ns(connection.state()))),
                 expiry_ns => (expiry_ns, expiry_ns),
@@ -805,14 +806,22 @@ fn deadline_ns(connection: &Connection, timeouts: &Timeouts) -> u64 {
 /// When a connection expires; `u64::MAX` while another node looks after it.
 ///
 /// A replica's age counts from the moment this node answered for it: no packet of its client was
-/// to be seen here before.
-fn expiry_ns(connection: &Connection, timeouts: &Timeouts, role: &Role) -> u64 {
+/// to be seen here before, or from the moment it was told of no more.
+fn expiry_ns(
+    connection: &Connection,
+    timeouts: &Timeouts,
+    role: &Role,
+    left_ns: Option<u64>,
+) -> u64 {
     let since_ns = match (connection.provenance(), role) {
         (Provenance::Local, _) => 0,
         (_, Role::Other { .. }) if is_on(Bug::ReplicaExpires) => 0,
         _ if is_on(Bug::NoFullTimeout) && !matches!(role, Role::Other { .. }) => 0,
         (_, Role::Holder { since_ns, .. } | Role::NoHolder { since_ns }) => *since_ns,
-        (_, Role::Other { .. }) => return u64::MAX,
+        (_, Role::Other { .. }) => match left_ns {
+            Some(left_ns) => left_ns,
+            None => return u64::MAX,
+        },
     };
     let from_ns = connection.last_seen_ns().max(since_ns);
     from_ns.saturating_add(timeouts.of_ns(connection.state()))

@@ -260,10 +260,15 @@ impl Templates {
             let wants = inner.services.get(&template.record.key.service).copied();
             let timeout_ns = wants.map_or(0, |persistence| persistence.timeout_ns);
             let role = groups.role(template.record.group);
+            let left_ns = groups.left_ns(template.record.group);
             let until_ns = match (template.provenance, &*role) {
                 (Provenance::Local, _) => template.until_ns,
                 (_, Role::Holder { since_ns, .. } | Role::NoHolder { since_ns }) => {
                     template.until_ns.max(since_ns.saturating_add(timeout_ns))
+                }
+                // Nobody tells of it any more.
+                (_, Role::Other { .. }) if left_ns.is_some() => {
+                    template.until_ns.max(left_ns.unwrap_or(0).saturating_add(timeout_ns))
                 }
                 // A holder looks after it; look again when it could be ours.
                 (_, Role::Other { .. }) => now_ns.saturating_add(timeout_ns.max(CONTROLLING_NS)),

@@ -15,6 +15,7 @@ mod policy;
 mod quic;
 mod scheduling;
 mod syn_proxy;
+mod sync_group;
 mod tunnel;
 
 use std::{
@@ -38,6 +39,7 @@ pub use self::{
     quic::{QuicLbSpec, octets},
     scheduling::{HashSpec, Scheduler, SchedulerText, ServerOrder},
     syn_proxy::SynProxy,
+    sync_group::SyncGroup,
     tunnel::{GUE_PORT, MssClamp, TunnelKind, TunnelSpec},
 };
 
@@ -110,6 +112,9 @@ pub struct GroupSpec {
     /// `claim`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub alone: Option<Alone>,
+    /// Which nodes keep copies of its connections beside its holder.
+    #[serde(default, skip_serializing_if = "SyncGroup::is_all")]
+    pub sync_group: SyncGroup,
 }
 
 impl GroupSpec {

@@ -14,6 +14,7 @@ mod ids;
 mod problem;
 mod reading;
 mod state;
+mod sync_group;
 mod validate;
 
 pub use command::{Command, Initialise, NodeSpec, Rejection, Response};
@@ -25,6 +26,7 @@ pub use state::{
     Cluster, ClusterState, Config, Grant, Group, HISTORY_MAX, NODES_MAX, Node, PORT_SLOTS, Service,
     TOKENS_MAX,
 };
+pub use sync_group::sync_group;
 pub use validate::{
     GROUPS_MAX, MATCHES_MAX, RANGES_MAX, SERVERS_MAX, SERVICES_MAX, WEIGHT_MAX, validate,
 };

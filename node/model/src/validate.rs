@@ -25,9 +25,10 @@ pub use self::listening::{MATCHES_MAX, RANGES_MAX};
 use crate::{
     document::{
         Alone, Document, Forwarding, GroupSpec, Listener, Policy, Prefix, Protocol, ServerSpec,
-        ServiceSpec,
+        ServiceSpec, SyncGroup,
     },
     problem::{NAME_LENGTH_MAX, Problem, Problems, choose_or, in_names, shown},
+    state::NODES_MAX,
 };
 
 /// Services in one document.
@@ -179,6 +180,7 @@ impl<'a> Check<'a> {
                     "write alone: never, or policy: available",
                 );
             }
+            self.sync_group(&format!("{place}.sync_group"), &group.sync_group);
             let lists = [
                 ("addresses", &group.addresses),
                 ("gateways", &group.gateways),
@@ -202,6 +204,29 @@ impl<'a> Check<'a> {
                     self.problem(place, format!("{address} {what}"), fix);
                 }
             }
+        }
+    }
+
+    fn sync_group(&mut self, place: &str, spec: &SyncGroup) {
+        const FIX: &str = "write all, 1 to 31, or the names of up to 32 nodes";
+        let problem = match spec {
+            SyncGroup::All => None,
+            SyncGroup::Count(count) => {
+                let is_fit = usize::try_from(*count).is_ok_and(|n| (1..NODES_MAX).contains(&n));
+                (!is_fit).then(|| format!("{count} is no number of copies"))
+            }
+            SyncGroup::Named(names) if names.is_empty() => Some("names nobody".to_owned()),
+            SyncGroup::Named(names) if names.len() > NODES_MAX => {
+                Some(format!("names {} nodes, a cluster has up to {NODES_MAX}", names.len()))
+            }
+            SyncGroup::Named(names) => {
+                let mut seen = BTreeSet::new();
+                let twice = names.iter().find(|name| !seen.insert(name.as_str()));
+                twice.map(|name| format!("{} is named twice", shown(name)))
+            }
+        };
+        if let Some(what) = problem {
+            self.problem(place, what, FIX);
         }
     }
 

@@ -154,13 +154,13 @@ impl Ownership {
 
     /// Complete copies at once, stale and empty ones later, and each rank a step apart.
     pub(crate) fn claim_delay(&self, now: Time, group: &Group, gone_at: Time) -> u64 {
-        let (source, boot) = Self::source_of(group);
+        let (source, _) = Self::source_of(group);
         // A holder that resigned was alive until then; a silent one was when last heard.
         let judged = match self.peers.get(&source) {
             Some(peer) if group.gone_at.is_none() => peer.quiet_from,
             _ => gone_at,
         };
-        let copy = self.copy_at(source, boot, judged);
+        let copy = self.group_copy(group, self.node, judged);
         let class = match copy {
             Completeness::Complete => 0,
             Completeness::Stale => self.settings.stale_delay,
@@ -170,7 +170,7 @@ impl Ownership {
         let own = (copy, place(self.node));
         let ahead = group.spec.candidates.iter().filter(|candidate| {
             self.may_take(now, group, **candidate) && {
-                let copy = self.peer_copy(**candidate, (source, boot));
+                let copy = self.group_copy(group, **candidate, judged);
                 (copy, place(**candidate)) < own
             }
         });
@@ -193,11 +193,20 @@ impl Ownership {
             && group.spec.segments.iter().all(|segment| view.segments.contains(segment))
     }
 
-    pub(crate) fn peer_copy(
-        &self,
-        node: NodeId,
-        (source, boot): (NodeId, Option<BootId>),
-    ) -> Completeness {
+    /// A node's copy of the connections of a group, as it was at `judged`. Copies are told of peer by
+    /// peer, over the groups of which a node keeps any: of the others it has none.
+    pub(crate) fn group_copy(&self, group: &Group, node: NodeId, judged: Time) -> Completeness {
+        let (source, boot) = Self::source_of(group);
+        if node != source && !group.spec.keeps_copies(node) {
+            return Completeness::Empty;
+        }
+        if node == self.node {
+            return self.copy_at(source, boot, judged);
+        }
+        self.peer_copy(node, (source, boot))
+    }
+
+    fn peer_copy(&self, node: NodeId, (source, boot): (NodeId, Option<BootId>)) -> Completeness {
         let Some(peer) = self.peers.get(&node) else { return Completeness::Empty };
         if node == source {
             // Its own connections, unless it has lost them with an earlier run.

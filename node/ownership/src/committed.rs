@@ -1,5 +1,7 @@
 //! What the cluster has committed, as this core needs it: input, the same on every node.
 
+use std::collections::BTreeSet;
+
 use steadfast_model::{
     BootId, Epoch, GroupId, NodeId,
     document::{Alone, Policy},
@@ -71,6 +73,15 @@ pub struct CommittedGroup {
     pub policy: Policy,
     /// Whether a candidate that hears no majority may announce it.
     pub alone: Alone,
+    /// Who keeps copies of its connections beside its holder; `None`: every member.
+    pub sync_group: Option<BTreeSet<NodeId>>,
+}
+
+impl CommittedGroup {
+    /// Whether a node keeps copies of the group's connections while another holds it.
+    pub fn keeps_copies(&self, node: NodeId) -> bool {
+        self.sync_group.as_ref().is_none_or(|members| members.contains(&node))
+    }
 }
 
 /// A committed right to announce.

@@ -80,7 +80,6 @@ impl Ownership {
         if group.epoch.node == target && group.gone_at.is_none() {
             return Err(MoveError::AlreadyThere(target));
         }
-        let source = Self::source_of(group);
         if target == self.node {
             if self.cordoned(target) || self.shutdown.is_some() {
                 return Err(MoveError::Cordoned(target));
@@ -88,7 +87,7 @@ impl Ownership {
             if self.unfit(now, group).is_some() {
                 return Err(MoveError::SegmentDown(target));
             }
-            if self.copy_at(source.0, source.1, now) != Completeness::Complete {
+            if self.group_copy(group, target, now) != Completeness::Complete {
                 return Err(MoveError::NotComplete(target));
             }
             return Ok(());
@@ -104,7 +103,7 @@ impl Ownership {
         if !group.spec.segments.iter().all(|segment| view.segments.contains(segment)) {
             return Err(MoveError::SegmentDown(target));
         }
-        if self.peer_copy(target, source) != Completeness::Complete {
+        if self.group_copy(group, target, now) != Completeness::Complete {
             return Err(MoveError::NotComplete(target));
         }
         Ok(())
@@ -142,7 +141,9 @@ impl Ownership {
         held: &BTreeMap<NodeId, usize>,
     ) -> Option<(NodeId, GrantReason)> {
         if !group.owned() {
-            let spread = |node: &NodeId| held.get(node).copied().unwrap_or(0);
+            let spread = |node: &NodeId| {
+                (!group.spec.keeps_copies(*node), held.get(node).copied().unwrap_or(0))
+            };
             let holder = self.eligible(now, group).min_by_key(spread)?;
             return Some((holder, GrantReason::Initial));
         }
@@ -156,14 +157,7 @@ impl Ownership {
         {
             return None;
         }
-        let (source, boot) = Self::source_of(group);
-        let copy = |node: &NodeId| {
-            if *node == self.node {
-                self.copy_at(source, boot, gone_at)
-            } else {
-                self.peer_copy(*node, (source, boot))
-            }
-        };
+        let copy = |node: &NodeId| self.group_copy(group, *node, gone_at);
         Some((self.eligible(now, group).min_by_key(copy)?, GrantReason::HolderGone))
     }
 

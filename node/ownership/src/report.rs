@@ -17,10 +17,10 @@ impl Ownership {
             announcing: self.announce_valid_until(*id, now).is_some(),
             since: group.since,
             copy: (group.owned() && !group.state.holds()).then(|| {
-                let (source, boot) = Self::source_of(group);
+                let (source, _) = Self::source_of(group);
                 let peer = self.peers.get(&source);
                 let silent = peer.filter(|peer| peer.silent(now, self.settings.silence()));
-                self.copy_at(source, boot, silent.map_or(now, |peer| peer.quiet_from))
+                self.group_copy(group, self.node, silent.map_or(now, |peer| peer.quiet_from))
             }),
         });
         let peers = self.peers.iter().map(|(node, peer)| PeerStatus {

@@ -83,8 +83,11 @@ struct Inner {
     copies: HashMap<GroupId, Copy>,
     streams: HashMap<(NodeId, BootId), [u64; ALL_SHARDS]>,
     generation: u64,
-    /// Where a record found no room. Empty but for tables that are too small.
+    /// Where a record found no room, or may have been missed. Empty but for tables that are too
+    /// small, and for groups that this node has begun to keep copies of again.
     holes: BTreeSet<(NodeId, u8, GroupId)>,
+    /// Groups of which this node keeps no copies.
+    left: BTreeSet<GroupId>,
 }
 
 /// The copy of one group.
@@ -107,6 +110,8 @@ struct ShardCopy {
     ended_ns: Option<u64>,
     /// A record found no room since the snapshot began.
     hole: bool,
+    /// This node left the sync group since the snapshot began, and may have missed something.
+    missed: bool,
     /// When the holder was last asked for a new snapshot.
     asked_ns: Option<u64>,
 }
@@ -129,6 +134,25 @@ impl Copies {
         let mut inner = self.lock();
         let known = inner.epochs.entry(group).or_default();
         *known = (*known).max(epoch);
+    }
+
+    /// Of these groups this node keeps no copies from now on; of all others it does. Answers those
+    /// for which that is new. A copy that was left is not complete before a whole snapshot has come
+    /// again, and asks for it: the holder may not have noticed that this node was away.
+    pub fn set_left(&self, left: BTreeSet<GroupId>) -> BTreeSet<GroupId> {
+        let mut inner = self.lock();
+        let new: BTreeSet<GroupId> = left.difference(&inner.left).copied().collect();
+        let mut holes = BTreeSet::new();
+        for group in &new {
+            let Some(copy) = inner.copies.get_mut(group) else { continue };
+            for (shard, number) in copy.shards.iter_mut().zip(0..) {
+                shard.missed = true;
+                holes.insert((copy.holder, number, *group));
+            }
+        }
+        inner.holes.append(&mut holes);
+        inner.left = left;
+        new
     }
 
     /// A group left the configuration.
@@ -174,10 +198,11 @@ impl Copies {
         };
         let Some(copy) = inner.copies.get(&group) else { return nothing };
         let poor = if copy.touched { Completeness::Stale } else { Completeness::Empty };
-        if !copy.is_by(holder, boot) {
+        if !copy.is_by(holder, boot) || inner.left.contains(&group) {
             return CopyReport { completeness: poor, ..nothing };
         }
-        let ends = copy.shards.iter().filter(|shard| !shard.hole).filter_map(|shard| shard.ended_ns);
+        let whole = |shard: &&ShardCopy| !shard.hole && !shard.missed;
+        let ends = copy.shards.iter().filter(whole).filter_map(|shard| shard.ended_ns);
         let shards_done = ends.clone().count();
         let completeness = match (ends.max(), last_applied_ns, lag_ns) {
             (Some(since_ns), Some(last_applied_ns), Some(lag_ns))
@@ -233,7 +258,8 @@ impl Copies {
         }
         let copy = inner.copies.get(&group).filter(|copy| copy.is_of(from))?;
         let shard = copy.shards.get(usize::from(from.shard))?;
-        (shard.ended_ns.is_some() && !shard.hole).then_some(shard.generation)
+        let is_whole = !shard.hole && !shard.missed && !inner.left.contains(&group);
+        (shard.ended_ns.is_some() && is_whole).then_some(shard.generation)
     }
 
     /// Groups with a hole, for which the holder is to be asked for a new snapshot now. Asked for
@@ -245,9 +271,12 @@ impl Copies {
         let holes: Vec<GroupId> = inner.holes.range(range).map(|(_, _, group)| *group).collect();
         let mut due = Vec::new();
         for group in holes {
+            if inner.left.contains(&group) {
+                continue;
+            }
             let shard = inner.copies.get_mut(&group).filter(|copy| copy.is_of(from));
             match shard.map(|copy| copy.shard(from)) {
-                Some(shard) if shard.hole => {
+                Some(shard) if shard.hole || shard.missed => {
                     let last = shard.asked_ns.map(|at| at.saturating_add(RESYNC_PAUSE_NS));
                     if due.len() < most && last.is_none_or(|at| now_ns >= at) {
                         shard.asked_ns = Some(now_ns);
@@ -270,6 +299,7 @@ impl Copies {
         shard.generation = generation;
         shard.snapshot = snapshot;
         shard.hole = false;
+        shard.missed = false;
     }
 
     /// True when it is the snapshot that began last, so that this copy has all of it.

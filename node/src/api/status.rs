@@ -164,7 +164,11 @@ fn group_message(
         group.grant.as_ref().map(|g| g.candidates.clone()).unwrap_or_default();
     let names = |number: &u16| state.segments.get(number).map(|s| s.name.clone());
     let addresses = group.spec.all_addresses();
-    let copies = state.nodes.keys().map(|node| copy(member, state, view, group, *node));
+    let keeps = |node: &&NodeId| {
+        member.roles.keeps_copies(group.id, **node) || holder.is_some_and(|(id, _)| id == **node)
+    };
+    let copies = state.nodes.keys().filter(keeps);
+    let copies = copies.map(|node| copy(member, state, view, group, *node));
     v1::Group {
         id: group.id.0,
         name: group.spec.name.clone(),
@@ -176,6 +180,7 @@ fn group_message(
         since_ms: own.map(|g| now_us.saturating_sub(g.since.0) / 1_000),
         candidates: candidates.iter().map(|id| node_ref(state, *id)).collect(),
         copies: copies.collect(),
+        sync_group: group.spec.sync_group.to_string(),
     }
 }
 

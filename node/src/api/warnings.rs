@@ -215,7 +215,9 @@ fn judge_copies(reply: &StatusReply, group: &Group, holder_silent: bool, found: 
         } else {
             format!("sessions break if {holder} dies now")
         };
-        let fix = if live.is_empty() {
+        let fix = if live.is_empty() && group.sync_group != "all" && !group.sync_group.is_empty() {
+            "bring back a node of its sync_group, or write another sync_group"
+        } else if live.is_empty() {
             "bring back another node, or join one"
         } else {
             "a copy takes seconds; if it does not become complete, `clusterctl status -v` at the \

@@ -8,7 +8,7 @@ use std::{
 };
 
 use steadfast_dataplane::{Connection, Cursor};
-use steadfast_model::{ClusterState, NodeId, document::Switch};
+use steadfast_model::{ClusterState, NodeId, document::Switch, sync_group};
 use steadfast_ownership::{Committed, CommittedGroup, Grant, Member as Candidate, SegmentId};
 use steadfast_peer::Peer;
 use tokio::{task::JoinHandle, time::MissedTickBehavior};
@@ -344,6 +344,11 @@ fn committed(member: &Member, state: &ClusterState) -> Committed {
                 candidates.push(id);
             }
         }
+        let sync_group = sync_group(&group.spec.sync_group, group.id, nodes());
+        if let Some(members) = &sync_group {
+            // Who has copies goes first.
+            candidates.sort_by_key(|node| !members.contains(node));
+        }
         CommittedGroup {
             id: group.id,
             segments: group.segments.iter().map(|s| SegmentId(*s)).collect(),
@@ -355,6 +360,7 @@ fn committed(member: &Member, state: &ClusterState) -> Committed {
             }),
             policy: group.spec.policy,
             alone: group.spec.alone(),
+            sync_group,
         }
     });
     Committed {

@@ -1,13 +1,13 @@
 //! What ownership has decided, for the workers, for replication and for the API.
 
 use std::{
-    collections::{BTreeMap, HashMap},
+    collections::{BTreeMap, BTreeSet, HashMap},
     sync::{Arc, Mutex, MutexGuard, PoisonError},
 };
 
 use steadfast_dataplane as dp;
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
-use steadfast_ownership::Role;
+use steadfast_ownership::{CommittedGroup, Role};
 use steadfast_replication::Copies;
 use tokio::sync::watch;
 use tracing::info;
@@ -28,12 +28,15 @@ pub(crate) struct RoleNow {
 #[derive(Debug)]
 pub(crate) struct Roles {
     roles: Mutex<BTreeMap<GroupId, RoleNow>>,
+    /// Who keeps copies of which group; what is not here, everybody.
+    sync_groups: Mutex<BTreeMap<GroupId, BTreeSet<NodeId>>>,
     changes: watch::Sender<u64>,
 }
 
 impl Roles {
     pub(crate) fn new() -> Self {
-        Self { roles: Mutex::default(), changes: watch::channel(0).0 }
+        let changes = watch::channel(0).0;
+        Self { roles: Mutex::default(), sync_groups: Mutex::default(), changes }
     }
 
     /// All roles now.
@@ -44,6 +47,22 @@ impl Roles {
     /// The role in a group now.
     pub(crate) fn now(&self, group: GroupId) -> Option<RoleNow> {
         self.lock().get(&group).copied()
+    }
+
+    /// Whether a node keeps copies of a group's connections while another holds it.
+    pub(crate) fn keeps_copies(&self, group: GroupId, node: NodeId) -> bool {
+        let sync_groups = self.sync_groups.lock().unwrap_or_else(PoisonError::into_inner);
+        sync_groups.get(&group).is_none_or(|members| members.contains(&node))
+    }
+
+    fn set_sync_groups(&self, new: BTreeMap<GroupId, BTreeSet<NodeId>>) {
+        let mut sync_groups = self.sync_groups.lock().unwrap_or_else(PoisonError::into_inner);
+        let changed = *sync_groups != new;
+        *sync_groups = new;
+        drop(sync_groups);
+        if changed {
+            self.changes.send_modify(|count| *count += 1);
+        }
     }
 
     /// Changes with every change.
@@ -103,6 +122,23 @@ impl Publisher {
     /// Whether connections are replicated at all.
     pub(crate) fn set_replicated(&mut self, replicated: bool) {
         self.replicated = replicated;
+    }
+
+    /// Who keeps copies of which group, `own` being this node.
+    pub(crate) fn set_sync_groups(&self, own: NodeId, groups: &[CommittedGroup], now_ns: u64) {
+        let parted = groups.iter().filter_map(|g| Some((g.id, g.sync_group.clone()?)));
+        self.roles.set_sync_groups(parted.collect());
+        let left = groups.iter().filter(|group| !group.keeps_copies(own)).map(|group| group.id);
+        let left: BTreeSet<GroupId> = left.collect();
+        let new = self.copies.set_left(left.clone());
+        for group in groups {
+            let state = self.plane.shared.groups.group(dp::GroupId(group.id.0));
+            if new.contains(&group.id) {
+                state.set_left_ns(Some(now_ns));
+            } else if !left.contains(&group.id) {
+                state.set_left_ns(None);
+            }
+        }
     }
 
     /// A peer holds the group in this run of its daemon.

@@ -281,6 +281,7 @@ impl Thread {
                 let groups: BTreeSet<_> = committed.groups.iter().map(|g| g.id).collect();
                 self.core.handle_committed(now, Committed::clone(&committed));
                 self.publisher.retain(|group| groups.contains(&group));
+                self.publisher.set_sync_groups(self.config.node, &committed.groups, now.0 * 1_000);
                 self.committed = *committed;
             }
             Command::Document(addresses, replicated) => {
@@ -362,6 +363,9 @@ impl Thread {
             let Role::Other { node } = group.role else { continue };
             let Some(boot) = boots.get(&node) else { continue };
             self.publisher.note_holder(group.group, node, *boot);
+            if !self.config.roles.keeps_copies(group.group, self.config.node) {
+                continue;
+            }
             // As it was when the holder was last heard: a silence that is longer than what counts
             // as fresh must not make every copy stale before anybody claims.
             let heard_us = now.0.saturating_sub(ages.get(&node).copied().unwrap_or(0));

@@ -192,6 +192,7 @@ pub(crate) fn committed(state: &ClusterState, applied: u64, voters: &[NodeId]) -
             candidates,
             policy: group.spec.policy,
             alone: group.spec.alone(),
+            sync_group: None,
             grant: group.grant.as_ref().map(|g| Grant {
                 epoch: g.epoch,
                 holder: g.epoch.node,

@@ -44,6 +44,24 @@ fn replicas_outlive_their_timeout_while_another_node_holds_the_group() {
 }
 
 #[test]
+fn replicas_that_nobody_tells_of_any_more_get_one_time_out() {
+    let (table, groups, config) = (table(10), Groups::new(), config());
+    let group = groups.group(GROUP);
+    group.set_role(Role::Other { relay: vec![] });
+    table.apply_replica(&replica(1, 1, State::Established), &config, START);
+    let full = 900 * SECOND;
+    let left = START + 5 * full;
+    assert_eq!(advance(&table, &groups, left), 0);
+    group.set_left_ns(Some(left));
+    assert_eq!(advance(&table, &groups, left + full - SECOND), 0, "it may be needed yet");
+    group.set_left_ns(None);
+    assert_eq!(advance(&table, &groups, left + 3 * full), 0, "its copies are kept again");
+    group.set_left_ns(Some(left + 3 * full));
+    assert_eq!(advance(&table, &groups, left + 5 * full), 1);
+    assert!(table.is_empty());
+}
+
+#[test]
 fn merge_rules() {
     use State::{Established as Est, SynRecv as Half, TimeWait as Closing};
     #[derive(Clone, Copy)]

@@ -574,6 +574,33 @@ const CASES: &[(&str, &str, &str)] = &[
         "settings: {beacon: {silent_after: 1}}\nservices:",
         "settings.beacon.silent_after: 1 is out of range; write 2 to 20",
     ),
+    (
+        "services:",
+        "settings: {copies: {snapshot_mbit_per_s: 200000}}\nservices:",
+        "settings.copies.snapshot_mbit_per_s: 200000 is out of range; write 0 to 100000",
+    ),
+    (
+        "services:",
+        "settings: {copies: {lag_max_ms: 50}}\nservices:",
+        "settings.copies.lag_max_ms: 50 is out of range; write 100 to 60000",
+    ),
+    (
+        "{name: web, ",
+        "{name: web, sync_group: 32, ",
+        "groups[0].sync_group: 32 is no number of copies; write all, 1 to 31, or the names of up to \
+         32 nodes",
+    ),
+    (
+        "{name: web, ",
+        "{name: web, sync_group: [lb1, lb2, lb1], ",
+        "groups[0].sync_group: `lb1` is named twice; write all, 1 to 31, or the names of up to 32 \
+         nodes",
+    ),
+    (
+        "{name: web, ",
+        "{name: web, sync_group: [], ",
+        "groups[0].sync_group: names nobody; write all, 1 to 31, or the names of up to 32 nodes",
+    ),
 ];
 
 #[test]

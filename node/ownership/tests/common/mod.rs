@@ -70,6 +70,7 @@ pub fn group(id: GroupId, candidates: &[u32]) -> CommittedGroup {
         grant: None,
         policy: Policy::Available,
         alone: Alone::Claim,
+        sync_group: None,
     }
 }
 

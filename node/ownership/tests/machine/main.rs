@@ -12,6 +12,7 @@ mod faults;
 mod returned;
 mod rules;
 mod strict;
+mod sync_group;
 mod takeover;
 mod trust;
 mod witness;

@@ -160,6 +160,7 @@ impl World {
                 Policy::Available => Alone::Claim,
                 Policy::Strict => Alone::Never,
             },
+            sync_group: None,
         };
         let committed = Committed {
             generation: 1,

@@ -1,5 +1,7 @@
 //! What a copy says of itself.
 
+use std::sync::Arc;
+
 use steadfast_model::GroupId;
 use steadfast_replication::{Completeness, DirtySet, FRESH_NS};
 
@@ -202,4 +204,28 @@ fn a_copy_that_is_further_behind_than_the_limit_is_not_complete() {
     }
     let nobody = world.nodes[0].copies.report(G, id, boot, world.now);
     assert_eq!((nobody.completeness, nobody.lag_ns), (Completeness::Empty, None));
+}
+
+#[test]
+fn who_left_and_returned_unnoticed_asks_for_a_snapshot() {
+    let mut world = World::new(1, 2);
+    world.join_all();
+    world.take_over(G, 0, &[0, 1]);
+    for port in 1..=200 {
+        world.connect(G, port, 1);
+    }
+    world.quiesce();
+    let begun = world.nodes[0].sum(|s| s.metrics().snapshots_begun);
+    let copies = Arc::clone(&world.nodes[1].copies);
+    assert_eq!(copies.set_left([G].into()), [G].into());
+    assert_eq!(copies.set_left([G].into()), [].into(), "told once");
+    world.run(500);
+    assert_eq!(world.completeness(G, 1), Completeness::Stale, "nobody keeps it up to date");
+    assert_eq!(world.nodes[0].sum(|s| s.metrics().snapshots_begun), begun);
+    // The holder heard of both at once, and so of nothing.
+    copies.set_left([].into());
+    assert_eq!(world.completeness(G, 1), Completeness::Stale);
+    world.run(500);
+    assert!(world.completeness(G, 1).is_complete());
+    assert_eq!(world.nodes[0].sum(|s| s.metrics().snapshots_begun), begun + 4);
 }
