@@ -2,16 +2,18 @@
 #![allow(dead_code, unreachable_pub, reason = "each test file uses its part")]
 
 use std::{
+    fmt,
     net::SocketAddrV4,
-    sync::{Arc, Mutex},
+    sync::{Arc, Mutex, OnceLock},
 };
 
 use etherparse::{PacketBuilder, TcpHeader};
 use steadfast_dataplane::{
     Action, Actions, Carried, Config, ConfigSpec, Connection, ConnectionTable, Cursor, FlowKey,
-    Forwarding, Gone, GroupId, GroupSpec, Listen, NextHops, NextHopsSpec, Origin, PortSpec,
+    Forwarding, Gone, GroupId, GroupSpec, Listen, NextHops, NextHopsSpec, NoHook, Origin, PortSpec,
     Protocol, Reason, Record, Removal, Replica, Role, Route, ServerId, ServerSpec, ServiceId,
-    ServiceSpec, Shared, State, SyncHook, TableOptions, Target, Unserved, Verdict, Worker,
+    ServiceSpec, Shared, State, SyncHook, TableOptions, Target, Template, Unserved, Verdict,
+    Worker,
 };
 use steadfast_packet::{ANSWER_LEN_MAX, gratuitous_arp};
 
@@ -60,11 +62,29 @@ pub enum Outcome {
     Dropped(Reason),
 }
 
-/// Writes down what the hook hears.
+/// Writes down what the hook hears, and passes it on to another one, if there is one.
 #[derive(Debug, Default)]
-pub struct Log(pub Mutex<Vec<String>>);
+pub struct Log(pub Mutex<Vec<String>>, Next);
+
+#[derive(Default)]
+struct Next(OnceLock<Box<dyn SyncHook + Send + Sync>>);
+
+impl fmt::Debug for Next {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("Next")
+    }
+}
 
 impl Log {
+    /// From now on `next` hears all that this one hears.
+    pub fn pass_on(&self, next: impl SyncHook + Send + Sync + 'static) {
+        let _ = self.1.0.set(Box::new(next));
+    }
+
+    fn next(&self) -> &dyn SyncHook {
+        self.1.0.get().map_or(&NoHook, |next| &**next)
+    }
+
     pub fn take(&self) -> Vec<String> {
         std::mem::take(&mut self.0.lock().unwrap())
     }
@@ -78,23 +98,36 @@ impl SyncHook for Log {
     fn forwarded(&self, carried: &Carried<'_>) {
         let Carried { connection, old, new, in_pkts, .. } = carried;
         self.push(format!("forwarded {} {old}>{new} {in_pkts}", connection.key().client_port));
+        self.next().forwarded(carried);
     }
 
     fn replied(&self, carried: &Carried<'_>) {
         let Carried { connection, old, new, .. } = carried;
         self.push(format!("replied {} {old}>{new}", connection.key().client_port));
+        self.next().replied(carried);
     }
 
     fn renumbered(&self, c: &Connection) {
         self.push(format!("renumbered {}", c.key().client_port));
+        self.next().renumbered(c);
     }
 
-    fn created(&self, c: &Connection, _: u64) {
+    fn created(&self, c: &Connection, now_ns: u64) {
         self.push(format!("created {} server {}", c.key().client_port, c.server()));
+        self.next().created(c, now_ns);
     }
 
-    fn removed(&self, c: &Gone, removal: Removal, _: u64) {
+    fn template(&self, template: &Template, now_ns: u64) {
+        self.next().template(template, now_ns);
+    }
+
+    fn template_removed(&self, template: &Template) {
+        self.next().template_removed(template);
+    }
+
+    fn removed(&self, c: &Gone, removal: Removal, now_ns: u64) {
         self.push(format!("removed {} {removal:?}", c.key().client_port));
+        self.next().removed(c, removal, now_ns);
     }
 }
 
