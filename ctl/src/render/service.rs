@@ -174,6 +174,8 @@ fn limits(service: &Service) -> String {
     let set: Vec<_> = set.into_iter().flatten().collect();
     let above = match limits.over.as_str() {
         "refuse" => "above them refused",
+        // What the hash says is not where a client's earlier connections are.
+        _ if !service.persistence.is_empty() => "above them dropped, for clients keep their server",
         _ => "above them by the hash",
     };
     let counted = |what: &str, counts: &BTreeMap<String, u64>| {

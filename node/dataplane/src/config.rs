@@ -30,6 +30,7 @@ use crate::{
 #[derive(Debug, Default)]
 pub struct Config {
     generation: u64,
+    servers_given: ServerId,
     addresses: ByAddr<Address>,
     listeners: Listeners,
     services: Map<ServiceId, Arc<Service>>,
@@ -168,7 +169,8 @@ impl Config {
         if spec.workers > WORKERS_MAX {
             return Err(ConfigError::Workers(spec.workers));
         }
-        let mut config = Self { generation: spec.generation, ..Self::default() };
+        let (generation, servers_given) = (spec.generation, spec.servers_given);
+        let mut config = Self { generation, servers_given, ..Self::default() };
         let mut pools = Map::default();
         for group in &spec.groups {
             config.add_group(group)?;
@@ -226,6 +228,12 @@ impl Config {
     #[must_use]
     pub fn server(&self, id: ServerId) -> Option<(&Arc<Service>, usize)> {
         self.servers.get(&id).map(|(service, index)| (service, *index))
+    }
+
+    /// Whether a server was removed; not so one that this configuration does not know yet.
+    #[must_use]
+    pub fn is_gone(&self, id: ServerId) -> bool {
+        id <= self.servers_given && !self.servers.contains_key(&id)
     }
 
     /// The group whose NAT connections packets from there may belong to.
@@ -328,6 +336,7 @@ impl Config {
             self.servers.iter().map(|(id, (service, index))| (*id, (copy_of(service), *index)));
         Self {
             generation: self.generation,
+            servers_given: self.servers_given,
             addresses: self.addresses.clone(),
             listeners: self.listeners.map(copy_of),
             servers: servers.collect(),
@@ -728,6 +737,7 @@ mod tests {
             now_ns: 0,
             workers: 2,
             port_slot: None,
+            servers_given: ServerId(0),
         }
     }
 

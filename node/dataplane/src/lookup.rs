@@ -56,9 +56,15 @@ where
         };
         found.point_at(place);
         if found.target().is_none() {
-            let bound = self.shared.table.bind_one(found, view.config);
-            *found = bound.ok_or(Verdict::Drop(Reason::Unbound))?;
-            return Ok(());
+            if let Some(bound) = self.shared.table.bind_one(found, view.config) {
+                *found = bound;
+                return Ok(());
+            }
+            // A copy may come when its server is gone already: its packets get what those of any
+            // other connection to a removed server get.
+            if !view.config.is_gone(found.server()) {
+                return Err(Verdict::Drop(Reason::Unbound));
+            }
         }
         let part = match key.protocol {
             Protocol::Udp => Part::Datagram,

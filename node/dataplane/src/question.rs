@@ -103,6 +103,14 @@ impl Question {
                 let mut chunk = vec![0; usize::from(len)];
                 chunk[0] = kind;
                 chunk[2..4].copy_from_slice(&len.to_be_bytes());
+                if self.step == Step::Open {
+                    // Tag, window, streams out and in, first number: none of them may be 0, and who
+                    // gets an INIT without a tag does not even refuse it (section 3.3.2).
+                    chunk[4..8].copy_from_slice(&1_u32.to_be_bytes());
+                    chunk[8..12].copy_from_slice(&0x1_0000_u32.to_be_bytes());
+                    chunk[12..16].copy_from_slice(&[0, 1, 0, 1]);
+                    chunk[16..20].copy_from_slice(&1_u32.to_be_bytes());
+                }
                 let mut packet = [&ports[..], &tag.to_be_bytes(), &[0; 4], &chunk].concat();
                 let sum = crc32c(&packet);
                 packet[8..12].copy_from_slice(&sum.to_le_bytes());

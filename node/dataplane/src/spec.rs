@@ -26,6 +26,9 @@ pub struct ConfigSpec {
     /// The committed slot of this node: which local ports it may give. Without one it opens no
     /// full-NAT connection.
     pub port_slot: Option<PortSlot>,
+    /// The highest id that any server was given so far. Ids are given once: a server with this id or
+    /// a lower one that is not here was removed, one with a higher id is still to come.
+    pub servers_given: ServerId,
 }
 
 /// A VIP group and its addresses.

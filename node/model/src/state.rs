@@ -269,6 +269,13 @@ impl ClusterState {
         self.groups.values().find(|g| g.spec.name == name)
     }
 
+    /// The highest id that any server was given: one that is not among the services and has no higher
+    /// id was removed.
+    #[must_use]
+    pub fn servers_given(&self) -> ServerId {
+        ServerId(self.counters.server)
+    }
+
     /// Which range of local ports a member gives to full-NAT connections: its own, as long as it is a
     /// member. That of a removed one is given again as late as can be: what it opened may live on.
     #[must_use]

@@ -15,7 +15,7 @@ impl Ownership {
             epoch: group.epoch,
             holder: group.owned().then_some(group.epoch.node),
             announcing: self.announce_valid_until(*id, now).is_some(),
-            since: group.since,
+            since: group.known_at,
             copy: (group.owned() && !group.state.holds()).then(|| {
                 let (source, _) = Self::source_of(group);
                 let peer = self.peers.get(&source);

@@ -42,7 +42,7 @@ pub struct GroupStatus {
     pub holder: Option<NodeId>,
     /// Whether ARP is answered here now.
     pub announcing: bool,
-    /// Since when the state is what it is.
+    /// Since when this node knows of the epoch.
     pub since: Time,
     /// This node's copy of the holder's connections; `None` at the holder.
     pub copy: Option<Completeness>,

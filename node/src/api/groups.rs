@@ -53,6 +53,8 @@ pub(crate) async fn move_group(
     loop {
         match member.ask_move(group.id, Some(target), request.force).await {
             Ok(_) => break,
+            // An earlier move there is under way: this one waits for it.
+            Err(_) if is_granted(member, group.id, target) => break,
             // Whatever else it says, this comes first: a leader alone sees no complete copy.
             Err(_) if !decides(member).await => {
                 let since = *undecided_since.get_or_insert_with(Instant::now);
@@ -98,6 +100,12 @@ pub(crate) async fn move_group(
         }
         sleep(LOOK_EVERY).await;
     }
+}
+
+fn is_granted(member: &Member, group: steadfast_model::GroupId, target: NodeId) -> bool {
+    let state = member.state();
+    let grant = state.groups.get(&group).and_then(|group| group.grant.as_ref());
+    grant.is_some_and(|grant| grant.epoch.node == target)
 }
 
 async fn decides(member: &Member) -> bool {

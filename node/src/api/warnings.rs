@@ -55,6 +55,13 @@ pub(crate) fn warnings(reply: &StatusReply, facts: &Facts) -> Vec<Warning> {
     }
     let here = reply.serving_node.as_ref().map_or("this node", |node| node.name.as_str());
     if let Some(local) = &reply.local {
+        // Without groups there is nothing to forward, and nothing is attached.
+        if local.interfaces.is_empty() && !reply.groups.is_empty() && !reply.removed {
+            found.bad(
+                format!("node {here}: forwards NOTHING, no interface is attached"),
+                "a daemon that was just started attaches in seconds; if it lasts, its log says why",
+            );
+        }
         judge_local(here, local, &mut found);
     }
     judge_facts(here, facts, &mut found);
@@ -194,7 +201,22 @@ fn judge_group(reply: &StatusReply, group: &Group, found: &mut Found) {
         );
         found.bad(text, fix);
     }
+    judge_successors(reply, group, holder, found);
     judge_copies(reply, group, silent.is_some(), found);
+}
+
+/// A cordon is easily forgotten, and the last node without one is the last that serves.
+fn judge_successors(reply: &StatusReply, group: &Group, holder: &NodeRef, found: &mut Found) {
+    let others = || reply.nodes.iter().filter(|node| node.id != holder.id);
+    let cordoned: Vec<String> =
+        others().filter(|node| node.cordoned).map(|node| node.name.clone()).collect();
+    if cordoned.is_empty() || others().any(|node| node.alive && !node.cordoned) {
+        return;
+    }
+    found.bad(
+        format!("group {}: NOBODY could take over, {} cordoned", group.name, list(&cordoned)),
+        "let one of them: `clusterctl node uncordon NAME`",
+    );
 }
 
 fn judge_copies(reply: &StatusReply, group: &Group, holder_silent: bool, found: &mut Found) {
@@ -294,7 +316,11 @@ fn judge_service(service: &Service, panicking: bool, found: &mut Found) {
         };
         found.bad(
             format!("service {name}: real server {place} DOWN{}", seen_down(server)),
-            "it gets no new connections until its check passes again",
+            if panicking {
+                "while all are down, new connections go on to those that failed last"
+            } else {
+                "it gets no new connections until its check passes again"
+            },
         );
     }
 }

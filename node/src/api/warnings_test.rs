@@ -161,6 +161,30 @@ fn a_group_without_holder_or_copy_is_bad() {
 }
 
 #[test]
+fn a_cordon_on_all_that_could_take_over_is_bad() {
+    let mut reply = cluster(3, 3, &[]);
+    reply.nodes[1].cordoned = true;
+    assert_eq!(texts(&judge(&reply)), [""; 0], "n3 is left");
+    reply.nodes[2].cordoned = true;
+    let nobody = "!! group web: NOBODY could take over, n2, n3 cordoned";
+    assert_eq!(texts(&judge(&reply)), [nobody]);
+    let mut reply = cluster(3, 3, &[3]);
+    reply.nodes[1].cordoned = true;
+    let found = texts(&judge(&reply));
+    assert!(found.contains(&"!! group web: NOBODY could take over, n2 cordoned".to_owned()));
+}
+
+#[test]
+fn a_node_without_an_interface_says_that_it_forwards_nothing() {
+    let mut reply = cluster(1, 1, &[]);
+    reply.local = Some(LocalStatus::default());
+    let wanted = "!! node n1: forwards NOTHING, no interface is attached";
+    assert_eq!(texts(&judge(&reply)), [wanted]);
+    reply.groups.clear();
+    assert_eq!(texts(&judge(&reply)), [""; 0], "nothing is to be forwarded");
+}
+
+#[test]
 fn servers_that_all_fail_are_told_of_with_what_is_done_about_it() {
     let mut reply = cluster(3, 3, &[]);
     let server = Server { address: "198.18.0.11".to_owned(), port: 7, ..Server::default() };
@@ -171,7 +195,11 @@ fn servers_that_all_fail_are_told_of_with_what_is_done_about_it() {
         "!! service echo: ALL 1 real servers DOWN, the last good ones are used on",
         "!! service echo: real server 198.18.0.11:7 DOWN",
     ];
-    assert_eq!(texts(&warnings(&reply, &facts)), wanted);
+    let found = warnings(&reply, &facts);
+    assert_eq!(texts(&found), wanted);
+    assert!(found[1].fix.contains("new connections go on"), "{found:?}");
+    let found = judge(&reply);
+    assert!(found[1].fix.contains("gets no new connections"), "{found:?}");
 }
 
 #[test]

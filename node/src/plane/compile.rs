@@ -39,7 +39,8 @@ pub(crate) fn config_spec(
     let services = state.services.values().map(|s| service_spec(s, up));
     let (groups, services) = (groups.collect(), services.collect());
     let port_slot = state.port_slot(node).and_then(dp::PortSlot::new);
-    dp::ConfigSpec { generation, groups, services, now_ns, workers, port_slot }
+    let servers_given = dp::ServerId(state.servers_given().0);
+    dp::ConfigSpec { generation, groups, services, now_ns, workers, port_slot, servers_given }
 }
 
 /// The keys of cookies as the data plane wants them.

@@ -177,6 +177,7 @@ fn config(shape: &Shape) -> ConfigSpec {
         now_ns: 0,
         workers: 2,
         port_slot: PortSlot::new(0),
+        servers_given: Default::default(),
     }
 }
 

@@ -114,6 +114,7 @@ pub(crate) fn config(few: bool) -> ConfigSpec {
         workers: 1,
         now_ns: 0,
         port_slot: PortSlot::new(2),
+        servers_given: Default::default(),
     }
 }
 

@@ -234,6 +234,7 @@ pub(crate) fn config_spec(
         now_ns,
         workers,
         port_slot: state.port_slot(node).and_then(dp::PortSlot::new),
+        servers_given: dp::ServerId(state.servers_given().0),
     }
 }
 

@@ -90,7 +90,15 @@ pub fn spec(generation: u64) -> ConfigSpec {
             id += 2;
         }
     }
-    ConfigSpec { generation, groups: vec![group], services, workers: 2, now_ns: 0, port_slot: None }
+    ConfigSpec {
+        generation,
+        groups: vec![group],
+        services,
+        workers: 2,
+        now_ns: 0,
+        port_slot: None,
+        servers_given: Default::default(),
+    }
 }
 
 pub fn next_hops() -> NextHopsSpec {

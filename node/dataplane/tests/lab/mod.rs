@@ -177,6 +177,7 @@ pub fn config_spec(generation: u64) -> ConfigSpec {
         now_ns: 0,
         workers: 2,
         port_slot: None,
+        servers_given: Default::default(),
     }
 }
 

@@ -73,6 +73,7 @@ impl Plane {
             services: services.collect(),
             workers: 1,
             port_slot: dp::PortSlot::new(SLOT),
+            servers_given: Default::default(),
             ..lab::config_spec(self.generation)
         };
         let previous = self.shared.config.load_full();

@@ -3,8 +3,8 @@
 
 use crate::lab::{self, *};
 use steadfast_dataplane::{
-    ConnReuse, HOLD_BACK_NS, OnServerGone, Policies, Protocol, Reason, Role, SchedulerKind,
-    ServerId, State, Timeouts,
+    Applied, ConnReuse, HOLD_BACK_NS, OnServerGone, Policies, Protocol, Reason, Role,
+    SchedulerKind, ServerId, ServiceId, State, Timeouts,
 };
 
 /// The server that a SYN from this client port gets.
@@ -63,6 +63,24 @@ fn without_its_server(policies: Policies) -> Lab {
     lab
 }
 
+/// The same connection as a copy that came after its server was gone: nobody here ever knew where
+/// that is.
+fn copied_without_its_server(policies: Policies, servers_given: u32) -> Lab {
+    let mut spec = config_spec(1);
+    spec.services[0].policies = policies;
+    spec.services[0].servers.retain(|server| server.id != ServerId(11));
+    spec.servers_given = ServerId(servers_given);
+    let lab = Lab::with(spec, 1000);
+    let mut copy = replica(4000, 1, State::Established);
+    (copy.record.key.vip_port, copy.record.server) = (80, ServerId(11));
+    copy.record.service = ServiceId(1);
+    let config = lab.shared.config.load_full();
+    assert_eq!(lab.shared.table.apply_replica(&copy, &config, lab.now), Applied::Inserted);
+    assert_eq!((known(&lab), lab.shared.table.unbound()), (Some(11), 1));
+    lab.log.take();
+    lab
+}
+
 /// The server of the connection in the table.
 fn known(lab: &Lab) -> Option<u32> {
     let found = lab.find(Protocol::Tcp, "198.18.0.2:4000", "198.18.0.100:80");
@@ -97,15 +115,28 @@ fn a_connection_whose_server_is_gone_is_treated_as_its_service_says() {
     ];
     for (on_server_gone, sloppy_tcp, flags, expected, server) in table {
         let policies = Policies { on_server_gone, sloppy_tcp, ..Policies::default() };
-        let mut lab = without_its_server(policies);
-        let outcome = lab.handle(0, &from_client(4000, 80, flags));
-        let case = format!("{on_server_gone:?} sloppy {sloppy_tcp} flags {flags:#x}");
-        assert_eq!(outcome, expected, "{case}");
-        assert_eq!(known(&lab), server, "{case}");
-        // Peers hear of a connection that was forgotten, and of one that took its place.
-        let heard = lab.log.take().join("; ");
-        assert_eq!(heard.contains("removed 4000"), server != Some(11), "{case}: {heard}");
+        let labs = [without_its_server(policies), copied_without_its_server(policies, 50)];
+        for (mut lab, which) in labs.into_iter().zip(["own", "copied"]) {
+            let outcome = lab.handle(0, &from_client(4000, 80, flags));
+            let case = format!("{which} {on_server_gone:?} sloppy {sloppy_tcp} flags {flags:#x}");
+            assert_eq!(outcome, expected, "{case}");
+            assert_eq!(known(&lab), server, "{case}");
+            // Peers hear of a connection that was forgotten, and of one that took its place.
+            let heard = lab.log.take().join("; ");
+            assert_eq!(heard.contains("removed 4000"), server != Some(11), "{case}: {heard}");
+            assert_eq!(lab.shared.table.unbound() > 0, which == "copied" && server == Some(11));
+        }
     }
+}
+
+#[test]
+fn a_copy_whose_server_is_still_to_come_waits() {
+    let mut lab = copied_without_its_server(Policies::default(), 10);
+    for flags in [SYN, ACK, RST] {
+        let outcome = lab.handle(0, &from_client(4000, 80, flags));
+        assert_eq!(outcome, dropped(Reason::Unbound), "flags {flags:#x}");
+    }
+    assert_eq!(known(&lab), Some(11));
 }
 
 #[test]

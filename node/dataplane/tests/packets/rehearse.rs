@@ -78,6 +78,15 @@ fn every_stateful_scheduler_is_copied() {
 }
 
 #[test]
+fn an_init_to_a_port_without_a_service_is_answered() {
+    let lab = Lab::new();
+    let [client, vip] = ["198.18.0.2:4000", "198.18.0.100:9"].map(|addr| addr.parse().unwrap());
+    let question = Question { protocol: Protocol::Sctp, src: client, dst: vip, step: Step::Open };
+    let told = lab.shared.rehearse(lab.now, 0, &question.frame(CLIENT, FRONT).unwrap());
+    assert!(matches!(told.verdict, Verdict::Transmit { .. }), "no ABORT: {:?}", told.verdict);
+}
+
+#[test]
 fn a_connection_in_the_way_is_seen() {
     // Two services on the same NAT server: a client's port can be used with one of them only.
     let mut spec = config_spec(1);

@@ -75,6 +75,7 @@ fn lab_with(
         workers: 2,
         now_ns: 0,
         port_slot: None,
+        servers_given: Default::default(),
     };
     let lab = Lab::with(spec, 1000);
     lab.shared.set_next_hops(NextHops::new(hops(mtu, vec![ip(OWN_4), ip(OWN_6)])));

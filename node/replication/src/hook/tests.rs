@@ -36,6 +36,7 @@ fn shared() -> Arc<Shared> {
         now_ns: 0,
         workers: 1,
         port_slot: None,
+        servers_given: Default::default(),
     };
     let shared =
         Shared::new(TableOptions { connections_max: 8_192, half_open_max: 8_192, seed: [1, 2] });

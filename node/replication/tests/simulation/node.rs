@@ -61,6 +61,7 @@ pub(crate) fn config(servers: u32) -> Config {
         now_ns: 0,
         workers: 1,
         port_slot: None,
+        servers_given: Default::default(),
     };
     Config::compile(spec, None).expect("the test's configuration compiles")
 }

@@ -134,7 +134,15 @@ pub(super) fn spec() -> ConfigSpec {
         }
     }
     let port_slot = PortSlot::new(2);
-    ConfigSpec { generation: 1, groups: vec![group], services, workers: 2, now_ns: 0, port_slot }
+    ConfigSpec {
+        generation: 1,
+        groups: vec![group],
+        services,
+        workers: 2,
+        now_ns: 0,
+        port_slot,
+        servers_given: Default::default(),
+    }
 }
 
 pub(super) fn next_hops() -> NextHopsSpec {

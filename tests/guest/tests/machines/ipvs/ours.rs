@@ -220,6 +220,7 @@ impl<'a> Ours<'a> {
             now_ns: self.now,
             workers: 1,
             port_slot: None,
+            servers_given: Default::default(),
         }
     }
 
