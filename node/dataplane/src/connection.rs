@@ -696,8 +696,8 @@ impl Connection {
         old.is_some_and(|word| word & slab::ASSURED == 0)
     }
 
-    /// A template counts it, and wants to hear of its end.
-    pub(crate) fn is_controlled(&self) -> bool {
+    /// A template led it to its server, counts it, and wants to hear of its end.
+    pub fn is_controlled(&self) -> bool {
         self.word() & slab::CONTROLLED != 0
     }
 

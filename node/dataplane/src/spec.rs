@@ -247,6 +247,8 @@ pub struct SyncSettings {
     pub on_established: bool,
     /// Replicate after every inbound packet.
     pub every_packet: bool,
+    /// `sync_persist_mode`: templates alone, not the connections that they lead.
+    pub persist_mode: bool,
 }
 
 impl Forwarding {
@@ -267,6 +269,7 @@ impl Default for SyncSettings {
             retries: 0,
             on_established: true,
             every_packet: false,
+            persist_mode: false,
         }
     }
 }

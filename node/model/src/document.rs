@@ -384,6 +384,8 @@ pub struct SyncSpec {
     pub on_established: bool,
     /// Replicate on every packet, for the careful.
     pub every_packet: bool,
+    /// Replicate templates alone, not the connections that they lead (`sync_persist_mode`).
+    pub persist_mode: bool,
 }
 
 impl Default for SyncSpec {
@@ -395,6 +397,7 @@ impl Default for SyncSpec {
             retries: 0,
             on_established: true,
             every_packet: false,
+            persist_mode: false,
         }
     }
 }

@@ -435,6 +435,13 @@ impl<'a> Check<'a> {
             );
         }
         self.range(format!("{place}.sync.retries"), sync.retries, 0, RETRIES_MAX);
+        if sync.persist_mode && service.persistence.is_none() && service.ftp.is_none() {
+            self.problem(
+                format!("{place}.sync.persist_mode"),
+                "the service has no persistence: nothing of it would be copied",
+                "take it out, or give the service `persistence`",
+            );
+        }
         let listeners = service.listeners();
         for (name, set, of, packets) in [
             ("sloppy_tcp", service.sloppy_tcp, Protocol::Tcp, "TCP"),

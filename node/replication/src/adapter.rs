@@ -59,6 +59,11 @@ impl Table for Shared {
         visit: &mut dyn FnMut(&Key, GroupId),
     ) -> Option<Cursor> {
         let (templates, found, next) = self.table.walk_all(cursor, limit);
+        let config = self.config.load();
+        let is_left_out = |connection: &Connection| {
+            let service = config.service(connection.service());
+            service.is_some_and(|service| service.spec.sync.persist_mode)
+        };
         for template in templates {
             let key = key_of_template(&template.record.key);
             if shard_of(&key) == shard {
@@ -68,7 +73,9 @@ impl Table for Shared {
         for connection in found {
             let key = key_of(&connection.key());
             let is_apt = connection.state().class() != Class::HalfOpen && !connection.is_unproven();
-            if shard_of(&key) == shard && is_apt {
+            // Only what a template leads can be left out, and that is one bit of it.
+            let is_led = connection.is_controlled();
+            if shard_of(&key) == shard && is_apt && !(is_led && is_left_out(&connection)) {
                 visit(&key, GroupId(connection.group().0));
             }
         }

@@ -6,7 +6,7 @@
 use std::sync::Arc;
 
 use steadfast_dataplane::{
-    Carried, Config, Connection, Gone, Removal, Shared, State, SyncHook, Template,
+    Carried, Config, Connection, Gone, Removal, Service, Shared, State, SyncHook, Template,
 };
 use steadfast_model::GroupId;
 
@@ -36,6 +36,12 @@ impl ReplicationHook {
             || !config.is_derivable(connection.server(), &connection.key())
     }
 
+    /// Its template goes over alone.
+    //= Linux ip_vs_sync.c, ip_vs_sync_conn_needed(): sync_persist_mode
+    fn is_left_out(service: &Service, connection: &Connection) -> bool {
+        service.spec.sync.persist_mode && connection.is_controlled()
+    }
+
     fn mark(&self, connection: &Connection) {
         self.dirty.mark(&key_of(&connection.key()), GroupId(connection.group().0));
     }
@@ -51,7 +57,9 @@ impl SyncHook for ReplicationHook {
             Self::deviates(config, connection)
                 && (new != State::Udp || service.take_first_copy(now_ns))
         };
-        if policy::wants(&service.spec.sync, &packet, connection, deviating) {
+        if !Self::is_left_out(service, connection)
+            && policy::wants(&service.spec.sync, &packet, connection, deviating)
+        {
             self.mark(connection);
         }
     }
@@ -59,7 +67,7 @@ impl SyncHook for ReplicationHook {
     fn replied(&self, carried: &Carried<'_>) {
         let Carried { connection, old, new, service, config, .. } = *carried;
         // IPVS never looks at replies, but one may be what establishes a connection.
-        if !new.is_established() || old == new {
+        if !new.is_established() || old == new || Self::is_left_out(service, connection) {
             return;
         }
         if service.spec.sync.on_established || Self::deviates(config, connection) {
@@ -72,7 +80,11 @@ impl SyncHook for ReplicationHook {
         // Whoever does not hear of a reply that got longer shifts all behind it wrongly; whoever
         // believes that a header is under way judges numbers by where it was put, in vain once the
         // client has sent half of all there are.
-        self.mark(connection);
+        let config = self.shared.config.load();
+        let service = config.service(connection.service());
+        if !service.is_some_and(|service| Self::is_left_out(service, connection)) {
+            self.mark(connection);
+        }
     }
 
     fn template(&self, template: &Template, now_ns: u64) {

@@ -128,6 +128,7 @@ fn service_spec(service: &Service, up: &UpFn<'_>) -> dp::ServiceSpec {
             retries: u8::try_from(spec.sync.retries).unwrap_or(3),
             on_established: spec.sync.on_established,
             every_packet: spec.sync.every_packet,
+            persist_mode: spec.sync.persist_mode,
         },
     }
 }

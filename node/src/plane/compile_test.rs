@@ -120,8 +120,11 @@ fn settings_arrive_where_they_belong() {
         retries: 2,
         on_established: false,
         every_packet: true,
+        persist_mode: false,
     };
     assert_eq!(other.sync, sync);
+    let fields = "persistence: {timeout_s: 60}, sync: {persist_mode: true},";
+    assert!(compiled(&mut started(), fields, "").sync.persist_mode);
     let server = service.servers[0];
     assert_eq!((server.drained, server.up, server.upper, server.lower), (true, true, 5, 4));
     assert_eq!((server.weight, service.servers[1].weight, service.servers[1].up), (3, 1, false));

@@ -293,6 +293,7 @@ fn service_spec(service: &Service) -> dp::ServiceSpec {
             retries: u8::try_from(spec.sync.retries).unwrap_or(3),
             on_established: spec.sync.on_established,
             every_packet: spec.sync.every_packet,
+            persist_mode: spec.sync.persist_mode,
         },
         ..dp::ServiceSpec::default()
     }

@@ -585,6 +585,12 @@ const CASES: &[(&str, &str, &str)] = &[
         "settings.copies.lag_max_ms: 50 is out of range; write 100 to 60000",
     ),
     (
+        "port: 80, forwarding: nat,",
+        "port: 80, forwarding: nat, sync: {persist_mode: true},",
+        "services[0].sync.persist_mode: the service has no persistence: nothing of it would be \
+         copied; take it out, or give the service `persistence`",
+    ),
+    (
         "{name: web, ",
         "{name: web, sync_group: 32, ",
         "groups[0].sync_group: 32 is no number of copies; write all, 1 to 31, or the names of up to \

@@ -18,6 +18,7 @@ fn settings(threshold: u32, period: u32, refresh_period_s: u32, retries: u8) -> 
         retries,
         on_established: false,
         every_packet: false,
+        persist_mode: false,
     }
 }
 

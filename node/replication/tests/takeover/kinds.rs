@@ -76,7 +76,7 @@ pub(crate) fn all() -> Vec<Kind> {
             ] {
                 kinds.push(plain(net, protocol, forwarding));
             }
-            kinds.push(persistent(net, protocol));
+            kinds.push(persistent(net, protocol, false));
         }
         for forwarding in [Forwarding::Nat, Forwarding::FullNat] {
             kinds.push(cookie(net, forwarding));
@@ -284,10 +284,13 @@ fn persistence() -> Persistence {
 }
 
 /// After the take-over the client comes from another port, and gets the server of its template.
-fn persistent(net: Net, protocol: Protocol) -> Kind {
+pub(crate) fn persistent(net: Net, protocol: Protocol, persist_mode: bool) -> Kind {
     Kind {
         name: format!("{} {protocol} template", net.name),
-        spec: spec(net, protocol, PORT, |service| service.persistence = Some(persistence())),
+        spec: spec(net, protocol, PORT, |service| {
+            service.persistence = Some(persistence());
+            service.sync.persist_mode = persist_mode;
+        }),
         open: Box::new(move |lab, from| {
             // Another client takes the first turn.
             let router = elsewhere(net);

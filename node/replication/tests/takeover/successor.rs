@@ -1,9 +1,10 @@
 //! Each kind of record, from the holder's packets to the successor's.
 
-use steadfast_dataplane::Role;
+use steadfast_dataplane::{Protocol, Role};
 use steadfast_replication::GroupRole;
 
 use crate::{
+    both::NETS,
     kinds::{self, CLIENT_PORT, Kind},
     lab::Outcome,
     node::{Node, Streams, epoch},
@@ -84,6 +85,28 @@ fn every_kind_of_record_is_carried_on_by_the_successors_successor() {
         for (port, frame) in (kind.goes_on)(&holder.lab, CLIENT_PORT) {
             let expected = holder.lab.handle(port, &frame);
             assert_eq!(third.lab.handle(port, &frame), expected, "{}", kind.name);
+        }
+    }
+}
+
+#[test]
+fn with_persist_mode_templates_go_over_and_what_they_lead_does_not() {
+    for net in NETS {
+        for protocol in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp] {
+            for way in [Way::Changes, Way::Snapshot] {
+                for persist_mode in [false, true] {
+                    let kind = kinds::persistent(net, protocol, persist_mode);
+                    let (mut holder, mut next) = taken_over(&kind, way);
+                    let case = format!("{} by {way:?}, {persist_mode}", kind.name);
+                    let copied = next.lab.shared.table.len();
+                    assert_eq!(copied == 0, persist_mode, "{case}: {copied} connections");
+                    assert!(!next.lab.shared.table.templates.is_empty(), "{case}");
+                    for (port, frame) in (kind.goes_on)(&holder.lab, CLIENT_PORT) {
+                        let expected = holder.lab.handle(port, &frame);
+                        assert_eq!(next.lab.handle(port, &frame), expected, "{case}");
+                    }
+                }
+            }
         }
     }
 }
