@@ -30,14 +30,18 @@ const SERVER_ISN: u32 = u32::MAX - 9;
 /// The interface by which a frame comes, and the frame.
 pub(crate) type Frames = Vec<(u16, Vec<u8>)>;
 
+/// Given the client's port.
+type Opens = Box<dyn Fn(&mut Lab, u16)>;
+type GoesOn = Box<dyn Fn(&Lab, u16) -> Frames>;
+
 /// One row.
 pub(crate) struct Kind {
     pub(crate) name: String,
     spec: ConfigSpec,
     /// Makes the record at the holder.
-    pub(crate) open: Box<dyn Fn(&mut Lab, u16)>,
+    pub(crate) open: Opens,
     /// What comes after the take-over, given the holder's table.
-    pub(crate) goes_on: Box<dyn Fn(&Lab, u16) -> Frames>,
+    pub(crate) goes_on: GoesOn,
 }
 
 impl Kind {
