@@ -1,10 +1,11 @@
-//! Measures the pure packet path and prints a table: `make bench`.
+//! Measures the pure packet path, and copies of connections, and prints tables: `make bench`.
 //!
 //! Every row is measured by a process of its own, so that no row inherits the memory or the caches
 //! of another. Ratios are to what the same process measured.
 #![forbid(unsafe_code)]
 
 mod cable;
+mod copies;
 mod draw;
 mod forward;
 mod instructions;
@@ -30,7 +31,7 @@ struct Args {
     #[arg(long)]
     quick: bool,
     /// One part only.
-    #[arg(long, value_parser = ["size", "services", "servers", "instructions", "forward"])]
+    #[arg(long, value_parser = ["size", "services", "servers", "instructions", "forward", "copies"])]
     part: Option<String>,
     /// Sizes, in connections.
     #[arg(long, value_delimiter = ',')]
@@ -69,6 +70,9 @@ fn main() -> anyhow::Result<()> {
 /// Measures one row and prints its fields, tab-separated.
 fn row(part: &str, mode: &str, number: u64, quick: bool) -> anyhow::Result<()> {
     let mode = Mode::of(mode)?;
+    if part == "copies" {
+        return copies::row(mode, number);
+    }
     let packets = if quick { PACKETS_QUICK } else { PACKETS };
     let new = if quick { NEW_QUICK } else { NEW };
     let growth = if quick { GROWTH_FLOWS_QUICK } else { GROWTH_FLOWS };

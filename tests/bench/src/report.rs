@@ -4,8 +4,11 @@ use std::process::Command;
 
 use anyhow::{Context, ensure};
 
-use crate::{Args, forward, instructions, mode::Mode};
+use crate::{Args, copies, forward, instructions, mode::Mode};
 
+/// Connections that are copied; the lanes of the dirty set hold as many changes.
+const COPIES: u64 = 200_000;
+const COPIES_QUICK: u64 = 5_000;
 const SIZES: [u64; 3] = [1_000, 1_000_000, 10_000_000];
 const SIZES_QUICK: [u64; 2] = [1_000, 20_000];
 const SERVICES: [u64; 4] = [10, 100, 1_000, 10_000];
@@ -50,6 +53,10 @@ pub(crate) fn print(args: &Args) -> anyhow::Result<()> {
     }
     if wanted("forward") {
         forward::print(args.quick)?;
+    }
+    if wanted("copies") {
+        let records = if args.quick { COPIES_QUICK } else { COPIES };
+        copies::print(records, |mode, records| measure(args, "copies", mode, records))?;
     }
     Ok(())
 }

@@ -47,7 +47,7 @@ pub(crate) const ACK: u8 = 0x10;
 pub(crate) const SYN_ACK: u8 = 0x12;
 pub(crate) const RST: u8 = 0x04;
 
-const GROUP: GroupId = GroupId(1);
+pub(crate) const GROUP: GroupId = GroupId(1);
 pub(crate) const FRONT: Mac = [2, 0, 0, 0, 1, 0];
 const BACK: Mac = [2, 0, 0, 0, 2, 0];
 const ROUTER: Mac = [2, 0, 0, 0, 1, 1];
@@ -79,12 +79,12 @@ pub(crate) struct World {
     pub(crate) shared: Arc<Shared>,
     pub(crate) worker: Worker<ReplicationHook>,
     pub(crate) now_ns: u64,
-    dirty: Arc<DirtySet>,
+    pub(crate) dirty: Arc<DirtySet>,
     memory: Vec<u8>,
     actions: Actions,
 }
 
-fn epoch() -> Epoch {
+pub(crate) fn epoch() -> Epoch {
     Epoch { generation: 1, grant_index: 7, claim: 0, node: NodeId(1) }
 }
 

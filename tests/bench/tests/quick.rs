@@ -10,6 +10,7 @@ fn every_part_that_is_quick_prints_its_rows() {
         ("size", &["| 1000 | DR |", "| 1000 | NAT in |", "| 1000 | NAT out |"][..]),
         ("services", &["| 10 | DR |", "| 100 | DR |"]),
         ("servers", &["| 10 | DR |", "| 100 | DR |"]),
+        ("copies", &["| DR |", "| NAT in |", "| full-NAT in |", "| DR, IPv6 |"]),
         ("instructions", &["| 1000 | DR |"]),
         ("forward", &["| 1000 | XDP_TX", "| 1000 | bare AF_XDP |", "| 1000 | the data plane |"]),
     ];
