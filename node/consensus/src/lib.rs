@@ -6,9 +6,10 @@
 //!
 //! - A command acknowledged by [`Consensus::propose`] is on the disks of a majority of the voters
 //!   and survives the loss of the others. Every node applies the same commands in the same order.
-//! - Votes, log entries, the committed index and snapshots are durable (two-phase commit) before
-//!   anything is acknowledged, and carry a CRC-32 of their own. A store that fails a check is not
-//!   opened: a voter that has forgotten something must not vote again ([`OpenError`]).
+//! - Votes, log entries, the committed index and snapshots are durable before anything is
+//!   acknowledged, carry a CRC-32 of their own, and are counted in a second file, the guard. A
+//!   store that fails a check, or is older than its guard, is not opened: a voter that has
+//!   forgotten something must not vote again ([`OpenError`]).
 //! - A write error ends the Raft role of this process ([`ProposeError::Fatal`]), never the process.
 //! - A node id that was removed gets no vote, and a wiped node is not accepted under its old id.
 //! - A write without a quorum fails in about a second, and says whether it may still take effect.
@@ -19,11 +20,15 @@
 //!   with log indexes, or ask [`Consensus::ensure_linearizable`]. The Raft term is no fencing
 //!   token: openraft may elect two leaders, one after the other, in one term.
 //! - Leadership is never transferred on request: openraft 0.9 cannot.
-//! - A store file that somebody replaced by an older copy of itself is not recognised.
+//! - A store that was replaced by an older copy of itself *with its guard*, by somebody or by a
+//!   disk that loses what it confirmed, is not recognised.
 //! - Peers are trusted to follow the protocol. Malformed bytes are refused, lies are not: only
 //!   authenticated members may reach [`Consensus::handle_rpc`].
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
+
+#[cfg(test)]
+extern crate self as steadfast_consensus;
 
 mod consensus;
 mod error;

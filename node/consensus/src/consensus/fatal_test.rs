@@ -5,7 +5,7 @@ use serde::{Deserialize, Serialize};
 use super::*;
 use crate::options::{Identity, OnMissing};
 use crate::store::Disk;
-use crate::store::failing::Failing;
+use crate::store::failing::{Failing, Fault};
 use crate::transport::{BoxFuture, TransportError};
 
 #[derive(Clone, Default, Deserialize, Serialize)]
@@ -40,20 +40,21 @@ const PATIENCE: Duration = Duration::from_secs(30);
 async fn a_failed_sync_is_fatal_to_the_role_and_to_nothing_else() {
     let identity = Identity { cluster: 7, node: 1 };
     let backend = Failing::default();
-    let store = Store::start(Disk::on_backend(backend.clone(), identity)).unwrap();
+    let disk = Disk::on_backends(backend.clone(), redb::backends::InMemoryBackend::new(), identity);
+    let store = Store::start(disk).unwrap();
     let options = Options::new("/nonexistent", identity, OnMissing::Refuse);
     let config = raft_config(&options).unwrap();
     let node = Consensus::<Sum>::start(options, config, store, Arc::new(NoPeers)).await.unwrap();
     node.bootstrap("one").await.unwrap();
     assert_eq!(node.propose(5, PATIENCE).await.unwrap().1, 5);
 
-    backend.set_failing(true);
+    backend.set(Fault::NextSync);
     let error = node.propose(6, PATIENCE).await.unwrap_err();
     assert!(matches!(error, ProposeError::Fatal(_)), "{error:?}");
     assert!(error.outcome_unknown());
 
     // The disk "recovers"; the role does not, because nobody knows what was written.
-    backend.set_failing(false);
+    assert!(backend.has_failed());
     let error = node.propose(7, PATIENCE).await.unwrap_err();
     assert!(matches!(error, ProposeError::Fatal(_)), "{error:?}");
     let metrics = node.metrics();

@@ -1,41 +1,31 @@
 //! The redb file: what is in it, and every write to it.
 //!
-//! All functions block. Each write is one transaction with two-phase commit, on disk when the
+//! All functions block. Each write is one transaction, on disk and counted in the guard when the
 //! function returns. After a failed write nothing more is written: what the disk then holds is
 //! unknown until the file is opened and checked again.
 
 use std::ops::Bound;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use openraft::RaftLogId;
 use redb::{Database, Durability, ReadableDatabase, TableDefinition, WriteTransaction};
 use serde::{Deserialize, Serialize};
 
+use super::guard::Guard;
 use super::record;
-use crate::error::OpenError;
-use crate::options::{Identity, OnMissing};
 use crate::raft_types::{Entry, LogId, SnapshotMeta, Vote};
 
-/// Version of the format of the records.
-const FORMAT: u32 = 1;
-const FILE_NAME: &str = "raft.redb";
-/// redb's page cache. The whole store of a busy cluster is a few megabytes.
-const CACHE_BYTES: usize = 16 << 20;
-
 const META: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("meta");
-const LOG: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("log");
+pub(super) const LOG: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("log");
 
-const IDENTITY: &str = "identity";
-const VOTE: &str = "vote";
-const COMMITTED: &str = "committed";
-const PURGED: &str = "purged";
-const SNAPSHOT_META: &str = "snapshot_meta";
+pub(super) const IDENTITY: &str = "identity";
+pub(super) const VOTE: &str = "vote";
+pub(super) const COMMITTED: &str = "committed";
+pub(super) const PURGED: &str = "purged";
+pub(super) const SNAPSHOT_META: &str = "snapshot_meta";
 const SNAPSHOT_DATA: &str = "snapshot_data";
-
-/// Path of the store in a data folder.
-pub(crate) fn file_in(dir: &Path) -> PathBuf {
-    dir.join(FILE_NAME)
-}
+/// Number of the last commit.
+pub(super) const COMMITS: &str = "commits";
 
 /// What a failed operation was, for the log and for openraft.
 #[derive(Clone, Debug, thiserror::Error)]
@@ -43,199 +33,42 @@ pub(crate) fn file_in(dir: &Path) -> PathBuf {
 pub(crate) struct DiskError(pub(crate) String);
 
 impl DiskError {
-    fn new(what: &str, error: impl std::fmt::Display) -> Self {
+    pub(super) fn new(what: &str, error: impl std::fmt::Display) -> Self {
         Self(format!("{what}: {error}"))
     }
 }
 
-type Result<T> = std::result::Result<T, DiskError>;
+pub(super) type Result<T> = std::result::Result<T, DiskError>;
 
 #[derive(Debug, Deserialize, Serialize)]
-struct IdentityRecord {
-    format: u32,
-    cluster: u64,
-    node: u32,
+pub(super) struct IdentityRecord {
+    pub(super) format: u32,
+    pub(super) cluster: u64,
+    pub(super) node: u32,
     /// Random; another number for every store ever created.
-    instance: u64,
+    pub(super) instance: u64,
 }
 
 /// The open store.
 #[derive(Debug)]
 pub(crate) struct Disk {
-    database: Database,
-    instance: u64,
-    vote: Option<Vote>,
-    committed: Option<LogId>,
-    purged: Option<LogId>,
-    last: Option<LogId>,
-    snapshot: Option<SnapshotMeta>,
+    pub(super) database: Database,
+    pub(super) guard: Guard,
+    /// For messages.
+    pub(super) path: PathBuf,
+    pub(super) instance: u64,
+    /// Number of the last commit that the guard knows.
+    pub(super) commits: u64,
+    pub(super) vote: Option<Vote>,
+    pub(super) committed: Option<LogId>,
+    pub(super) purged: Option<LogId>,
+    pub(super) last: Option<LogId>,
+    pub(super) snapshot: Option<SnapshotMeta>,
     /// Set by the first failed write.
-    failed: Option<DiskError>,
+    pub(super) failed: Option<DiskError>,
 }
 
 impl Disk {
-    /// Opens or creates the store of `identity`, and checks every record in it.
-    pub(crate) fn open(
-        dir: &Path,
-        identity: Identity,
-        on_missing: OnMissing,
-    ) -> std::result::Result<Self, OpenError> {
-        let path = file_in(dir);
-        match (path.exists(), on_missing) {
-            (true, OnMissing::Create) => Err(OpenError::Exists { path }),
-            (false, OnMissing::Refuse) => Err(OpenError::Missing { path }),
-            (false, OnMissing::Create) => Self::create(dir, &path, identity),
-            (true, OnMissing::Refuse) => {
-                let database = builder().open(&path).map_err(|e| open_error(&path, e))?;
-                Self::check(database, &path, identity)
-            }
-        }
-    }
-
-    fn create(dir: &Path, path: &Path, identity: Identity) -> std::result::Result<Self, OpenError> {
-        let io = |what: String| OpenError::Io { path: path.to_owned(), what };
-        std::fs::create_dir_all(dir).map_err(|e| io(format!("cannot create the folder: {e}")))?;
-        // Built under another name and renamed when complete: a crash in between leaves no store
-        // that looks like a damaged one.
-        let draft = path.with_extension("new");
-        match std::fs::remove_file(&draft) {
-            Err(e) if e.kind() != std::io::ErrorKind::NotFound => {
-                return Err(io(format!("cannot remove {}: {e}", draft.display())));
-            }
-            _ => {}
-        }
-        let database = builder().create(&draft).map_err(|e| open_error(path, e))?;
-        let disk = Self::initialize(database, identity).map_err(|e| io(e.to_string()))?;
-        std::fs::rename(&draft, path).map_err(|e| io(format!("cannot rename: {e}")))?;
-        std::fs::File::open(dir)
-            .and_then(|dir| dir.sync_all())
-            .map_err(|e| io(format!("cannot sync the folder: {e}")))?;
-        Ok(disk)
-    }
-
-    /// A new store that is not in a file.
-    #[cfg(test)]
-    pub(crate) fn on_backend(backend: impl redb::StorageBackend, identity: Identity) -> Self {
-        let database = builder().create_with_backend(backend).unwrap();
-        Self::initialize(database, identity).unwrap()
-    }
-
-    /// Writes the identity into an empty database.
-    fn initialize(database: Database, identity: Identity) -> Result<Self> {
-        let record = IdentityRecord {
-            format: FORMAT,
-            cluster: identity.cluster,
-            node: identity.node,
-            instance: random_instance(),
-        };
-        let mut disk = Self {
-            database,
-            instance: record.instance,
-            vote: None,
-            committed: None,
-            purged: None,
-            last: None,
-            snapshot: None,
-            failed: None,
-        };
-        disk.write("create the store", |transaction| {
-            transaction.open_table(LOG)?;
-            put(transaction, IDENTITY, &record)
-        })?;
-        Ok(disk)
-    }
-
-    fn check(
-        database: Database,
-        path: &Path,
-        identity: Identity,
-    ) -> std::result::Result<Self, OpenError> {
-        let damaged = |what: String| OpenError::Damaged { path: path.to_owned(), what };
-        let missing = || damaged("it has no identity record".to_owned());
-        let found: IdentityRecord =
-            get(&database, IDENTITY).map_err(|e| damaged(e.0))?.ok_or_else(missing)?;
-        if found.format != FORMAT {
-            return Err(OpenError::Format {
-                path: path.to_owned(),
-                found: found.format,
-                known: FORMAT,
-            });
-        }
-        if (found.cluster, found.node) != (identity.cluster, identity.node) {
-            return Err(OpenError::OtherIdentity {
-                path: path.to_owned(),
-                found_node: found.node,
-                found_cluster: found.cluster,
-                node: identity.node,
-                cluster: identity.cluster,
-            });
-        }
-        let mut disk = Self {
-            vote: get(&database, VOTE).map_err(|e| damaged(e.0))?,
-            committed: get(&database, COMMITTED).map_err(|e| damaged(e.0))?,
-            purged: get(&database, PURGED).map_err(|e| damaged(e.0))?,
-            snapshot: get(&database, SNAPSHOT_META).map_err(|e| damaged(e.0))?,
-            database,
-            instance: found.instance,
-            last: None,
-            failed: None,
-        };
-        disk.check_log().map_err(|e| damaged(e.0))?;
-        disk.check_pointers().map_err(|e| damaged(e.0))?;
-        disk.snapshot_data().map_err(|e| damaged(e.0))?;
-        Ok(disk)
-    }
-
-    /// Reads every entry: checksums, positions without a hole, leaders in order.
-    fn check_log(&mut self) -> Result<()> {
-        let entries = self.entries(Bound::Unbounded, Bound::Unbounded, usize::MAX)?;
-        let mut previous = self.purged;
-        for entry in &entries {
-            let id = entry.log_id;
-            let expected = previous.map_or(0, |p| p.index + 1);
-            if id.index != expected {
-                return Err(DiskError(format!(
-                    "the log has entry {} where entry {expected} should be",
-                    id.index
-                )));
-            }
-            if previous.is_some_and(|p| id.leader_id < p.leader_id) {
-                return Err(DiskError(format!(
-                    "log entry {} has an older leader than the one before it",
-                    id.index
-                )));
-            }
-            previous = Some(id);
-        }
-        self.last = previous;
-        Ok(())
-    }
-
-    /// What must hold between the records. Each was written after what it refers to.
-    fn check_pointers(&self) -> Result<()> {
-        let snapshot = self.snapshot.as_ref().and_then(|meta| meta.last_log_id);
-        if self.purged > snapshot {
-            return Err(DiskError(format!(
-                "the log is purged up to {:?}, beyond the snapshot at {:?}",
-                index_of(self.purged),
-                index_of(snapshot)
-            )));
-        }
-        if self.committed > self.last.max(snapshot) {
-            return Err(DiskError(format!(
-                "entry {:?} is recorded as committed, but the log ends at {:?}",
-                index_of(self.committed),
-                index_of(self.last)
-            )));
-        }
-        // The first entry of a cluster is written by its first node before there is a vote.
-        let voted = self.vote.map(|vote| vote.leader_id).unwrap_or_default();
-        if self.last.is_some_and(|last| last.leader_id > voted) {
-            return Err(DiskError("the vote is older than the last entry of the log".to_owned()));
-        }
-        Ok(())
-    }
-
     pub(crate) fn instance(&self) -> u64 {
         self.instance
     }
@@ -407,7 +240,7 @@ impl Disk {
     }
 
     /// Runs one durable transaction. The first failure is the last write.
-    fn write(
+    pub(super) fn write(
         &mut self,
         what: &str,
         body: impl FnOnce(&WriteTransaction) -> std::result::Result<(), redb::Error>,
@@ -415,44 +248,29 @@ impl Disk {
         if let Some(failed) = &self.failed {
             return Err(DiskError(format!("{what}: not tried after an earlier failure: {failed}")));
         }
+        let commits = self.commits + 1;
         let result = (|| -> std::result::Result<(), redb::Error> {
             let mut transaction = self.database.begin_write()?;
+            // One sync, then that of the guard. What a sync left half done redb finds by its
+            // checksums, and what it then falls back to the guard judges.
             transaction.set_durability(Durability::Immediate)?;
-            transaction.set_two_phase_commit(true);
             body(&transaction)?;
+            put(&transaction, COMMITS, &commits)?;
             transaction.commit()?;
+            self.guard.advance(commits)?;
             Ok(())
         })();
         result.map_err(|error| {
-            let error = DiskError::new(what, error);
+            let error = DiskError(format!("{}: cannot {what}: {error}", self.path.display()));
             self.failed = Some(error.clone());
             error
-        })
+        })?;
+        self.commits = commits;
+        Ok(())
     }
 }
 
-fn builder() -> redb::Builder {
-    let mut builder = Database::builder();
-    builder.set_cache_size(CACHE_BYTES);
-    builder.set_check_integrity_on_open(true);
-    builder
-}
-
-fn open_error(path: &Path, error: redb::DatabaseError) -> OpenError {
-    let path = path.to_owned();
-    match error {
-        redb::DatabaseError::DatabaseAlreadyOpen => OpenError::InUse { path },
-        redb::DatabaseError::Storage(redb::StorageError::Io(error))
-            if error.kind() != std::io::ErrorKind::InvalidData
-                && error.kind() != std::io::ErrorKind::UnexpectedEof =>
-        {
-            OpenError::Io { path, what: format!("cannot open the Raft store: {error}") }
-        }
-        error => OpenError::Damaged { path, what: error.to_string() },
-    }
-}
-
-fn put<T: Serialize>(
+pub(super) fn put<T: Serialize>(
     transaction: &WriteTransaction,
     key: &'static str,
     value: &T,
@@ -462,7 +280,7 @@ fn put<T: Serialize>(
     Ok(())
 }
 
-fn get<T: serde::de::DeserializeOwned>(
+pub(super) fn get<T: serde::de::DeserializeOwned>(
     database: &Database,
     key: &'static str,
 ) -> Result<Option<T>> {
@@ -490,7 +308,7 @@ fn boxed(error: record::RecordError) -> redb::Error {
     redb::Error::Io(std::io::Error::other(error.to_string()))
 }
 
-fn index_of(id: Option<LogId>) -> Option<u64> {
+pub(super) fn index_of(id: Option<LogId>) -> Option<u64> {
     id.map(|id| id.index)
 }
 

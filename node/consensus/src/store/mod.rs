@@ -1,4 +1,4 @@
-//! The store: a redb file and the thread that owns it.
+//! The store: a redb file, its guard, and the thread that owns them.
 //!
 //! redb's commits block, so a thread of its own runs every operation, in the order in which they
 //! were asked for. That is also the order openraft demands: a vote and the entries after it are
@@ -7,8 +7,12 @@
 mod disk;
 #[cfg(test)]
 pub(crate) mod failing;
+mod guard;
 mod log;
 mod machine;
+mod open;
+#[cfg(test)]
+mod power;
 mod record;
 
 use std::path::Path;
@@ -51,7 +55,7 @@ impl Store {
     /// Whether the folder has a store. An identity without one must not take part: see
     /// [`OnMissing`].
     pub fn exists(dir: &Path) -> bool {
-        disk::file_in(dir).exists()
+        open::file_in(dir).exists()
     }
 
     /// Opens or creates the store and starts its thread.
