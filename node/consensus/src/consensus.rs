@@ -268,3 +268,13 @@ fn raft_config(options: &Options) -> Result<openraft::Config, OpenError> {
 #[cfg(test)]
 #[path = "consensus/fatal_test.rs"]
 mod tests;
+
+#[cfg(test)]
+#[path = "consensus/disk_fault_test.rs"]
+mod disk_faults;
+
+/// The cluster of the tests beside the crate, for nodes whose disks fail.
+#[cfg(test)]
+#[path = "../tests/cluster/harness.rs"]
+#[allow(dead_code)]
+mod harness;

@@ -127,12 +127,17 @@ impl Cluster {
         for node in 1..=3 {
             cluster.create(node).await;
         }
-        let first = cluster.node(1);
+        cluster.make_three_voters().await;
+        cluster
+    }
+
+    /// Makes one cluster of nodes 1, 2 and 3, which are up; 1 leads.
+    pub(crate) async fn make_three_voters(&self) {
+        let first = self.node(1);
         first.bootstrap("node 1").await.unwrap();
         first.add_learner(2, "node 2", PATIENCE).await.unwrap();
         first.add_learner(3, "node 3", PATIENCE).await.unwrap();
         first.promote(&[2, 3], PATIENCE).await.unwrap();
-        cluster
     }
 
     pub(crate) fn dir(&self, node: u32) -> PathBuf {
@@ -140,11 +145,18 @@ impl Cluster {
     }
 
     pub(crate) async fn open(&self, node: u32, on_missing: OnMissing) -> Result<Node, OpenError> {
+        Consensus::open(self.options(node, on_missing), self.transport(node)).await
+    }
+
+    pub(crate) fn options(&self, node: u32, on_missing: OnMissing) -> Options {
         let identity = Identity { cluster: CLUSTER, node };
         let mut options = Options::new(self.dir(node), identity, on_missing);
         options.snapshots = self.snapshots;
-        let end = End { node, wire: self.wire.clone() };
-        Consensus::open(options, Arc::new(end)).await
+        options
+    }
+
+    pub(crate) fn transport(&self, node: u32) -> Arc<dyn Transport> {
+        Arc::new(End { node, wire: self.wire.clone() })
     }
 
     /// Starts a new node.
@@ -159,7 +171,8 @@ impl Cluster {
         self.plug(node, opened)
     }
 
-    fn plug(&self, node: u32, opened: Node) -> Node {
+    /// Has the others reach a node that was started.
+    pub(crate) fn plug(&self, node: u32, opened: Node) -> Node {
         self.wire.nodes.lock().unwrap().insert(node, opened.clone());
         opened
     }
