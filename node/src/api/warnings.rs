@@ -386,7 +386,8 @@ fn judge_facts(here: &str, facts: &Facts, found: &mut Found) {
     if let Some(why) = &facts.raft_ended {
         found.bad(
             format!("node {here}: its Raft role has stopped: {why}; forwarding goes on"),
-            "the log of clusterd says more; mostly its disk. Repair it and restart clusterd",
+            "free space if the file system of that file is full, replace the disk if it fails; \
+             then restart clusterd, which checks the file and says what to do if it is damaged",
         );
     }
     for (what, why) in &facts.troubles {

@@ -21,6 +21,9 @@ pub struct State {
     pub paths: Vec<PathBuf>,
     /// The lab mounted the BPF file system.
     pub mounted_bpf: bool,
+    /// File systems mounted on folders of the lab.
+    #[serde(default)]
+    pub mounts: Vec<PathBuf>,
 }
 
 /// A process, so named that its number cannot be mistaken for another's.

@@ -70,6 +70,12 @@ pub fn sweep(tag: &Tag) -> Result<usize> {
     if state.mounted_bpf {
         note(exec::run("umount", ["/sys/fs/bpf"]).map(drop));
     }
+    for path in &state.mounts {
+        // It was written down before it was mounted.
+        if is_mounted(path) {
+            note(exec::run("umount", [path]).map(drop));
+        }
+    }
     for path in &state.paths {
         note(remove(path));
     }
@@ -77,6 +83,12 @@ pub fn sweep(tag: &Tag) -> Result<usize> {
     // Only if no other lab has its state or its lock there.
     let _ = tag.run_dir().parent().map(fs::remove_dir);
     first_error.map_or(Ok(names.len()), Err)
+}
+
+/// Whether a file system of its own is on this folder.
+fn is_mounted(path: &Path) -> bool {
+    let mounts = fs::read_to_string("/proc/self/mounts").unwrap_or_default();
+    mounts.lines().any(|line| line.split(' ').nth(1).is_some_and(|at| Path::new(at) == path))
 }
 
 /// Processes of ours in a namespace, whether or not anybody wrote them down.

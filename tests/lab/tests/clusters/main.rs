@@ -9,6 +9,7 @@ mod common;
 
 mod client_address;
 mod counting;
+mod disk;
 mod ftp;
 mod full_nat;
 mod interfaces;
