@@ -164,11 +164,14 @@ pub fn promises() -> Vec<Promise> {
             vec![tests("steadfast-consensus", &["--test", "cluster"], "")],
             "a history checked for linearizability under faults",
         ),
-        missing(
+        promise(
             "P17",
             "A damaged disk stops the Raft role and nothing else.",
-            vec![tests("steadfast-consensus", &["--lib"], "store")],
-            "a full disk and a failing one below the store",
+            vec![
+                tests("steadfast-consensus", &["--lib"], "store"),
+                tests("steadfast-consensus", &["--lib"], "disk_faults"),
+                on_a_cluster("a_full_disk_stops_the_raft_role_of_its_node_and_no_session"),
+            ],
         ),
         promise(
             "P20",
