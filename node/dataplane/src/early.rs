@@ -81,6 +81,11 @@ impl Waiting {
         self.0.extract_if(.., |early| early.key == *key).collect()
     }
 
+    /// Whether nothing waits.
+    pub(crate) fn is_empty(&self) -> bool {
+        self.0.is_empty()
+    }
+
     /// Forgets what has waited for too long, and the memory if nothing is left.
     pub(crate) fn forget(&mut self, now_ns: u64) {
         self.0.retain(|early| now_ns < early.until_ns);

@@ -17,7 +17,10 @@
 use std::{
     hash::{Hash as _, Hasher as _},
     net::IpAddr,
-    sync::{Mutex, PoisonError},
+    sync::{
+        Mutex, PoisonError,
+        atomic::{AtomicBool, Ordering},
+    },
 };
 
 use siphasher::sip::SipHasher13;
@@ -50,6 +53,8 @@ const RUNS_MAX: usize = 8;
 pub(crate) struct Fragments {
     hasher: SipHasher13,
     sets: Box<[Mutex<Set>]>,
+    /// A fragment may wait somewhere: without it there is nothing to forget.
+    waits: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -90,7 +95,8 @@ impl Fragments {
     /// An empty table; who does not know the seed cannot aim at a set.
     pub(crate) fn new(seed: [u64; 2]) -> Self {
         let hasher = SipHasher13::new_with_keys(seed[0], seed[1]);
-        Self { hasher, sets: (0..SETS).map(|_| Mutex::default()).collect() }
+        let sets = (0..SETS).map(|_| Mutex::default()).collect();
+        Self { hasher, sets, waits: AtomicBool::new(false) }
     }
 
     /// Notes where the first fragment of a packet goes; gives those that waited for it.
@@ -138,6 +144,9 @@ impl Fragments {
         let Set { entries, waiting } = &mut *set;
         let Some(entry) = find(entries, now_ns, &key) else {
             let waits = may_wait && waiting.add(frame, key);
+            if waits {
+                self.waits.store(true, Ordering::Release);
+            }
             return Err(if waits { Reason::FragmentEarly } else { Reason::FragmentUnknown });
         };
         entry.passed.add(fragment)?;
@@ -155,11 +164,19 @@ impl Fragments {
 
     /// Forgets what has waited for too long.
     pub(crate) fn advance(&self, now_ns: u64) {
+        if !self.waits.swap(false, Ordering::AcqRel) {
+            return;
+        }
+        let mut waits = false;
         for set in &self.sets {
             // Who holds the lock forgets by itself what is in its way.
-            if let Ok(mut set) = set.try_lock() {
+            waits |= set.try_lock().map_or(true, |mut set| {
                 set.waiting.forget(now_ns);
-            }
+                !set.waiting.is_empty()
+            });
+        }
+        if waits {
+            self.waits.store(true, Ordering::Release);
         }
     }
 
