@@ -53,8 +53,12 @@ impl Ownership {
 
     fn hears_voter(&self, now: Time, voter: NodeId) -> bool {
         let silence = self.settings.silence();
-        voter == self.node
-            || self.peers.get(&voter).is_some_and(|peer| peer.heard_within(now, silence))
+        // What is no beacon says nothing of what was granted while the voter was not heard.
+        let by_beacon = |peer: &Peer| {
+            peer.view.as_ref().is_some_and(|view| now.since(view.at) < silence)
+                && peer.heard_within(now, silence)
+        };
+        voter == self.node || self.peers.get(&voter).is_some_and(by_beacon)
     }
 
     /// Until when a majority of the voters cannot have consented against this node.

@@ -1,6 +1,7 @@
 //! Without a majority: who announces, when, and how it ends.
 
 use crate::common::*;
+use steadfast_model::BootId;
 use steadfast_ownership::*;
 
 /// Nodes 1, 2 of three are dead, for long enough that node 3 is alone.
@@ -219,4 +220,19 @@ fn a_shadow_that_cannot_serve_or_was_paused_falls_silent() {
     net.run(1_000 * MS);
     assert_eq!(net.answering(G), vec![], "somebody else may have begun: it looks again");
     assert!(net.run_until(5_000 * MS, |net| net.answering(G) == vec![node(3)]));
+}
+
+#[test]
+fn what_is_no_beacon_does_not_make_a_lone_holder_sure() {
+    let mut net = Net::running(3);
+    net.isolate(1);
+    net.run(500 * MS);
+    let (now, boot) = (net.now, BootId((3 << 32) + 1));
+    assert!(!net.core(1).hears_majority(now));
+    // The first that gets through after the cut: it says nothing of what was granted meanwhile.
+    let body = Message::ClaimRequest(ClaimRequest { holder: node(2), claims: Vec::new() });
+    let frame = Frame { from: node(3), boot, sequence: 1 << 20, path: Path::Peer, to: None, body };
+    net.core(1).handle_message(now, Path::Peer, frame);
+    assert!(!net.core(1).hears_majority(now), "a beacon has to come first");
+    assert_eq!(net.core(1).counters().rejected.values().sum::<u64>(), 0, "it was believed");
 }
