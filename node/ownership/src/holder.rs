@@ -25,6 +25,9 @@ impl Ownership {
             return None;
         }
         let run = self.ran + self.settings.beacons(self.settings.announce_beacons);
+        if is_on(Bug::WorkersGoOn) {
+            return Some(run + self.settings.silence().saturating_mul(100));
+        }
         let confirmed = self.confirmed_until();
         let until = if group.strict() {
             run.min(self.strict_until(group))

@@ -127,7 +127,7 @@ impl Ownership {
                 .spec
                 .grant
                 .is_some_and(|grant| grant.epoch == group.epoch && Some(grant.boot) == boot);
-            if !renewed && !unsure && !is_on(Bug::NewRunIsNoResignation) {
+            if !renewed && !unsure {
                 self.mark_gone(now, id);
             }
         }

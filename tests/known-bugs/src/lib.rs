@@ -3,6 +3,10 @@
 //! Each is a deviation of one line at the place where the rule lives: `is_on(Bug::X)` stands there.
 //! Guarantees: without the feature `known-bugs` the answer is the constant `false`, so a build for
 //! use has none of them. With it one bug is on, or none, for each thread.
+//!
+//! What another mechanism makes up for is no bug to be found, and is not here: that the new run of a
+//! holder is not taken for its resignation. Only a beacon can show that a run is new, and the same
+//! beacon says that the run does not hold (`Stance::Gone`), which ends the holder's time as well.
 #![forbid(unsafe_code)]
 
 macro_rules! bugs {
@@ -37,8 +41,8 @@ bugs! {
     UnconfirmedGoesOn,
     /// Ownership: a grant is announced before the earlier holder is known to have stopped.
     TakenUpAtOnce,
-    /// Ownership: a new run of the holder is not taken for its resignation.
-    NewRunIsNoResignation,
+    /// Ownership: workers go on answering though the loop that extends it stands still.
+    WorkersGoOn,
     /// Ownership: what is resigned is held on.
     ResignedHeldOn,
     /// Replication: sweeps do not wait for donations.

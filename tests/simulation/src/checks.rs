@@ -4,7 +4,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use steadfast_dataplane::{Class, Connection, Cursor, FlowKey, Protocol, Role as PlaneRole, State};
+use steadfast_dataplane::{Class, Cursor, FlowKey, Protocol, Role as PlaneRole, State};
 use steadfast_model::{BootId, Epoch, GroupId, NodeId};
 use steadfast_ownership::{GroupEvent, GroupState};
 
@@ -12,16 +12,14 @@ use crate::{
     clock::{MS, Ns, SECOND},
     cluster::{LISTENERS, Membership, vip},
     ether::{Segment, TCP, client_ip},
-    machine::{Machine, Part},
+    knowledge::Knowledge,
+    machine::Machine,
+    overlap::Overlaps,
     raft::RaftRole,
-    traffic::{PATIENCE, Phase, Session},
+    traffic::Session,
     world::World,
 };
 
-/// Two announcers at once are explained by a fault that ended at most so long ago.
-const HEARS_AGAIN: Ns = 300 * MS;
-/// A session that is open for so long with nothing wrong is known to two nodes.
-const EXPOSURE: Ns = SECOND;
 /// How often invariants are checked that look at tables.
 pub(crate) const EVERY: Ns = 200 * MS;
 /// After a clock leapt, copies look held up for two windows of 30 s: that is by design.
@@ -54,26 +52,17 @@ pub(crate) struct Checks {
     pub(crate) leapt_at: Ns,
     /// Since when nothing is wrong.
     calm_since: Option<Ns>,
-    /// Who announces each group, and until when that was published.
-    announcers: BTreeMap<GroupId, BTreeSet<NodeId>>,
-    /// Since when two announce a group at once.
-    dual_since: BTreeMap<GroupId, Ns>,
-    /// When that was last seen.
-    dual_until: BTreeMap<GroupId, Ns>,
+    /// Two announcers at once.
+    pub(crate) overlaps: Overlaps,
+    /// Who knows which session.
+    pub(crate) knowledge: Knowledge,
     /// Transitions of the ownership table that were taken.
     pub transitions: BTreeMap<(GroupState, GroupEvent), u64>,
     /// Take-overs so far, and when the last was.
     pub(crate) taken: BTreeMap<GroupId, Ns>,
-    /// Sessions that are known to two nodes.
-    safe_templates: BTreeMap<u16, Ns>,
 }
 
 impl Checks {
-    /// Two announce the group.
-    pub(crate) fn is_dual(&self, group: GroupId) -> bool {
-        self.dual_since.contains_key(&group)
-    }
-
     /// A packet of a connection was carried by a node that does not hold its group.
     pub(crate) fn carried_by_another(&mut self, segment: &Segment) {
         let protocol = if segment.protocol == TCP { Protocol::Tcp } else { Protocol::Udp };
@@ -95,11 +84,6 @@ impl Checks {
     /// An entry that all nodes begin with.
     pub(crate) fn founded(&mut self, serial: u64) {
         self.chain.push(serial);
-    }
-
-    /// The persistent session before was known to two nodes.
-    pub(crate) fn templates_safe(&self, client: u16) -> bool {
-        self.safe_templates.contains_key(&client)
     }
 }
 
@@ -163,88 +147,6 @@ impl World {
         }
     }
 
-    /// A node has published until when it announces a group (I1, I3).
-    pub(crate) fn check_announcing(
-        &mut self,
-        node: NodeId,
-        group: GroupId,
-        announces: bool,
-        heard: Option<Epoch>,
-    ) {
-        let announcers = self.checks.announcers.entry(group).or_default();
-        let changed = if announces { announcers.insert(node) } else { announcers.remove(&node) };
-        if !announces {
-            return;
-        }
-        // The lower of two obeys with the first message of the higher.
-        let own = self.machine(node).run.as_ref().and_then(|r| r.roles.get(&group).copied());
-        if let (Some(own), Some(heard)) = (own, heard)
-            && heard > own.epoch
-            && heard.node != node
-        {
-            self.fail(
-                "I3",
-                &format!(
-                    "node {node} announces group {group} under {} and heard {heard}",
-                    own.epoch
-                ),
-            );
-        }
-        if changed || self.checks.announcers[&group].len() > 1 {
-            self.check_alone(group);
-        }
-    }
-
-    /// Who can answer ARP for the group this very moment.
-    fn announcers(&self, group: GroupId) -> Vec<NodeId> {
-        let now = self.now;
-        let answers = |machine: &&Machine| {
-            let local = machine.local(now);
-            !machine.is_stopped(Part::Plane)
-                && machine.run.as_ref().is_some_and(|run| {
-                    let state = run.shared.groups.get(steadfast_dataplane::GroupId(group.0));
-                    run.stuck_since.is_none() && state.is_some_and(|s| s.may_announce(local))
-                })
-        };
-        self.machines.iter().filter(answers).map(|machine| machine.id).collect()
-    }
-
-    fn check_alone(&mut self, group: GroupId) {
-        let now = self.now;
-        let announcers = self.announcers(group);
-        if announcers.len() < 2 {
-            self.checks.dual_since.remove(&group);
-            return;
-        }
-        // Never two that each hear a majority.
-        let sure: Vec<NodeId> = announcers
-            .iter()
-            .copied()
-            .filter(|node| {
-                let machine = self.machine(*node);
-                let time = machine.time(now);
-                let stopped = machine.is_stopped(Part::Owner);
-                machine.run.as_ref().is_some_and(|run| !stopped && run.core.hears_majority(time))
-            })
-            .collect();
-        if sure.len() > 1 {
-            self.fail("I1", &format!("nodes {sure:?} announce group {group} at once"));
-        }
-        self.checks.dual_until.insert(group, now);
-        if self.checks.dual_since.insert(group, now).is_none() {
-            self.figures.duals += 1;
-            self.note(format_args!("nodes {announcers:?} announce group {group} at once"));
-        }
-        let explained = announcers.iter().any(|node| {
-            let machine = self.machine(*node);
-            machine.disturbed_until + HEARS_AGAIN > now + crate::clock::SECOND * 3
-                || machine.disturbed_until > now
-        });
-        if !explained {
-            self.fail("I3", &format!("nodes {announcers:?} announce group {group}, all are well"));
-        }
-    }
-
     /// A node has applied an entry (I7, and that all apply the same).
     pub(crate) fn check_applied(&mut self, node: NodeId, index: u64, serial: u64) {
         let place = usize::try_from(index).unwrap_or(0) - 1;
@@ -282,7 +184,7 @@ impl World {
     pub(crate) fn check(&mut self) {
         let now = self.now;
         self.judge_calm();
-        self.judge_safety();
+        self.judge_knowledge();
         for group in self.present_groups() {
             self.check_alone(group);
         }
@@ -312,73 +214,6 @@ impl World {
         } else {
             self.checks.calm_since.get_or_insert(now);
         }
-    }
-
-    /// Whether a node's table has a session's connection as it is at its server.
-    pub(crate) fn knows(&self, machine: &Machine, session: &Session) -> bool {
-        let Some(run) = machine.run.as_ref() else { return false };
-        run.shared.table.find(&key_of(session)).is_some_and(|connection| {
-            connection.class() != Class::HalfOpen && self.server_of(&connection) == session.server
-        })
-    }
-
-    fn server_of(&self, connection: &Connection) -> Option<u16> {
-        let target = connection.target()?;
-        let std::net::IpAddr::V4(addr) = target.addr else { return None };
-        u16::from(addr.octets()[3]).checked_sub(50)
-    }
-
-    /// Which sessions two nodes know; those that should be and are not.
-    fn judge_safety(&mut self) {
-        let now = self.now;
-        for index in self.open_sessions() {
-            let session = &self.traffic.sessions[index];
-            if session.safe.is_some() {
-                continue;
-            }
-            let count = self.machines.iter().filter(|m| self.knows(m, session)).count();
-            let (open_at, troubled, kind) = (session.open_at, session.troubled, session.kind);
-            if count >= 2 {
-                let session = &mut self.traffic.sessions[index];
-                session.safe = Some(now);
-                if kind == crate::traffic::Kind::Persistent {
-                    let client = session.client;
-                    self.checks.safe_templates.insert(client, now);
-                }
-                self.figures.safe += 1;
-                continue;
-            }
-            let calm = self.checks.calm_since.is_some_and(|calm| calm <= open_at);
-            // Of UDP an answer is not known to have passed the node.
-            let tcp = LISTENERS[session.listener].protocol == TCP;
-            if calm && tcp && !troubled && now > open_at + EXPOSURE + 5 * SECOND {
-                let session = self.traffic.sessions[index].clone();
-                self.describe_session(&session);
-                let id = session.id;
-                self.fail("exposure", &format!("session {id} is known to {count} nodes alone"));
-            }
-        }
-    }
-
-    /// Why a broken session does not count, if it does not.
-    pub(crate) fn excuse(&self, session: &Session) -> Option<&'static str> {
-        if let Some(server) = session.server
-            && !self.is_there(session.listener, server, session.open_at)
-        {
-            return Some("its server was removed");
-        }
-        if matches!(session.phase, Phase::Opening | Phase::Closing) {
-            return Some("not open");
-        }
-        let group = GroupId(LISTENERS[session.listener].group as u32 + 1);
-        let split = self.checks.dual_until.get(&group).is_some_and(|until| {
-            // Who believed the wrong one of two goes on doing so for a while.
-            self.now < *until + PATIENCE
-        });
-        if split {
-            return Some("two sides announced while the network was split");
-        }
-        (session.safe.is_none()).then_some("known to one node alone")
     }
 
     /// Says who knows a session, for a reader of a failure.
@@ -561,7 +396,7 @@ impl World {
     }
 
     /// Whether a service has had a server since then. One that comes back is another one.
-    fn is_there(&self, listener: usize, server: u16, open_at: Ns) -> bool {
+    pub(crate) fn is_there(&self, listener: usize, server: u16, open_at: Ns) -> bool {
         self.pools[listener].get(usize::from(server)) != Some(&Membership::Out)
             && self.gone.get(&(listener, server)).is_none_or(|at| open_at > *at)
     }

@@ -93,19 +93,33 @@ pub(crate) fn server_port(listener: &Listener) -> u16 {
     if listener.nat { listener.port + 8000 } else { listener.port }
 }
 
-/// The document with these pools, and with a group that nobody uses, or without it: that one may
-/// come and go.
+/// Which groups a document has, and of which policy.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub(crate) struct Groups {
+    /// Has it the one that nobody uses? That one may come and go.
+    pub spare: bool,
+    /// Are that one and the last one that is used strict?
+    pub strict: bool,
+}
+
+/// The document with these pools and groups.
 #[must_use]
-pub(crate) fn document(pools: &Pools, spare: bool) -> String {
+pub(crate) fn document(pools: &Pools, groups: Groups) -> String {
     let mut text = String::from(
         "apiVersion: steadfast/v1\nsegments:\n  - {name: front, prefix: 198.18.0.0/24}\n  \
          - {name: back, prefix: 198.18.1.0/24}\ngroups:\n",
     );
-    for group in 0..GROUPS + usize::from(spare) {
+    for group in 0..GROUPS + usize::from(groups.spare) {
         let gateways =
             if group == 1 { format!(", gateways: ['{GATEWAY}']") } else { String::new() };
+        let strict = groups.strict && group + 1 >= GROUPS;
+        let policy = if strict { ", policy: strict" } else { "" };
         // Writing to a String cannot fail.
-        let _ = writeln!(text, "  - {{name: g{group}, addresses: ['{}']{gateways}}}", vip(group));
+        let _ = writeln!(
+            text,
+            "  - {{name: g{group}, addresses: ['{}']{gateways}{policy}}}",
+            vip(group)
+        );
     }
     text.push_str("services:\n");
     for (at, pool) in LISTENERS.iter().zip(pools) {
@@ -145,7 +159,7 @@ pub(crate) fn document(pools: &Pools, spare: bool) -> String {
 
 /// The commands that make a cluster of `nodes`.
 #[must_use]
-pub(crate) fn founding(nodes: u32, pools: &Pools) -> Vec<Command> {
+pub(crate) fn founding(nodes: u32, pools: &Pools, groups: Groups) -> Vec<Command> {
     let spec = |n: u32| {
         let at = |port| (Ipv4Addr::new(198, 19, 0, n as u8), port).into();
         let name = format!("n{n}");
@@ -165,7 +179,7 @@ pub(crate) fn founding(nodes: u32, pools: &Pools) -> Vec<Command> {
         commands.push(Command::AdmitNode { token_hash: hash, now_unix_s: 1, node: spec(n) });
     }
     commands.push(Command::Apply {
-        text: document(pools, true),
+        text: document(pools, groups),
         expected_revision: None,
         source: "the simulator".to_owned(),
         now_unix_s: 1,
@@ -315,7 +329,8 @@ mod tests {
     fn the_document_is_taken_and_compiles() {
         let pools = [[Membership::In; SERVERS as usize]; LISTENERS.len()];
         let mut state = ClusterState::default();
-        for (index, command) in (1..).zip(founding(3, &pools)) {
+        let groups = Groups { spare: true, strict: true };
+        for (index, command) in (1..).zip(founding(3, &pools, groups)) {
             let response = state.apply(index, command);
             assert!(!matches!(response, steadfast_model::Response::Rejected(_)), "{response:?}");
         }

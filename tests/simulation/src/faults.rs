@@ -71,6 +71,14 @@ pub(crate) enum Fault {
     /// Of three nodes one is cut off, and the second hears the third, which does not hear it: its
     /// claims stay without an answer.
     Unanswered(NodeId, NodeId, NodeId),
+    /// The first of three holds a group, and is restarted; of the others, which do not hear each
+    /// other, it promises the group to one; then it is restarted again and does not hear that one.
+    Forgetful(NodeId, NodeId, NodeId),
+    /// The first of three dies while the second lags behind it, which takes over nevertheless, for the
+    /// third has no link; and the third cannot tell the second what it knows, for a while.
+    Behind(NodeId, NodeId, NodeId),
+    /// The node is restarted, and streams to it let little out for a while.
+    Narrow(NodeId),
 }
 
 impl Fault {
@@ -103,6 +111,9 @@ impl Fault {
             Self::GroupGone => "group removed",
             Self::Struck(_) => "hit while taking",
             Self::Unanswered(..) => "claims unanswered",
+            Self::Forgetful(..) => "restarts of who promised",
+            Self::Behind(..) => "successor behind",
+            Self::Narrow(_) => "narrow streams",
         }
     }
 
@@ -123,6 +134,9 @@ impl Fault {
             | Self::OneWay(n, ..)
             | Self::Cut(n, ..)
             | Self::Unanswered(n, ..)
+            | Self::Forgetful(n, ..)
+            | Self::Behind(n, ..)
+            | Self::Narrow(n)
             | Self::SmallTable(n) => Some(n),
             _ => None,
         }
@@ -157,7 +171,7 @@ impl World {
             other = members[(self.rng.index(members.len() - 1) + node.0 as usize) % members.len()];
         }
         let plane = self.rng.below(PLANES.len() as u64) as u8;
-        match self.rng.below(122) {
+        match self.rng.below(134) {
             0..=13 => Fault::Crash(node),
             14..=15 => Fault::CrashLoop(node, 2 + self.rng.below(3) as u32),
             16..=26 => Fault::Pause(node),
@@ -188,7 +202,23 @@ impl World {
             98..=99 => Fault::Cordon(node),
             100..=103 => Fault::GroupGone,
             104..=113 => Fault::Struck(self.rng.below(2) as u8),
+            130..=133 => Fault::Narrow(node),
             _ if members.len() > 3 => Fault::GroupGone,
+            122..=129 => {
+                // Who holds a group of services has something to lose.
+                let group = self.groups[self.rng.index(GROUPS)];
+                let first = self.announcers(group).first().copied().unwrap_or(node);
+                let mut rest = members.iter().copied().filter(|n| *n != first);
+                let (Some(a), Some(b)) = (rest.next(), rest.next()) else {
+                    return Fault::GroupGone;
+                };
+                let (a, b) = if self.rng.permille(500) { (a, b) } else { (b, a) };
+                if self.rng.permille(500) {
+                    Fault::Forgetful(first, a, b)
+                } else {
+                    Fault::Behind(first, a, b)
+                }
+            }
             _ => {
                 // The leader claims in vain, and may grant the group to itself meanwhile.
                 let leader = self.present_leader().filter(|leader| *leader != node);
@@ -260,6 +290,9 @@ impl World {
             Fault::Struck(_) => self.rng.between(100 * MS, SECOND),
             Fault::Unanswered(..) => self.rng.between(2_200 * MS, 5 * SECOND),
             Fault::Cordon(_) => self.rng.between(5 * SECOND, 20 * SECOND),
+            Fault::Forgetful(..) => self.rng.between(3 * SECOND, 5 * SECOND),
+            Fault::Behind(..) => self.rng.between(7 * SECOND, 12 * SECOND),
+            Fault::Narrow(_) => self.rng.between(5 * SECOND, 10 * SECOND),
         }
     }
 
@@ -270,6 +303,8 @@ impl World {
                 | Fault::LogLag
                 | Fault::Struck(_)
                 | Fault::Unanswered(..)
+                | Fault::Forgetful(..)
+                | Fault::Behind(..)
                 | Fault::GroupGone
         );
         let mut nodes: Vec<NodeId> = fault.victim().into_iter().collect();
@@ -344,10 +379,11 @@ impl World {
             }
             Fault::Cordon(node) => self.cordon(node, true),
             Fault::GroupGone => {
-                self.spare = false;
+                self.document.spare = false;
                 self.configure();
             }
             Fault::Struck(how) => self.strike(how),
+            Fault::Forgetful(..) | Fault::Behind(..) | Fault::Narrow(_) => self.step(fault, 0),
             _ => self.cut(fault, true),
         }
     }
@@ -404,10 +440,11 @@ impl World {
             }
             Fault::Cordon(node) => self.cordon(node, false),
             Fault::GroupGone => {
-                self.spare = true;
+                self.document.spare = true;
                 self.configure();
             }
             Fault::Struck(_) => {}
+            Fault::Forgetful(..) | Fault::Behind(..) | Fault::Narrow(_) => self.last_step(fault),
             Fault::Churn(listener, server) => {
                 self.churn_back(usize::from(listener), usize::from(server));
             }
@@ -449,7 +486,7 @@ impl World {
         self.release_streams();
     }
 
-    fn link(&mut self, node: NodeId, port: u16, up: bool) {
+    pub(crate) fn link(&mut self, node: NodeId, port: u16, up: bool) {
         self.net.set_down(node, port, !up);
         self.tell(node, Told::Link(SegmentId(port + 1), up));
     }
@@ -548,7 +585,7 @@ impl World {
     fn configure(&mut self) {
         let pools: Pools = self.pools;
         self.note(format_args!("configuration: {pools:?}"));
-        let text = document(&pools, self.spare);
+        let text = document(&pools, self.document);
         self.wanted = Some(text);
         self.queue.put(self.now, Event::Operate);
     }

@@ -5,7 +5,8 @@
 //! byte. Raft is an ordered log with elections, majorities and disks ([`raft`]); QUIC is ordered
 //! streams that break; hosts are state machines that send and judge real frames.
 //!
-//! Not simulated: sealed beacons, AF_XDP, the kernel, health checks, gRPC, changes of membership.
+//! Not simulated: sealed beacons, AF_XDP, the kernel, health checks, gRPC, changes of membership, asking
+//! the peers for unknown connections, announcing alone.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
@@ -15,14 +16,17 @@ mod cluster;
 mod ether;
 mod faults;
 mod figures;
+mod knowledge;
 mod log;
 mod machine;
 mod net;
+mod overlap;
 mod owner;
 mod plane;
 mod queue;
 mod raft;
 mod rng;
+mod staged;
 mod streams;
 mod trace;
 mod traffic;

@@ -33,10 +33,29 @@ struct Arguments {
     /// Writes the trace to this file
     #[arg(long)]
     trace: Option<PathBuf>,
+    /// Puts a known bug in, by its name
+    #[cfg(feature = "known-bugs")]
+    #[arg(long)]
+    bug: Option<String>,
+}
+
+/// Puts the known bug in that is asked for.
+#[cfg(feature = "known-bugs")]
+fn put_in(arguments: &Arguments) -> anyhow::Result<()> {
+    use steadfast_known_bugs::{Bug, switch};
+    if let Some(name) = &arguments.bug {
+        let found = Bug::ALL.iter().find(|bug| format!("{bug:?}") == *name);
+        switch(Some(
+            *found.with_context(|| format!("there is no bug {name}: see tests/known-bugs"))?,
+        ));
+    }
+    Ok(())
 }
 
 fn main() -> anyhow::Result<ExitCode> {
     let arguments = Arguments::parse();
+    #[cfg(feature = "known-bugs")]
+    put_in(&arguments)?;
     let mut all = Figures::default();
     let begun = Instant::now();
     let many = (arguments.seed..).take(match arguments.seeds {

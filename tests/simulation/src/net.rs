@@ -46,6 +46,8 @@ pub(crate) struct Net {
     log_spared: BTreeSet<(NodeId, NodeId)>,
     quality: BTreeMap<Plane, Quality>,
     slow: BTreeMap<NodeId, Ns>,
+    narrow: BTreeSet<NodeId>,
+    refused: BTreeSet<(NodeId, NodeId)>,
 }
 
 impl Net {
@@ -62,6 +64,12 @@ impl Net {
         } else {
             self.log_spared.remove(&(from, to));
         }
+    }
+
+    /// Whether the control plane is cut but for the log.
+    #[must_use]
+    pub(crate) fn is_muted(&self, from: NodeId, to: NodeId) -> bool {
+        self.log_spared.contains(&(from, to))
     }
 
     /// Whether nothing gets there.
@@ -114,6 +122,36 @@ impl Net {
     pub(crate) fn slowness(&self, a: NodeId, b: NodeId) -> Ns {
         let of = |node| self.slow.get(&node).copied().unwrap_or(0);
         of(a) + of(b)
+    }
+
+    /// Streams to a node let little out, or as much as others again.
+    pub(crate) fn set_narrow(&mut self, node: NodeId, narrow: bool) {
+        if narrow {
+            self.narrow.insert(node);
+        } else {
+            self.narrow.remove(&node);
+        }
+    }
+
+    /// Whether they do.
+    #[must_use]
+    pub(crate) fn is_narrow(&self, node: NodeId) -> bool {
+        self.narrow.contains(&node)
+    }
+
+    /// Streams from one node to another cannot be opened, or can be again.
+    pub(crate) fn refuse(&mut self, from: NodeId, to: NodeId, refused: bool) {
+        if refused {
+            self.refused.insert((from, to));
+        } else {
+            self.refused.remove(&(from, to));
+        }
+    }
+
+    /// Whether they cannot.
+    #[must_use]
+    pub(crate) fn is_refused(&self, from: NodeId, to: NodeId) -> bool {
+        self.refused.contains(&(from, to))
     }
 
     /// How long copies of a frame take on a plane: none, one or two.

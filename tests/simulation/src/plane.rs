@@ -150,7 +150,7 @@ impl World {
         let Some(run) = self.machine(node).run.as_ref() else { return };
         let role = run.roles.get(&GroupId(group + 1)).map(|now| now.role);
         let alone = role == Some(steadfast_ownership::Role::Holder)
-            && !self.checks.is_dual(GroupId(group + 1));
+            && !self.checks.overlaps.is_dual(GroupId(group + 1));
         if !alone && let Read::Segment(segment) = read(frame) {
             self.checks.carried_by_another(&segment);
         }

@@ -73,6 +73,8 @@ pub(crate) enum Event {
     End(Fault),
     /// A node is hit once it takes a group up.
     Strike(NodeId, steadfast_model::GroupId, u8, u32),
+    /// A fault that comes in steps goes on.
+    Step(Fault, u32),
     /// A node in a crash loop dies.
     DieAgain(NodeId),
     /// A node that was killed or stopped starts.

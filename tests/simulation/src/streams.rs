@@ -28,6 +28,10 @@ const RETRY_AFTER: Ns = 200 * MS;
 const IDLE: Ns = 2 * SECOND;
 /// What a stream carries a second.
 const BYTES_PER_S: u64 = 20_000_000;
+/// What a narrow one does, and what it takes at once: some records.
+const NARROW_BYTES_PER_S: u64 = 1_000;
+/// As above.
+const NARROW_ROOM: usize = 500;
 /// A stream that is behind by so much takes nothing more.
 const BEHIND_MAX: Ns = 50 * MS;
 /// Frames that wait in a cut stream: what flow control lets out.
@@ -74,7 +78,8 @@ impl World {
             let Some(slot) = run.dirty.slot(peer) else { continue };
             for shard in 0..SHARDS {
                 let sender = Sender::new(local, slot, shard, std::sync::Arc::clone(&run.dirty));
-                let task = SenderTask { sender, known: BTreeMap::new(), at: Ns::MAX };
+                let task =
+                    SenderTask { sender, known: BTreeMap::new(), at: Ns::MAX };
                 run.senders.insert((peer, shard), task);
                 opens.push((node, peer, shard));
             }
@@ -92,7 +97,8 @@ impl World {
             return;
         }
         let cut = self.net.is_cut(from, to, Plane::Replication)
-            || self.net.is_cut(to, from, Plane::Replication);
+            || self.net.is_cut(to, from, Plane::Replication)
+            || self.net.is_refused(from, to);
         let peer = self.machine(to);
         let answers = peer.run.is_some() && !peer.is_stopped(Part::Rest);
         if cut || !answers {
@@ -194,6 +200,7 @@ impl World {
         task.at = Ns::MAX;
         self.take_roles(node, peer, shard);
         let key = (node, peer, shard);
+        let narrow = self.net.is_narrow(peer);
         loop {
             let Some(stream) = self.streams.get(&key) else { return };
             let full = stream.held.len() >= HELD_MAX || stream.free_at > now + BEHIND_MAX;
@@ -205,7 +212,7 @@ impl World {
             let local = machine.local(now);
             let Some(run) = machine.run.as_mut() else { return };
             let Some(task) = run.senders.get_mut(&(peer, shard)) else { return };
-            let room = wire::BATCH_BYTES_MAX;
+            let room = if narrow { NARROW_ROOM } else { wire::BATCH_BYTES_MAX };
             let Some(frame) = task.sender.poll_transmit(local, &*run.shared, room) else { break };
             self.write(key, Rc::from(frame));
         }
@@ -232,7 +239,8 @@ impl World {
             self.stalled(key);
             return;
         }
-        let wire = frame.len() as u64 * SECOND / BYTES_PER_S;
+        let rate = if self.net.is_narrow(to) { NARROW_BYTES_PER_S } else { BYTES_PER_S };
+        let wire = frame.len() as u64 * SECOND / rate;
         stream.free_at = (now + takes).max(stream.free_at) + wire;
         let (at, number) = (stream.free_at, stream.number);
         self.queue.put(at, Event::Copy(key, number, frame));
@@ -269,6 +277,19 @@ impl World {
             for ack in acks {
                 self.acknowledge(key, ack);
             }
+        }
+    }
+
+    /// The connection that carries the streams from one node to another is lost at once.
+    pub(crate) fn break_streams(&mut self, from: NodeId, to: NodeId) {
+        let lost = |key: &&StreamKey| (key.0, key.1) == (from, to);
+        let keys: Vec<_> = self.streams.keys().filter(lost).copied().collect();
+        let now = self.now;
+        for key in keys {
+            let Some(stream) = self.streams.get_mut(&key) else { continue };
+            stream.cut_since = Some(now.saturating_sub(IDLE));
+            let number = stream.number;
+            self.broken(key, number);
         }
     }
 

@@ -94,6 +94,8 @@ pub(crate) struct Session {
     pub safe: Option<Ns>,
     /// It opened while something was wrong with the node that holds its group.
     pub troubled: bool,
+    /// Its port is that of the session before.
+    pub reused: bool,
 }
 
 /// A place that a server has in its memory.
@@ -157,6 +159,7 @@ impl World {
                 server: None,
                 safe: None,
                 troubled: false,
+                reused: false,
             });
             let at = self.now + self.rng.below(5 * SECOND);
             self.session_at(self.traffic.sessions.len() - 1, at);
@@ -201,7 +204,8 @@ impl World {
         let reuse = self.rng.permille(250);
         let session = &mut self.traffic.sessions[index];
         let key = (session.client, session.port, session.listener);
-        if !(reuse && session.port != 0) {
+        session.reused = reuse && session.port != 0;
+        if !session.reused {
             self.traffic.by_port.remove(&key);
             let port = loop {
                 let port = self.rng.between(20_000, 60_000) as u16;
@@ -448,7 +452,11 @@ impl World {
         let before = self.traffic.last_cart.insert(client, (server, now));
         let Some((last, at)) = before else { return };
         let lasts = now < at + PERSISTENCE_S * SECOND / 2;
-        if last != server && lasts && self.is_in(5, last) && self.checks.templates_safe(client) {
+        if last != server
+            && lasts
+            && self.is_in(5, last)
+            && self.checks.knowledge.templates_safe(client)
+        {
             self.violated(
                 "persistence",
                 &format!("client {client} got server {server}, had {last}"),

@@ -9,7 +9,7 @@ use steadfast_ownership::{SegmentId, Settings};
 use crate::{
     checks::{self, Checks},
     clock::{Clock, DRIFT_PPM, MS, Ns, SECOND},
-    cluster::{LISTENERS, Membership, Pools, SERVERS, founding},
+    cluster::{Groups, LISTENERS, Membership, Pools, SERVERS, founding},
     figures::{Failure, Figures},
     machine::{Machine, Part, Run, Start, Told},
     net::Net,
@@ -62,8 +62,8 @@ pub struct World {
     pub(crate) figures: Figures,
     pub(crate) buffer: Vec<u8>,
     pub(crate) pools: Pools,
-    /// Whether the document has the group that nobody uses.
-    pub(crate) spare: bool,
+    /// Which groups the document has.
+    pub(crate) document: Groups,
     pub(crate) gone: BTreeMap<(usize, u16), Ns>,
     /// A document that the operator wants committed.
     pub(crate) wanted: Option<String>,
@@ -83,6 +83,7 @@ impl World {
         // Four nodes: three vote, one learns.
         let voters = if nodes == 5 { members.clone() } else { members[..3].to_vec() };
         let settings = if rng.permille(500) { Settings::default() } else { Settings::noisy_host() };
+        let strict = rng.permille(500);
         let trace = Trace::new(options.trace.take());
         let pools = [[Membership::In; SERVERS as usize]; LISTENERS.len()];
         let mut world = Self {
@@ -102,7 +103,7 @@ impl World {
             figures: Figures::default(),
             buffer: Vec::new(),
             pools,
-            spare: true,
+            document: Groups { spare: true, strict },
             gone: BTreeMap::new(),
             wanted: None,
             cordons: BTreeMap::new(),
@@ -120,7 +121,7 @@ impl World {
 
     /// Machines with the cluster's first entries on their disks.
     fn found(&mut self) {
-        let commands = founding(self.members.len() as u32, &self.pools);
+        let commands = founding(self.members.len() as u32, &self.pools, self.document);
         let mut state = ClusterState::default();
         for (index, command) in (1..).zip(commands.iter().cloned()) {
             state.apply(index, command);
@@ -278,6 +279,7 @@ impl World {
             Event::End(fault) => self.end(fault),
             Event::Start(node) => self.start(node),
             Event::Strike(node, group, how, looks) => self.struck(node, group, how, looks),
+            Event::Step(fault, step) => self.step(fault, step),
             Event::DieAgain(node) => self.die_again(node),
             Event::Leave(node, boot, looks) => self.leave(node, boot, looks),
             Event::Check => {
@@ -428,8 +430,8 @@ impl World {
         self.net.heal();
         self.log_lag = 0;
         self.pools = [[Membership::In; SERVERS as usize]; LISTENERS.len()];
-        self.spare = true;
-        self.wanted = Some(crate::cluster::document(&self.pools, true));
+        self.document.spare = true;
+        self.wanted = Some(crate::cluster::document(&self.pools, self.document));
         for node in self.members.clone() {
             for part in [Part::Plane, Part::Owner, Part::Rest] {
                 while self.machine(node).is_stopped(part) {
