@@ -174,6 +174,8 @@ pub(crate) struct SenderTask {
     pub sender: Sender,
     /// What it was told of the roles.
     pub known: BTreeMap<GroupId, GroupRole>,
+    /// How often they had changed then.
+    pub known_changed: u64,
     /// When it looks around next.
     pub at: Ns,
 }
@@ -216,6 +218,8 @@ pub(crate) struct Run {
     pub holding: BTreeMap<GroupId, (Ns, bool)>,
     /// Roles now.
     pub roles: BTreeMap<GroupId, RoleNow>,
+    /// How often they have changed.
+    pub roles_changed: u64,
     /// What it announces, for the checks.
     pub announcing: BTreeSet<GroupId>,
     /// The table and what workers share.
@@ -378,6 +382,7 @@ impl Run {
             last_other: BTreeMap::new(),
             holding: BTreeMap::new(),
             roles: BTreeMap::new(),
+            roles_changed: 1,
             announcing: BTreeSet::new(),
             worker: Worker::new(0, Arc::clone(&shared), hook.clone()),
             actions: Actions::new(),

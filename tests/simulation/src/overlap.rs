@@ -36,6 +36,11 @@ impl Overlaps {
         self.since.contains_key(&group)
     }
 
+    /// Whether the node announced the group when it last published.
+    pub(crate) fn announces(&self, group: GroupId, node: NodeId) -> bool {
+        self.announcers.get(&group).is_some_and(|nodes| nodes.contains(&node))
+    }
+
     /// When two were last seen to announce the group.
     pub(crate) fn last(&self, group: GroupId) -> Option<Ns> {
         self.last.get(&group).copied()

@@ -128,6 +128,7 @@ impl World {
                     run.shared.groups.remove(dp::GroupId(group.0));
                 }
                 run.roles.retain(|group, _| kept.contains(group));
+                run.roles_changed += 1;
                 run.last_other.retain(|group, _| kept.contains(group));
                 run.holding.retain(|group, _| kept.contains(group));
                 self.wake_senders(node);
@@ -158,12 +159,19 @@ impl World {
         local: Time,
         inbox: Vec<(Path, Rc<Frame>, Ns)>,
     ) -> BTreeMap<GroupId, Epoch> {
-        let mut heard = BTreeMap::new();
-        let mut news = Vec::new();
+        let (mut heard, mut news) = (BTreeMap::new(), Vec::new());
+        for (path, frame, sent) in &inbox {
+            self.trace.detail(self.now, || {
+                let Frame { from, sequence, body, .. } = &**frame;
+                format!("node {node} hears {from}.{sequence} of {sent} on {path:?}: {body:?}")
+            });
+        }
         let Some(run) = self.machine(node).run.as_mut() else { return heard };
         for (path, frame, _) in inbox {
             let frame = Rc::unwrap_or_clone(frame);
+            // What is heard matters to who announces.
             let (from, groups) = match &frame.body {
+                Message::Beacon(_) if run.announcing.is_empty() => (Some(frame.from), Vec::new()),
                 Message::Beacon(beacon) => (Some(frame.from), beacon.groups.clone()),
                 _ => (None, Vec::new()),
             };
@@ -397,6 +405,7 @@ impl World {
             None => None,
         };
         run.roles.insert(group, RoleNow { role, epoch, before });
+        run.roles_changed += 1;
         let complete = run.holding.get(&group).is_some_and(|(_, complete)| *complete);
         self.note(format_args!(
             "node {node} is {role:?} of group {group} under {epoch}, copy complete: {complete}"
@@ -421,11 +430,16 @@ impl World {
 
     /// Until when workers may answer ARP.
     fn publish(&mut self, node: NodeId, local: Time, heard: &BTreeMap<GroupId, Epoch>) {
-        let Some(run) = self.machine(node).run.as_ref() else { return };
-        let groups: Vec<GroupId> = run.state.groups.keys().copied().collect();
-        for group in groups {
+        let Some(run) = self.machines[node.0 as usize - 1].run.as_ref() else { return };
+        let news = run.state.groups.keys().filter_map(|group| {
+            let until = run.core.announce_valid_until(*group, local);
+            // Who did not announce and does not now has nothing to tell its workers.
+            let silent = until.is_none() && !self.checks.overlaps.announces(*group, node);
+            (!silent).then_some((*group, until))
+        });
+        let news: Vec<(GroupId, Option<Time>)> = news.collect();
+        for (group, until) in news {
             let Some(run) = self.machine(node).run.as_mut() else { return };
-            let until = run.core.announce_valid_until(group, local);
             let id = dp::GroupId(group.0);
             if let Some(state) = run.shared.groups.get(id) {
                 state.set_announce_until_ns(until.map_or(0, |t| t.0 * 1_000));

@@ -79,7 +79,7 @@ impl World {
             for shard in 0..SHARDS {
                 let sender = Sender::new(local, slot, shard, std::sync::Arc::clone(&run.dirty));
                 let task =
-                    SenderTask { sender, known: BTreeMap::new(), at: Ns::MAX };
+                    SenderTask { sender, known: BTreeMap::new(), known_changed: 0, at: Ns::MAX };
                 run.senders.insert((peer, shard), task);
                 opens.push((node, peer, shard));
             }
@@ -175,6 +175,9 @@ impl World {
         let local = machine.local(now);
         let Some(run) = machine.run.as_mut() else { return };
         let Some(task) = run.senders.get_mut(&(peer, shard)) else { return };
+        if std::mem::replace(&mut task.known_changed, run.roles_changed) == run.roles_changed {
+            return;
+        }
         let roles: Vec<(GroupId, GroupRole)> =
             run.roles.iter().map(|(group, now)| (*group, role_towards(peer, now))).collect();
         for (group, role) in roles {
@@ -376,7 +379,12 @@ impl World {
         if let Err(error) = task.sender.handle_ack(local, frame) {
             self.fail("streams", &format!("{from}>{to}.{shard}: {error}"));
         }
-        self.sender_at(from, to, shard, now + 10 * US);
+        let Some(run) = self.machine(from).run.as_mut() else { return };
+        let boot = run.boot;
+        if let Some(task) = run.senders.get_mut(&(to, shard)) {
+            task.at = now;
+        }
+        self.sender_turn(from, boot, to, shard);
     }
 
     /// A run has ended: its own streams are gone, those to it break once that is noticed.
