@@ -502,8 +502,8 @@ impl World {
             self.members.iter().copied().filter(|n| Some(*n) != holder).collect();
         let target = targets[self.rng.index(targets.len())];
         self.tell(leader, Told::Move(group, Some(target)));
-        // A grant is committed in some milliseconds; a beacon later the way is clear.
-        let at = self.now + self.rng.between(2 * MS, 30 * MS);
+        // A grant is committed in some milliseconds; the way may be clear less than one later.
+        let at = self.now + MS;
         self.queue.put(at, Event::Strike(target, group, how, 400));
     }
 
