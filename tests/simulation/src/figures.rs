@@ -84,6 +84,12 @@ pub struct Figures {
     pub waiting_max: u64,
     /// Connections compared at rest.
     pub compared: u64,
+    /// Connections that peers were asked for.
+    pub asked: u64,
+    /// Those that a peer knew.
+    pub found: u64,
+    /// Those that all peers answered for, and none knew.
+    pub known_to_nobody: u64,
 }
 
 impl Figures {
@@ -159,6 +165,9 @@ impl Figures {
         self.created += other.created;
         self.waiting_max = self.waiting_max.max(other.waiting_max);
         self.compared += other.compared;
+        self.asked += other.asked;
+        self.found += other.found;
+        self.known_to_nobody += other.known_to_nobody;
     }
 }
 
@@ -194,6 +203,11 @@ impl fmt::Display for Figures {
             f,
             "copies: {} batches, {} octets, {} streams broke, {} connections compared at rest",
             self.batches, self.copied_bytes, self.breaks, self.compared
+        )?;
+        writeln!(
+            f,
+            "unknown connections: {} asked for, {} found at peers, {} known to nobody",
+            self.asked, self.found, self.known_to_nobody
         )?;
         write!(
             f,

@@ -5,11 +5,12 @@
 //! byte. Raft is an ordered log with elections, majorities and disks ([`raft`]); QUIC is ordered
 //! streams that break; hosts are state machines that send and judge real frames.
 //!
-//! Not simulated: sealed beacons, AF_XDP, the kernel, health checks, gRPC, changes of membership, asking
-//! the peers for unknown connections, announcing alone.
+//! Not simulated: sealed beacons, AF_XDP, the kernel, health checks, gRPC, changes of membership,
+//! announcing alone.
 #![forbid(unsafe_code)]
 #![cfg_attr(test, allow(clippy::unwrap_used))]
 
+mod asking;
 mod checks;
 pub mod clock;
 mod cluster;

@@ -6,7 +6,7 @@ use std::{
     rc::Rc,
     sync::{
         Arc, Mutex,
-        atomic::{AtomicU8, Ordering},
+        atomic::{AtomicBool, AtomicU8, Ordering},
     },
 };
 
@@ -21,6 +21,7 @@ use steadfast_replication::{
 };
 
 use crate::{
+    asking::Question,
     clock::{Clock, Ns},
     cluster::{CLUSTER, SERVERS},
     ether::{client_ip, mac, node_ip, server_ip},
@@ -236,6 +237,10 @@ pub(crate) struct Run {
     pub dirty: Arc<DirtySet>,
     /// Shards in which keys were marked, a bit each.
     pub marked: Arc<AtomicU8>,
+    /// The worker wants to know something.
+    pub wants: Arc<AtomicBool>,
+    /// Questions that are under way.
+    pub questions: BTreeMap<u64, Question>,
     /// Copies of others' connections.
     pub copies: Arc<Copies>,
     /// Senders by peer and shard.
@@ -365,6 +370,9 @@ impl Run {
         dirty.set_waker(move |shard| {
             wake.fetch_or(1 << shard, Ordering::Relaxed);
         });
+        let wants = Arc::new(AtomicBool::new(false));
+        let wake = Arc::clone(&wants);
+        shared.unknown.set_waker(move || wake.store(true, Ordering::Relaxed));
         let created = Created::default();
         let inner = ReplicationHook::new(Arc::clone(&shared), Arc::clone(&dirty));
         let hook = Hook { inner, created: Arc::clone(&created) };
@@ -391,6 +399,8 @@ impl Run {
             created,
             dirty,
             marked,
+            wants,
+            questions: BTreeMap::new(),
             copies: Arc::new(Copies::new()),
             senders: BTreeMap::new(),
             receivers: BTreeMap::new(),

@@ -136,6 +136,7 @@ impl World {
         }
         self.take_created(node);
         self.wake_marked(node);
+        self.wake_asker(node);
     }
 
     /// Who does not hold a group carries what it knows, and tells nobody of it: its clients have

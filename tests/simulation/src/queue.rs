@@ -49,6 +49,36 @@ pub(crate) enum Event {
     Copy(StreamKey, u64, Rc<[u8]>),
     /// An acknowledgement arrives.
     Ack(StreamKey, u64, Rc<[u8]>),
+    /// Questions for connections that nobody here knows are asked.
+    Gather(NodeId, BootId),
+    /// Such a question arrives.
+    Asked {
+        /// Of whom.
+        from: NodeId,
+        /// Of which run.
+        boot: BootId,
+        /// At whom.
+        to: NodeId,
+        /// Which.
+        number: u64,
+        /// As it was sent.
+        frame: Rc<[u8]>,
+    },
+    /// Its answer arrives.
+    Answered {
+        /// Of whom.
+        by: NodeId,
+        /// At whom.
+        to: NodeId,
+        /// At which run.
+        boot: BootId,
+        /// To which question.
+        number: u64,
+        /// As it was sent.
+        frame: Rc<[u8]>,
+    },
+    /// A question has waited long enough.
+    Unanswered(NodeId, BootId, u64),
     /// The sender opens its stream.
     Open(StreamKey, BootId),
     /// A stream's end is noticed at the sender.

@@ -241,7 +241,7 @@ impl World {
             | Event::ProposalTimeout(node, ..)
             | Event::AskMove(node, _)
             | Event::Leave(node, ..) => (*node, Part::Rest),
-            _ => return None,
+            _ => return Self::asking_part(event),
         })
     }
 
@@ -266,6 +266,14 @@ impl World {
             Event::Sender(node, boot, peer, shard) => self.sender_turn(node, boot, peer, shard),
             Event::Copy(key, number, frame) => self.copy_frame(key, number, &frame),
             Event::Ack(key, number, frame) => self.ack_frame(key, number, &frame),
+            Event::Gather(node, boot) => self.gather(node, boot),
+            Event::Asked { from, boot, to, number, frame } => {
+                self.asked((from, boot), to, number, &frame);
+            }
+            Event::Answered { by, to, boot, number, frame } => {
+                self.take_answered(by, (to, boot), number, &frame);
+            }
+            Event::Unanswered(node, boot, number) => self.unanswered(node, boot, number),
             Event::Open(key, boot) => self.open_stream(key, boot),
             Event::Broken(key, number) => self.broken(key, number),
             Event::Raft(from, to, message) => self.raft_message(from, to, &message),
