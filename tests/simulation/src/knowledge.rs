@@ -206,21 +206,25 @@ impl World {
             return Some("two sides announced while the network was split");
         }
         if self.is_earlier_life(session) {
-            return Some("its holder, which was behind, knew an earlier session of its port");
+            return Some("its holder could know an earlier session of its port only");
         }
         (session.safe.is_none()).then_some("known to one node alone")
     }
 
-    /// The holder took over with a copy that was not complete, and what it has under the session's key
-    /// is not the session: its port was used before, and nobody could tell in time.
+    /// What the holder has under the session's key is not the session: its port was used before, and
+    /// nobody could tell in time, for the holder took over with a copy that was not complete, or the
+    /// session opened at another node while two announced.
     fn is_earlier_life(&self, session: &Session) -> bool {
         let id = steadfast_dataplane::GroupId(group_of(session).0);
+        let split = self.checks.overlaps.last(group_of(session)) >= Some(session.open_at);
         session.reused
             && self.machines.iter().filter_map(|machine| machine.run.as_ref()).any(|run| {
                 let role = run.shared.groups.role(id);
+                let holds = matches!(*role, PlaneRole::Holder { .. });
                 let behind = matches!(*role, PlaneRole::Holder { copy_complete: false, .. });
                 let here = run.shared.table.find(&key_of(session));
-                behind && here.is_some_and(|held| server_of(&held) != session.server)
+                (behind || holds && split)
+                    && here.is_some_and(|held| server_of(&held) != session.server)
             })
     }
 }
