@@ -23,6 +23,7 @@ use tracing::{info, warn};
 
 use self::transport::{CALL_FORCED_MOVE, CALL_MOVE};
 pub(crate) use self::{
+    follow::ranks,
     start::Started,
     transport::{CALL_COPY, CALL_TRACE, CALL_VIEW},
 };

@@ -138,7 +138,8 @@ pub struct Grant {
     pub epoch: Epoch,
     /// The run of the holder's daemon.
     pub boot: BootId,
-    /// Nodes that may claim, best first.
+    /// The order in which its proposer saw the nodes stand by. Who claims first is dealt out anew
+    /// from all grants and members (`ownership::rank`): one that joined later stands by as well.
     pub candidates: Vec<NodeId>,
 }
 

@@ -71,6 +71,7 @@ mod learn;
 mod message;
 mod ownership;
 mod peer;
+mod rank;
 mod receive;
 mod reject;
 mod report;
@@ -92,6 +93,7 @@ pub use message::{
     SEGMENTS_MAX, STALE_SENDERS_MAX, StaleSender, Stance, Tally,
 };
 pub use ownership::Ownership;
+pub use rank::rank;
 pub use reject::RejectReason;
 pub use settings::{Settings, SettingsError};
 pub use state::{GroupEvent, GroupState};

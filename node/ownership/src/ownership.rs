@@ -1,6 +1,6 @@
 //! The state machine: its inputs and outputs.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::hash::{Hash, Hasher};
 
 use steadfast_model::{BootId, GroupId, NodeId};
@@ -166,8 +166,8 @@ impl Ownership {
             }
         }
         let specs = self.committed.groups.clone();
-        let gone: Vec<_> =
-            self.groups.keys().copied().filter(|id| !specs.iter().any(|g| g.id == *id)).collect();
+        let named: BTreeSet<GroupId> = specs.iter().map(|group| group.id).collect();
+        let gone: Vec<_> = self.groups.keys().copied().filter(|id| !named.contains(id)).collect();
         for id in gone {
             self.stop(id, StopReason::Removed);
             self.groups.remove(&id);

@@ -23,7 +23,7 @@ use super::{
 use crate::{
     clock,
     daemon::Node,
-    member::{Member, StartSettings},
+    member::{self, Member, StartSettings},
 };
 
 /// A write that a majority acknowledged within so long shows a quorum.
@@ -61,7 +61,7 @@ pub(crate) async fn status(node: &Node, member: &Member) -> Result<v1::StatusRep
         applied_index: metrics.applied_index.unwrap_or(0),
         config_revision: state.config.revision,
         nodes,
-        groups: state.groups.values().map(|g| group_message(member, &state, &view, g)).collect(),
+        groups: groups(member, &state, &view),
         services: services(member, &state),
         local: Some(local(node, member, &state, &view)),
         warnings: Vec::new(),
@@ -151,17 +151,25 @@ fn silence_ms(state: &ClusterState) -> u64 {
     u64::from(beacon.interval_ms) * u64::from(beacon.silent_after)
 }
 
+fn groups(member: &Member, state: &ClusterState, view: &View) -> Vec<v1::Group> {
+    let ranks = member::ranks(state);
+    let message = |group: &steadfast_model::Group| {
+        let candidates = ranks.get(&group.id).map_or(&[][..], Vec::as_slice);
+        group_message(member, state, view, group, candidates)
+    };
+    state.groups.values().map(message).collect()
+}
+
 fn group_message(
     member: &Member,
     state: &ClusterState,
     view: &View,
     group: &steadfast_model::Group,
+    candidates: &[NodeId],
 ) -> v1::Group {
     let own = view.groups.iter().find(|g| g.group == group.id);
     let holder = role_of(member, group.id);
     let now_us = clock::now_ns() / 1_000;
-    let candidates: Vec<NodeId> =
-        group.grant.as_ref().map(|g| g.candidates.clone()).unwrap_or_default();
     let names = |number: &u16| state.segments.get(number).map(|s| s.name.clone());
     let addresses = group.spec.all_addresses();
     let keeps = |node: &&NodeId| {

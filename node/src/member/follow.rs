@@ -8,8 +8,8 @@ use std::{
 };
 
 use steadfast_dataplane::{Connection, Cursor};
-use steadfast_model::{ClusterState, NodeId, document::Switch, sync_group};
-use steadfast_ownership::{Committed, CommittedGroup, Grant, Member as Candidate, SegmentId};
+use steadfast_model::{ClusterState, GroupId, NodeId, document::Switch, sync_group};
+use steadfast_ownership::{Committed, CommittedGroup, Grant, Member as Candidate, SegmentId, rank};
 use steadfast_peer::Peer;
 use tokio::{task::JoinHandle, time::MissedTickBehavior};
 use tracing::{error, info};
@@ -329,21 +329,22 @@ fn addresses(state: &ClusterState) -> Vec<owner::GroupAddress> {
     all
 }
 
+/// In which order the nodes stand by for each group.
+pub(crate) fn ranks(state: &ClusterState) -> BTreeMap<GroupId, Vec<NodeId>> {
+    let holder = |grant: &steadfast_model::Grant| grant.epoch.node;
+    let groups: Vec<_> =
+        state.groups.values().map(|g| (g.id, g.grant.as_ref().map(holder))).collect();
+    let nodes: Vec<_> = state.nodes.values().map(|n| (n.id, !n.cordoned)).collect();
+    rank(&groups, &nodes)
+}
+
 /// What ownership is decided on.
 fn committed(member: &Member, state: &ClusterState) -> Committed {
     let membership = member.raft.membership();
     let nodes = || state.nodes.values();
+    let mut ranks = ranks(state);
     let groups = state.groups.values().map(|group| {
-        let mut candidates = group.grant.as_ref().map(|g| g.candidates.clone()).unwrap_or_default();
-        // Nodes that came after the grant rank last; before the first grant, groups spread by
-        // starting at another node each.
-        let start = group.id.0 as usize % state.nodes.len().max(1);
-        let rest = nodes().cycle().skip(start).take(state.nodes.len()).map(|n| n.id);
-        for id in rest {
-            if !candidates.contains(&id) {
-                candidates.push(id);
-            }
-        }
+        let mut candidates = ranks.remove(&group.id).unwrap_or_default();
         let sync_group = sync_group(&group.spec.sync_group, group.id, nodes());
         if let Some(members) = &sync_group {
             // Who has copies goes first.

@@ -48,6 +48,9 @@ pub struct Net {
     pub probes_cross_cuts: bool,
     /// No probe is ever reported on.
     pub probes_are_lost: bool,
+    /// Candidates are those of [`rank`], as in a daemon; what is proposed at one instant is committed
+    /// together, for thousands of groups.
+    pub ranked: bool,
     probes: BTreeMap<(Time, u64), (NodeId, GroupId)>,
     pub events: Vec<Event>,
     pub log_frames: bool,
@@ -109,6 +112,7 @@ impl Net {
             complete: BTreeSet::new(),
             probes_cross_cuts: false,
             probes_are_lost: false,
+            ranked: false,
             probes: BTreeMap::new(),
             events: Vec::new(),
             log_frames: false,
@@ -267,6 +271,13 @@ impl Net {
     }
 
     pub fn commit(&mut self, group: GroupId, holder: NodeId, boot: BootId) -> Epoch {
+        let epoch = self.record(group, holder, boot);
+        self.apply_everywhere();
+        epoch
+    }
+
+    /// Writes a grant into the log.
+    fn record(&mut self, group: GroupId, holder: NodeId, boot: BootId) -> Epoch {
         self.committed.applied_index += 1;
         let epoch = Epoch {
             generation: self.committed.generation,
@@ -276,8 +287,19 @@ impl Net {
         };
         let spec = self.committed.groups.iter_mut().find(|g| g.id == group).unwrap();
         spec.grant = Some(Grant { epoch, holder, boot });
-        self.apply_everywhere();
         epoch
+    }
+
+    /// Ranks the candidates of all groups.
+    pub fn rank(&mut self) {
+        let groups = &self.committed.groups;
+        let groups: Vec<_> = groups.iter().map(|g| (g.id, g.grant.map(|g| g.holder))).collect();
+        let members = &self.committed.members;
+        let nodes: Vec<_> = members.iter().map(|m| (m.node, !m.cordoned && !m.witness)).collect();
+        let mut ranks = rank(&groups, &nodes);
+        for group in &mut self.committed.groups {
+            group.candidates = ranks.remove(&group.id).unwrap();
+        }
     }
 
     pub fn apply_everywhere(&mut self) {
@@ -414,6 +436,7 @@ impl Net {
             return;
         }
         node.core.handle_tick(self.now);
+        let mut recorded = false;
         while let Some(action) = self.nodes.get_mut(&id).unwrap().core.poll_action() {
             match action {
                 Action::SendSegment { segment, frame } => {
@@ -425,7 +448,11 @@ impl Net {
                 Action::SendPeer { node, frame } => self.send(id, node, Path::Peer, frame),
                 Action::ProposeGrant { group, expected, holder, boot, ref candidates, .. } => {
                     let spec = self.committed.groups.iter_mut().find(|g| g.id == group).unwrap();
-                    if self.leader == Some(id) && spec.grant.map(|g| g.epoch) == expected {
+                    let fits = spec.grant.map(|g| g.epoch) == expected;
+                    if self.leader == Some(id) && fits && self.ranked {
+                        self.record(group, holder, boot);
+                        recorded = true;
+                    } else if self.leader == Some(id) && fits {
                         spec.candidates.clone_from(candidates);
                         self.commit(group, holder, boot);
                     }
@@ -440,6 +467,10 @@ impl Net {
                 }
                 action => self.events.push(Event { at: self.now, node: id, action }),
             }
+        }
+        if recorded {
+            self.rank();
+            self.apply_everywhere();
         }
         let node = self.nodes.get_mut(&id).unwrap();
         node.published = self

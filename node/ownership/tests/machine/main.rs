@@ -11,6 +11,7 @@ mod codec;
 mod faults;
 mod returned;
 mod rules;
+mod spread;
 mod strict;
 mod sync_group;
 mod takeover;
