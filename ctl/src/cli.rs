@@ -318,6 +318,25 @@ pub(crate) enum VipCommand {
         after_help = "Example:\n  clusterctl vip move web --to n2\n  clusterctl vip move web --to n2 --wait 60s"
     )]
     Move(MoveArgs),
+    /// Spread the VIP groups evenly over the nodes, by planned moves
+    ///
+    /// Nodes that are cordoned, silent, stopping or witnesses get none, and what they hold goes to
+    /// the others. Makes as few moves as can be, one after another, at most 256 in a run, and stops
+    /// at the first that is refused: what has moved stays, and another run goes on from there.
+    #[command(after_help = "Example:\n  clusterctl vip rebalance --dry-run\n  \
+        clusterctl vip rebalance")]
+    Rebalance(RebalanceArgs),
+}
+
+/// Arguments of `vip rebalance`.
+#[derive(Args, Debug)]
+pub(crate) struct RebalanceArgs {
+    /// Print what would move and why; change nothing
+    #[arg(long)]
+    pub(crate) dry_run: bool,
+    /// How long to wait for each move
+    #[arg(long, value_name = "TIME", value_parser = duration::parse, default_value = "5s")]
+    pub(crate) wait: Duration,
 }
 
 /// Arguments of `vip move`.

@@ -27,7 +27,7 @@ use crate::render::{self, Paint, printable};
 use crate::target::{Environment, Target};
 
 /// How long an answer may take unless `--timeout` says otherwise.
-const TIMEOUT: Duration = Duration::from_secs(10);
+pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
 /// `init` and `join` make keys, wait for elections and copy the state.
 const TIMEOUT_MEMBERSHIP: Duration = Duration::from_secs(60);
 /// A daemon takes messages of 4 MiB; the rest is for the envelope.
@@ -62,6 +62,7 @@ pub(crate) async fn run(
         Command::Get(GetCommand::Nodes) => session.nodes().await?,
         Command::Status { verbose } => session.status(verbose).await?,
         Command::Vip(VipCommand::Move(args)) => session.move_group(args).await?,
+        Command::Vip(VipCommand::Rebalance(args)) => session.rebalance(args).await?,
         Command::Conn(ConnCommand::List(args)) => session.connections(args).await?,
         Command::Trace(args) => session.trace(&args).await?,
         Command::Detach => session.detach().await?,
@@ -69,11 +70,11 @@ pub(crate) async fn run(
     Ok(Report { data, notes: session.notes })
 }
 
-struct Session<'a> {
-    global: Global,
+pub(crate) struct Session<'a> {
+    pub(crate) global: Global,
     environment: &'a Environment,
-    paint: Paint,
-    notes: Vec<String>,
+    pub(crate) paint: Paint,
+    pub(crate) notes: Vec<String>,
 }
 
 impl Session<'_> {
@@ -308,7 +309,7 @@ impl Session<'_> {
         client.read(StatusRequest {}, async |c, r| c.status(r).await).await
     }
 
-    async fn client(&mut self, timeout: Duration) -> Result<Client, Failure> {
+    pub(crate) async fn client(&mut self, timeout: Duration) -> Result<Client, Failure> {
         let target = Target::resolve(&self.global, self.environment)?;
         self.connect(&target, timeout).await
     }
@@ -321,7 +322,7 @@ impl Session<'_> {
     }
 
     /// The reply as JSON, or what `table` makes of it.
-    fn form<T: Serialize>(
+    pub(crate) fn form<T: Serialize>(
         &self,
         reply: &T,
         table: impl FnOnce() -> String,
@@ -450,6 +451,6 @@ fn node_id(id: u32) -> String {
     format!("node {id}")
 }
 
-fn millis(duration: Duration) -> u64 {
+pub(crate) fn millis(duration: Duration) -> u64 {
     duration.as_millis().try_into().unwrap_or(u64::MAX)
 }

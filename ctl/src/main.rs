@@ -17,6 +17,7 @@ mod duration;
 mod failure;
 mod flow;
 mod locate;
+mod rebalance;
 mod refusal;
 mod render;
 mod target;

@@ -335,6 +335,44 @@ async fn vip_move_passes_the_wish_on() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn vip_rebalance_carries_out_the_plan_and_a_dry_run_does_not() {
+    let folder = Folder::new("rebalance");
+    let fake = Fake::default();
+    let socket = on_socket(&folder, fake.clone()).await;
+    let run = clusterctl(["--socket", &socket, "vip", "rebalance", "--dry-run"]).await;
+    assert_eq!((run.code, run.stderr.as_str()), (0, ""));
+    assert!(run.stdout.contains("web-7  n1    n2  n1 holds 4, n2 0\n"), "{}", run.stdout);
+    assert!(run.stdout.ends_with("nothing was moved. 2 groups would move.\n"), "{}", run.stdout);
+    assert_eq!(fake.moves(), 0);
+
+    let run = clusterctl(["--socket", &socket, "vip", "rebalance", "-o", "json"]).await;
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(run.stderr, "1/2 web-7 n1 -> n2\n2/2 web-8 n1 -> n3\n");
+    let value: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!((&value["moved"], &value["moves"][1]["group_id"]), (&2.into(), &8.into()));
+    let asked = v1::MoveGroupRequest {
+        group: "8".to_owned(),
+        to_node: "3".to_owned(),
+        wait_ms: Some(5_000),
+        force: false,
+    };
+    assert_eq!((fake.moves(), fake.moved()), (2, asked));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn vip_rebalance_stops_at_the_first_refusal_and_says_where() {
+    let folder = Folder::new("rebalance-refused");
+    let fake = Fake::with_a_group_that_stays(7);
+    let socket = on_socket(&folder, fake.clone()).await;
+    let run = clusterctl(["--socket", &socket, "vip", "rebalance"]).await;
+    assert_eq!((run.code, run.stdout.as_str()), (1, ""));
+    let said = "error: stopped at move 1 of 2, web-7 n1 -> n2: n3 has no complete copy\n  \
+        wait for it\n  nothing has moved; clusterctl vip rebalance --dry-run shows what is left\n";
+    assert_eq!(run.stderr, said);
+    assert_eq!(fake.moves(), 1, "the second is not asked for");
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn trace_asks_for_the_packet_and_prints_where_it_goes() {
     let folder = Folder::new("trace");
     let fake = Fake::default();

@@ -5,6 +5,7 @@
 
 mod lists;
 mod paint;
+mod rebalance;
 mod service;
 mod status;
 mod table;
@@ -12,6 +13,7 @@ mod trace;
 
 pub(crate) use lists::{connections, groups, nodes, services, serving_name};
 pub(crate) use paint::{Paint, Tone, printable};
+pub(crate) use rebalance::{name_of, rebalance};
 pub(crate) use service::{service, service_rate, service_stats};
 pub(crate) use status::status;
 pub(crate) use trace::trace;

@@ -1,10 +1,11 @@
 use insta::assert_snapshot;
 use steadfast_proto::v1::{
-    Connection, Cookies, Forwarding, ListConnectionsReply, Listener, NodeRef, Origin, Protocol,
-    Server, ServerOrder, StatusReply, TraceFate, TraceLine, TraceNode, TraceReply, Warning, Worker,
+    Connection, Cookies, Forwarding, ListConnectionsReply, Listener, NodeLoad, NodeRef, Origin,
+    PlanRebalanceReply, PlannedMove, Protocol, Server, ServerOrder, StatusReply, TraceFate,
+    TraceLine, TraceNode, TraceReply, Warning, Worker,
 };
 
-use super::samples::{electing, failing_over, healthy, no_quorum, removed};
+use super::samples::{electing, failing_over, healthy, no_quorum, node_ref, removed};
 use super::*;
 
 const PLAIN: fn() -> Paint = || Paint::new(false);
@@ -370,4 +371,32 @@ fn service_that_looks_at_connection_ids() {
     service.quic_lb = vec!["id 0: 1+7 octets, keyed".to_owned()];
     let text = super::service(&service, "n1", PLAIN());
     assert!(text.contains("   QUIC-LB id 0: 1+7 octets, keyed   Forwarding"), "{text}");
+}
+
+#[test]
+fn plan_of_a_rebalance() {
+    let moves = [(3, "web-3", 1, 3, "n1 holds 4, n3 0"), (9, "mail", 2, 3, "n2 is cordoned")];
+    let moves = moves.map(|(group_id, group, from, to, why)| PlannedMove {
+        group_id,
+        group: group.to_owned(),
+        from: Some(node_ref(from)),
+        to: Some(node_ref(to)),
+        why: why.to_owned(),
+    });
+    let nodes = [(1, 4, 3, ""), (2, 1, 0, "cordoned"), (3, 0, 2, "")];
+    let nodes = nodes.map(|(node, holds, will_hold, excluded)| NodeLoad {
+        node: Some(node_ref(node)),
+        holds,
+        will_hold,
+        excluded: excluded.to_owned(),
+    });
+    let (moves, nodes) = (moves.to_vec(), nodes.to_vec());
+    let plan = PlanRebalanceReply { moves, more: 12, nodes, notes: Vec::new() };
+    assert_snapshot!(rebalance(&plan, true, PLAIN()));
+    assert!(
+        rebalance(&plan, false, PLAIN())
+            .ends_with("Moved 2 groups. 12 more would follow: run it again.\n")
+    );
+    let nothing = PlanRebalanceReply::default();
+    assert!(rebalance(&nothing, false, PLAIN()).ends_with("\nNothing to move.\n"));
 }

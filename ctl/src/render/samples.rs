@@ -9,7 +9,7 @@ use steadfast_proto::v1::{
     Worker,
 };
 
-fn node_ref(id: u32) -> NodeRef {
+pub(super) fn node_ref(id: u32) -> NodeRef {
     NodeRef { id, name: format!("n{id}") }
 }
 

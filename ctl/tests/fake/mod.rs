@@ -26,6 +26,8 @@ const BATCH: usize = 1_000;
 pub(crate) struct Fake {
     refusal: Option<Status>,
     connections: usize,
+    /// A group that stays where it is.
+    stays: Option<u32>,
     seen: Arc<Mutex<Seen>>,
 }
 
@@ -34,6 +36,7 @@ struct Seen {
     apply: v1::ApplyRequest,
     list: v1::ListConnectionsRequest,
     moved: v1::MoveGroupRequest,
+    moves: usize,
     trace: v1::TraceRequest,
 }
 
@@ -44,6 +47,15 @@ impl Fake {
 
     pub(crate) fn with_connections(connections: usize) -> Self {
         Self { connections, ..Self::default() }
+    }
+
+    pub(crate) fn with_a_group_that_stays(id: u32) -> Self {
+        Self { stays: Some(id), ..Self::default() }
+    }
+
+    /// How often it was asked to move a group.
+    pub(crate) fn moves(&self) -> usize {
+        self.seen.lock().unwrap().moves
     }
 
     pub(crate) fn applied(&self) -> v1::ApplyRequest {
@@ -140,10 +152,42 @@ impl Control for Fake {
         &self,
         request: Request<v1::MoveGroupRequest>,
     ) -> Result<Response<v1::MoveGroupReply>, Status> {
-        self.seen.lock().unwrap().moved = request.into_inner();
+        let request = request.into_inner();
+        let stays = self.stays.is_some_and(|id| id.to_string() == request.group);
+        {
+            let mut seen = self.seen.lock().unwrap();
+            seen.moved = request;
+            seen.moves += 1;
+        }
+        if stays {
+            let detail = v1::ErrorDetail {
+                reason: v1::Reason::MoveRefused.into(),
+                fix: "wait for it".to_owned(),
+                ..v1::ErrorDetail::default()
+            };
+            return Err(steadfast_proto::error_status("n3 has no complete copy", &detail));
+        }
         let epoch = v1::Epoch { text: "1.20.0@2".to_owned(), ..v1::Epoch::default() };
         let holder = NodeRef { id: 2, name: "n2".to_owned() };
         self.answer(v1::MoveGroupReply { epoch: Some(epoch), holder: Some(holder), moved: true })
+    }
+
+    async fn plan_rebalance(
+        &self,
+        _: Request<v1::PlanRebalanceRequest>,
+    ) -> Result<Response<v1::PlanRebalanceReply>, Status> {
+        let node = |id: u32| Some(NodeRef { id, name: format!("n{id}") });
+        let planned = |group: u32, to: u32| v1::PlannedMove {
+            group_id: group,
+            group: format!("web-{group}"),
+            from: node(1),
+            to: node(to),
+            why: "n1 holds 4, n2 0".to_owned(),
+        };
+        self.answer(v1::PlanRebalanceReply {
+            moves: vec![planned(7, 2), planned(8, 3)],
+            ..v1::PlanRebalanceReply::default()
+        })
     }
 
     async fn list_connections(

@@ -73,7 +73,12 @@ impl Ownership {
         Ok(target)
     }
 
-    fn check_target(&self, now: Time, group: &Group, target: NodeId) -> Result<(), MoveError> {
+    pub(crate) fn check_target(
+        &self,
+        now: Time,
+        group: &Group,
+        target: NodeId,
+    ) -> Result<(), MoveError> {
         if !group.spec.candidates.contains(&target) || self.committed.witness(target) {
             return Err(MoveError::NotCandidate(target));
         }
@@ -186,7 +191,7 @@ impl Ownership {
 
     /// Whether the highest epoch is a committed grant that its holder has taken up: nothing else is
     /// granted while a claim waits for ratification.
-    fn settled(&self, group: &Group) -> bool {
+    pub(crate) fn settled(&self, group: &Group) -> bool {
         let committed = group.spec.grant.is_some_and(|grant| grant.epoch == group.epoch);
         let taken = if group.epoch.node == self.node {
             matches!(group.state, GroupState::Holding | GroupState::Muted)
@@ -205,7 +210,7 @@ impl Ownership {
         self.peers.get(&node)?.boot
     }
 
-    fn proposal_pending(&self, now: Time, group: &Group) -> bool {
+    pub(crate) fn proposal_pending(&self, now: Time, group: &Group) -> bool {
         group.proposed_at.is_some_and(|at| now.since(at) < self.settings.propose_again)
     }
 

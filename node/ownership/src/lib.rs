@@ -72,6 +72,7 @@ mod message;
 mod ownership;
 mod peer;
 mod rank;
+mod rebalance;
 mod receive;
 mod reject;
 mod report;
@@ -94,6 +95,9 @@ pub use message::{
 };
 pub use ownership::Ownership;
 pub use rank::rank;
+pub use rebalance::{
+    Exclusion, Placed, Plan, PlannedMove, REBALANCE_MOVES_MAX, RebalanceInput, Why, plan,
+};
 pub use reject::RejectReason;
 pub use settings::{Settings, SettingsError};
 pub use state::{GroupEvent, GroupState};

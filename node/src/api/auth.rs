@@ -24,6 +24,7 @@ pub(crate) enum Method {
     GetConfig,
     Status,
     MoveGroup,
+    PlanRebalance,
     ListConnections,
     Trace,
     NodeRemove,
@@ -48,9 +49,11 @@ impl Method {
         match self {
             Self::Init | Self::Join => Need::LocalSocket,
             Self::Admit => Need::Nothing,
-            Self::GetConfig | Self::Status | Self::ListConnections | Self::Trace => {
-                Need::Role(Role::Viewer)
-            }
+            Self::GetConfig
+            | Self::Status
+            | Self::PlanRebalance
+            | Self::ListConnections
+            | Self::Trace => Need::Role(Role::Viewer),
             Self::Apply | Self::MoveGroup | Self::NodeCordon => Need::Role(Role::Operator),
             Self::CreateToken | Self::NodeRemove | Self::NodePromote | Self::Detach => {
                 Need::Role(Role::Admin)
@@ -59,7 +62,7 @@ impl Method {
     }
 
     fn changes(self) -> bool {
-        !matches!(self, Self::GetConfig | Self::Status | Self::ListConnections | Self::Trace)
+        self.need() != Need::Role(Role::Viewer)
     }
 }
 
@@ -143,6 +146,7 @@ mod tests {
         Method::GetConfig,
         Method::Status,
         Method::MoveGroup,
+        Method::PlanRebalance,
         Method::ListConnections,
         Method::Trace,
         Method::NodeRemove,
@@ -184,10 +188,10 @@ mod tests {
         for (caller, allowed) in [
             (Caller::Anonymous, 1),
             (node, 1),
-            (user(Role::Viewer), 5),
-            (user(Role::Operator), 8),
-            (user(Role::Admin), 12),
-            (Caller::Local, 14),
+            (user(Role::Viewer), 6),
+            (user(Role::Operator), 9),
+            (user(Role::Admin), 13),
+            (Caller::Local, 15),
         ] {
             let count = METHODS.iter().filter(|m| caller.may(m.need())).count();
             assert_eq!(count, allowed, "{caller}");

@@ -11,6 +11,7 @@ mod log_limit;
 mod membership;
 mod nodes;
 pub(crate) mod pauses;
+mod rebalance;
 mod service;
 mod status;
 mod tls;

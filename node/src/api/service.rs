@@ -8,8 +8,8 @@ use steadfast_proto::v1::{
     DetachReply, DetachRequest, GetConfigReply, GetConfigRequest, InitReply, InitRequest,
     JoinReply, JoinRequest, ListConnectionsReply, ListConnectionsRequest, MoveGroupReply,
     MoveGroupRequest, NodeCordonReply, NodeCordonRequest, NodePromoteReply, NodePromoteRequest,
-    NodeRemoveReply, NodeRemoveRequest, StatusReply, StatusRequest, TraceReply, TraceRequest,
-    control_server::Control,
+    NodeRemoveReply, NodeRemoveRequest, PlanRebalanceReply, PlanRebalanceRequest, StatusReply,
+    StatusRequest, TraceReply, TraceRequest, control_server::Control,
 };
 use tonic::{Request, Response, Status};
 
@@ -17,7 +17,7 @@ use super::{
     auth::{Caller, Method, authorise},
     config, connections, error, groups,
     membership::{self, Door},
-    nodes, status, trace,
+    nodes, rebalance, status, trace,
 };
 use crate::{daemon::Node, member::Member};
 
@@ -86,6 +86,14 @@ impl Control for ControlService {
     async fn move_group(&self, request: Request<MoveGroupRequest>) -> Reply<MoveGroupReply> {
         let (member, _, request) = self.admitted(Method::MoveGroup, request)?;
         groups::move_group(&member, request).await.map(Response::new)
+    }
+
+    async fn plan_rebalance(
+        &self,
+        request: Request<PlanRebalanceRequest>,
+    ) -> Reply<PlanRebalanceReply> {
+        let (member, _, _) = self.admitted(Method::PlanRebalance, request)?;
+        rebalance::plan_moves(&member).await.map(Response::new)
     }
 
     type ListConnectionsStream =

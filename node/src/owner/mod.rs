@@ -12,7 +12,7 @@ mod thread;
 use std::{collections::BTreeSet, sync::Arc};
 
 use steadfast_model::{BootId, GroupId, NodeId};
-use steadfast_ownership::{Committed, MoveError, SegmentId, Settings, Status};
+use steadfast_ownership::{Committed, MoveError, RebalanceInput, SegmentId, Settings, Status};
 use steadfast_peer::{EndpointConfig, Handler, Links};
 use steadfast_replication::Copies;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -48,6 +48,8 @@ pub(crate) enum Command {
     Shutdown,
     /// Show yourself.
     Status(oneshot::Sender<Status>),
+    /// Who holds what, and who could take it.
+    Placement(oneshot::Sender<RebalanceInput>),
 }
 
 /// What the thread asks of the rest of the daemon.
@@ -128,6 +130,13 @@ impl Owner {
     pub(crate) async fn status(&self) -> Option<Status> {
         let (sender, receiver) = oneshot::channel();
         self.tell(Command::Status(sender)).await;
+        receiver.await.ok()
+    }
+
+    /// Who holds what, and who could take it.
+    pub(crate) async fn placement(&self) -> Option<RebalanceInput> {
+        let (sender, receiver) = oneshot::channel();
+        self.tell(Command::Placement(sender)).await;
         receiver.await.ok()
     }
 

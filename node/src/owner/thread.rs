@@ -305,6 +305,9 @@ impl Thread {
             Command::Status(reply) => {
                 let _ = reply.send(self.core.status(now));
             }
+            Command::Placement(reply) => {
+                let _ = reply.send(self.core.rebalance_input(now));
+            }
         }
     }
 

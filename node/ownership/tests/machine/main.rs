@@ -9,6 +9,7 @@ mod common;
 mod alone;
 mod codec;
 mod faults;
+mod rebalance;
 mod returned;
 mod rules;
 mod spread;
