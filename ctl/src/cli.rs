@@ -238,7 +238,11 @@ pub(crate) enum NodeCommand {
     /// Let a node claim no groups; it still votes, consents and forwards
     #[command(after_help = "Example:\n  clusterctl node cordon n3")]
     Cordon(NodeArg),
-    /// End a cordon
+    /// End a cordon, and trust a node again that is held down
+    ///
+    /// A node that failed again and again (settings.hold_down) gets no groups and claims last until it
+    /// has been stable; `get nodes` shows how long that takes. This lets it go at once, and what it
+    /// failed before counts no more.
     #[command(after_help = "Example:\n  clusterctl node uncordon n3")]
     Uncordon(NodeArg),
 }

@@ -138,7 +138,8 @@ impl Session<'_> {
             let node = name(reply.node.as_ref());
             let state = if reply.cordoned { "cordoned" } else { "not cordoned" };
             let already = if reply.changed { "now" } else { "already" };
-            format!("Node {node} is {already} {state}.\n")
+            let trusted = if reply.let_go { " It is held down no more." } else { "" };
+            format!("Node {node} is {already} {state}.{trusted}\n")
         })
     }
 

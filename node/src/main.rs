@@ -8,6 +8,7 @@ mod asking;
 mod clock;
 mod daemon;
 mod health;
+mod hold_down;
 mod identity;
 mod join;
 mod kernel;

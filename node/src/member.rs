@@ -31,6 +31,7 @@ use crate::{
     api,
     daemon::Node,
     health::Health,
+    hold_down,
     identity::{Identity, Keys},
     owner::{self, Owner, Roles},
     plane::DataPlane,
@@ -66,6 +67,7 @@ pub(crate) struct Member {
     /// Settings that a running daemon does not change: those it was started with.
     pub(crate) started_with: StartSettings,
     pub(crate) pauses: api::pauses::History,
+    pub(crate) hold_down: hold_down::Watch,
     membership: Membership,
     key: watch::Sender<Option<Vec<u8>>>,
     macs_changed: Arc<tokio::sync::Notify>,
@@ -88,6 +90,7 @@ impl Member {
         let tasks = [
             tokio::spawn(follow::follow(Arc::clone(self))),
             tokio::spawn(steward::run(Arc::clone(self))),
+            tokio::spawn(hold_down::run(Arc::clone(self))),
             tokio::spawn(api::pauses::sample(Arc::clone(self))),
             tokio::spawn(Arc::clone(&self.health).report(self.owner.links.clone())),
             tokio::spawn(async move { plane.expire().await }),
@@ -188,6 +191,11 @@ impl Member {
     /// This run.
     pub(crate) fn boot(&self) -> BootId {
         self.node.boot
+    }
+
+    /// How long this run has lasted.
+    pub(crate) fn runs_for(&self) -> Duration {
+        self.node.started.elapsed()
     }
 
     pub(crate) fn identity(&self) -> &Identity {

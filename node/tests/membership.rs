@@ -16,8 +16,9 @@ use steadfast_peer::pki;
 use steadfast_proto::{
     NODE_TLS_NAME,
     v1::{
-        AdmitRequest, DetachRequest, InitReply, InitRequest, JoinRequest, NodeAddresses,
-        StatusRequest, control_client::ControlClient,
+        AdmitRequest, ApplyRequest, CreateTokenRequest, DetachRequest, InitReply, InitRequest,
+        JoinRequest, Node, NodeAddresses, NodeCordonRequest, StatusReply, StatusRequest,
+        control_client::ControlClient,
     },
 };
 use tonic::{
@@ -57,22 +58,40 @@ impl Daemon {
             Self::bpffs_of(&folder).display(),
         );
         fs::write(&config, text).unwrap();
-        let log = fs::File::create(folder.join("log")).unwrap();
-        let child = Command::new(env!("CARGO_BIN_EXE_clusterd"))
+        let daemon = Self { child: Self::spawn(&folder), address, folder };
+        daemon.wait_until_up();
+        daemon
+    }
+
+    fn spawn(folder: &Path) -> Child {
+        let log = fs::OpenOptions::new().create(true).append(true).open(folder.join("log"));
+        Command::new(env!("CARGO_BIN_EXE_clusterd"))
             .arg("--config")
-            .arg(&config)
+            .arg(folder.join("clusterd.yaml"))
             .stdin(Stdio::null())
             .stdout(Stdio::null())
-            .stderr(log)
+            .stderr(log.unwrap())
             .spawn()
-            .unwrap();
-        let daemon = Self { child, address, folder };
+            .unwrap()
+    }
+
+    fn wait_until_up(&self) {
         let started = Instant::now();
-        while std::os::unix::net::UnixStream::connect(daemon.folder.join("socket")).is_err() {
-            assert!(started.elapsed() < SOON, "it does not start: {}", daemon.log());
+        while std::os::unix::net::UnixStream::connect(self.folder.join("socket")).is_err() {
+            assert!(started.elapsed() < SOON, "it does not start: {}", self.log());
             std::thread::sleep(Duration::from_millis(10));
         }
-        daemon
+    }
+
+    /// SIGKILL.
+    fn kill(&mut self) {
+        self.child.kill().unwrap();
+        self.child.wait().unwrap();
+    }
+
+    fn restart(&mut self) {
+        self.child = Self::spawn(&self.folder);
+        self.wait_until_up();
     }
 
     fn bpffs_of(folder: &Path) -> PathBuf {
@@ -114,6 +133,19 @@ impl Daemon {
     async fn applied(&self) -> Option<u64> {
         let reply = self.client().await.status(StatusRequest {}).await.ok()?;
         Some(reply.into_inner().applied_index)
+    }
+
+    /// What it says of the cluster, once that is so.
+    async fn status_when(&self, what: &str, so: impl Fn(&StatusReply) -> bool) -> StatusReply {
+        let started = Instant::now();
+        loop {
+            let reply = self.client().await.status(StatusRequest {}).await.unwrap().into_inner();
+            if so(&reply) {
+                return reply;
+            }
+            assert!(started.elapsed() < SOON, "{what}: not within {SOON:?}: {reply:?}");
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
     }
 
     /// Asserts that the daemon is as new, apart from its log.
@@ -261,6 +293,59 @@ async fn strangers_write_nothing_into_the_log() {
     assert_eq!(node.applied().await.unwrap(), before, "entries were committed");
     let lines = node.log().matches("a node was not admitted").count();
     assert!((1..20).contains(&lines), "{lines} lines in the log");
+}
+
+/// Three voters; the first leads.
+async fn three_voters() -> [Daemon; 3] {
+    let nodes = [Daemon::start(), Daemon::start(), Daemon::start()];
+    let mut token = nodes[0].init().await.unwrap().join_token;
+    for node in &nodes[1..] {
+        node.join(&token).await.unwrap();
+        token = new_token(&nodes[0]).await;
+    }
+    nodes[0].status_when("three voters", |reply| reply.voters == 3 && reply.has_quorum).await;
+    nodes
+}
+
+async fn new_token(node: &Daemon) -> String {
+    let request = CreateTokenRequest { ttl_ms: None };
+    node.client().await.create_token(request).await.unwrap().into_inner().token
+}
+
+fn node_of(reply: &StatusReply, id: u32) -> Option<&Node> {
+    reply.nodes.iter().find(|node| node.id == id)
+}
+
+#[tokio::test]
+async fn a_node_that_fails_twice_is_held_down_until_it_is_uncordoned() {
+    let _turn = ONE_BY_ONE.lock().await;
+    let mut nodes = three_voters().await;
+    let document =
+        "apiVersion: steadfast/v1\nsettings: {hold_down: {failures: 2, stable_s: 600}}\n";
+    let request = ApplyRequest { document: document.to_owned(), ..ApplyRequest::default() };
+    nodes[2].client().await.apply(request).await.unwrap();
+    let first = |reply: &StatusReply| node_of(reply, 1).cloned().unwrap();
+    for failures in 1..=2 {
+        // Heard before, so that each death is one. It leads at first, and may lead again.
+        nodes[2].status_when("it is up", |reply| first(reply).alive).await;
+        tokio::time::sleep(Duration::from_millis(600)).await;
+        nodes[0].kill();
+        let seen = |reply: &StatusReply| first(reply).failures == failures;
+        nodes[2].status_when("the death counts", seen).await;
+        nodes[0].restart();
+    }
+    let held =
+        |reply: &StatusReply| first(reply).held_down && first(reply).held_down_left_ms.is_some();
+    let reply = nodes[1].status_when("it is held down", held).await;
+    let left = first(&reply).held_down_left_ms.unwrap();
+    assert!((500_000..=600_000).contains(&left), "{left} ms");
+    assert!(reply.warnings.iter().any(|w| w.what.contains("HELD DOWN")), "{:?}", reply.warnings);
+
+    let request = NodeCordonRequest { node: "1".to_owned(), cordon: false };
+    let said = nodes[1].client().await.node_cordon(request).await.unwrap().into_inner();
+    assert!(said.let_go && !said.changed, "{said:?}");
+    let trusted = |reply: &StatusReply| !first(reply).held_down && first(reply).failures == 0;
+    nodes[2].status_when("it is trusted", trusted).await;
 }
 
 /// A bpffs takes no dots in names: af-xdp has eth0.7 in eth0:7.

@@ -139,6 +139,11 @@ fn node_state(node: &Node, here: bool, removed: bool) -> Cell {
     if node.cordoned {
         cell.push_listed(Tone::Warn, "cordoned");
     }
+    if node.held_down {
+        let left = node.held_down_left_ms;
+        let left = left.map_or_else(String::new, |ms| format!(" for {}", text_ms(ms)));
+        cell.push_listed(Tone::Warn, format!("held down{left}"));
+    }
     if here {
         cell.push_listed(Tone::Plain, "answers here");
     }

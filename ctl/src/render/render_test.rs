@@ -374,6 +374,19 @@ fn service_that_looks_at_connection_ids() {
 }
 
 #[test]
+fn who_is_held_down_is_told_with_the_time_left() {
+    let mut reply = healthy();
+    reply.nodes[2].held_down = true;
+    reply.nodes[2].held_down_left_ms = Some(252_000);
+    let text = nodes(&reply, PLAIN());
+    assert!(text.contains("up, held down for 4m12s"), "{text}");
+    reply.nodes[2].held_down_left_ms = None;
+    reply.nodes[2].alive = false;
+    let text = nodes(&reply, PLAIN());
+    assert!(text.contains("DOWN, held down "), "{text}");
+}
+
+#[test]
 fn plan_of_a_rebalance() {
     let moves = [(3, "web-3", 1, 3, "n1 holds 4, n3 0"), (9, "mail", 2, 3, "n2 is cordoned")];
     let moves = moves.map(|(group_id, group, from, to, why)| PlannedMove {

@@ -36,6 +36,9 @@ fn node(id: u32, heard_ms: Option<u64>) -> Node {
         is_leader: id == 2,
         local_port_first: 1_024 + (id - 1) * 1_008,
         local_port_last: 1_023 + id * 1_008,
+        held_down: false,
+        held_down_left_ms: None,
+        failures: 0,
     }
 }
 

@@ -38,6 +38,13 @@ pub enum Command {
         /// On or off.
         cordoned: bool,
     },
+    /// A node that failed again and again gets no groups and claims last, or is trusted again.
+    HoldDown {
+        /// Which.
+        node: NodeId,
+        /// On or off.
+        held: bool,
+    },
     /// A new configuration.
     Apply {
         /// The YAML document.

@@ -8,6 +8,7 @@ mod client_address;
 mod connections;
 mod copies;
 mod ftp;
+mod hold_down;
 mod limits;
 mod listening;
 mod persistence;
@@ -32,6 +33,7 @@ pub use self::{
     connections::{ConnReuse, OnServerGone, Timeouts},
     copies::CopiesSpec,
     ftp::FtpSpec,
+    hold_down::HoldDownSpec,
     limits::{LimitsSpec, Over},
     listening::{Listener, MatchSpec, Ports},
     persistence::PersistenceSpec,
@@ -416,6 +418,8 @@ pub struct Settings {
     pub copies: CopiesSpec,
     /// How nodes tell each other that they live.
     pub beacon: BeaconSpec,
+    /// When a node that fails again and again gets no groups for a while.
+    pub hold_down: HoldDownSpec,
     /// What a packet to a port of a VIP without a service gets.
     pub unserved: Unserved,
 }
@@ -428,6 +432,7 @@ impl Default for Settings {
             replication: Switch::On,
             copies: CopiesSpec::default(),
             beacon: BeaconSpec::default(),
+            hold_down: HoldDownSpec::default(),
             unserved: Unserved::Reject,
         }
     }

@@ -89,6 +89,9 @@ pub struct Node {
     pub replication: SocketAddr,
     /// Whether it may claim or be granted groups.
     pub cordoned: bool,
+    /// It failed again and again: it gets no groups, and claims after all others.
+    #[serde(default)]
+    pub held_down: bool,
 }
 
 /// One revision of the configuration.
@@ -190,6 +193,15 @@ impl ClusterState {
             Command::Cordon { node, cordoned } => match self.nodes.get_mut(&node) {
                 Some(entry) => {
                     entry.cordoned = cordoned;
+                    // Who lets it go trusts it.
+                    entry.held_down &= cordoned;
+                    Ok(Response::Done)
+                }
+                None => Err(Rejection::NoSuchNode(node)),
+            },
+            Command::HoldDown { node, held } => match self.nodes.get_mut(&node) {
+                Some(entry) => {
+                    entry.held_down = held;
                     Ok(Response::Done)
                 }
                 None => Err(Rejection::NoSuchNode(node)),
@@ -332,7 +344,9 @@ impl ClusterState {
         let slot = self.free_port_slot(id);
         self.port_slots.insert(id, slot);
         let NodeSpec { name, api, control, replication } = spec;
-        self.nodes.insert(id, Node { id, name, api, control, replication, cordoned: false });
+        let (cordoned, held_down) = (false, false);
+        let node = Node { id, name, api, control, replication, cordoned, held_down };
+        self.nodes.insert(id, node);
         id
     }
 

@@ -493,6 +493,10 @@ impl<'a> Check<'a> {
         let place = "settings.copies.snapshot_mbit_per_s";
         self.range(place, copies.snapshot_mbit_per_s, 0, SNAPSHOT_MBIT_MAX);
         self.range("settings.copies.lag_max_ms", copies.lag_max_ms, LAG_MIN_MS, LAG_LIMIT_MS);
+        let hold_down = &settings.hold_down;
+        self.range("settings.hold_down.failures", hold_down.failures, 0, 20);
+        self.range("settings.hold_down.within_s", hold_down.within_s, 10, 86_400);
+        self.range("settings.hold_down.stable_s", hold_down.stable_s, 10, 86_400);
     }
 }
 

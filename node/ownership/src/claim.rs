@@ -152,7 +152,8 @@ impl Ownership {
             && self.abstains_until(now).is_none()
     }
 
-    /// Complete copies at once, stale and empty ones later, and each rank a step apart.
+    /// Complete copies at once, stale and empty ones later, and each rank a step apart; who is held
+    /// down after all of them.
     pub(crate) fn claim_delay(&self, now: Time, group: &Group, gone_at: Time) -> u64 {
         let (source, _) = Self::source_of(group);
         // A holder that resigned was alive until then; a silent one was when last heard.
@@ -166,16 +167,21 @@ impl Ownership {
             Completeness::Stale => self.settings.stale_delay,
             Completeness::Empty => self.settings.empty_delay,
         };
-        let place = |node: NodeId| group.spec.candidates.iter().position(|c| *c == node);
-        let own = (copy, place(self.node));
+        let order = |node: NodeId, copy: Completeness| {
+            let place = group.spec.candidates.iter().position(|c| *c == node);
+            (self.committed.held_down(node), copy, place)
+        };
+        let own = order(self.node, copy);
+        let trust = if own.0 { self.settings.held_down_delay } else { 0 };
         let ahead = group.spec.candidates.iter().filter(|candidate| {
             self.may_take(now, group, **candidate) && {
                 let copy = self.group_copy(group, **candidate, judged);
-                (copy, place(**candidate)) < own
+                order(**candidate, copy) < own
             }
         });
         let rank = u64::try_from(ahead.count()).unwrap_or(u64::MAX);
-        class.saturating_add(self.settings.rank_step.saturating_mul(rank))
+        let steps = self.settings.rank_step.saturating_mul(rank);
+        class.saturating_add(trust).saturating_add(steps)
     }
 
     /// Whether a peer could take the group now, as far as this node sees.

@@ -38,6 +38,11 @@ impl Committed {
         self.member(node).is_some_and(|member| member.witness)
     }
 
+    /// Whether a node is trusted with groups only when no other one is there.
+    pub fn held_down(&self, node: NodeId) -> bool {
+        self.member(node).is_some_and(|member| member.held_down)
+    }
+
     /// The member with this id.
     pub fn member(&self, node: NodeId) -> Option<&Member> {
         self.members.iter().find(|member| member.node == node)
@@ -51,6 +56,8 @@ pub struct Member {
     pub node: NodeId,
     /// It consents but neither claims nor gets grants.
     pub cordoned: bool,
+    /// It failed again and again: it gets no groups, and claims after all others.
+    pub held_down: bool,
     /// An operator said it will not come back; candidates behind it do not wait for it.
     pub known_dead: bool,
     /// It votes and consents, and is on no segment: it never holds, claims or gets a grant, even if

@@ -25,17 +25,20 @@ impl Ownership {
         self.observe(now);
         let known = self.movable(now, group)?;
         let target = match target {
+            Some(target) if self.committed.held_down(target) => {
+                return Err(MoveError::HeldDown(target));
+            }
             Some(target) => {
                 self.check_target(now, known, target)?;
                 target
             }
-            None => known
-                .spec
-                .candidates
-                .iter()
-                .copied()
-                .find(|node| self.check_target(now, known, *node).is_ok())
-                .ok_or(MoveError::NoCandidate)?,
+            None => {
+                let able = |node: &NodeId| self.check_target(now, known, *node).is_ok();
+                let able = known.spec.candidates.iter().copied().filter(able);
+                // Better there than nowhere.
+                able.min_by_key(|node| self.committed.held_down(*node))
+                    .ok_or(MoveError::NoCandidate)?
+            }
         };
         self.plan(now, group, target)
     }
@@ -49,6 +52,9 @@ impl Ownership {
     ) -> Result<NodeId, MoveError> {
         self.observe(now);
         let known = self.movable(now, group)?;
+        if self.committed.held_down(target) {
+            return Err(MoveError::HeldDown(target));
+        }
         match self.check_target(now, known, target) {
             Ok(()) | Err(MoveError::NotComplete(_)) => self.plan(now, group, target),
             Err(error) => Err(error),
@@ -147,7 +153,8 @@ impl Ownership {
     ) -> Option<(NodeId, GrantReason)> {
         if !group.owned() {
             let spread = |node: &NodeId| {
-                (!group.spec.keeps_copies(*node), held.get(node).copied().unwrap_or(0))
+                let other = !group.spec.keeps_copies(*node);
+                (self.committed.held_down(*node), other, held.get(node).copied().unwrap_or(0))
             };
             let holder = self.eligible(now, group).min_by_key(spread)?;
             return Some((holder, GrantReason::Initial));
@@ -162,7 +169,9 @@ impl Ownership {
         {
             return None;
         }
-        let copy = |node: &NodeId| self.group_copy(group, *node, gone_at);
+        let copy = |node: &NodeId| {
+            (self.committed.held_down(*node), self.group_copy(group, *node, gone_at))
+        };
         Some((self.eligible(now, group).min_by_key(copy)?, GrantReason::HolderGone))
     }
 
@@ -282,6 +291,12 @@ pub enum MoveError {
     /// The target is cordoned or stopping.
     #[error("node {0} is cordoned or stopping; uncordon it first")]
     Cordoned(NodeId),
+    /// The target is not trusted now.
+    #[error(
+        "node {0} is held down, for it failed again and again; wait until it has been stable \
+         (`clusterctl get nodes` shows how long), or trust it: clusterctl node uncordon {0}"
+    )]
+    HeldDown(NodeId),
     /// The target misses a segment of the group.
     #[error("node {0} does not have every segment of the group; repair its link")]
     SegmentDown(NodeId),

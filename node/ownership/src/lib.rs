@@ -65,6 +65,7 @@ mod codec;
 mod committed;
 mod fitness;
 mod group;
+mod hold_down;
 mod holder;
 mod leader;
 mod learn;
@@ -87,6 +88,7 @@ mod wire;
 pub use action::{Action, GrantReason, Role, StopReason};
 pub use codec::{FRAME_MAX, Seal};
 pub use committed::{Committed, CommittedGroup, Grant, Member, SegmentId};
+pub use hold_down::{FAILURES_MAX, HoldDown, Verdict};
 pub use leader::MoveError;
 pub use message::{
     Beacon, CLAIMS_MAX, ClaimAnswer, ClaimRequest, Completeness, Frame, GROUPS_PER_BEACON,

@@ -48,6 +48,8 @@ pub enum Exclusion {
     Witness,
     /// An operator cordoned it.
     Cordoned,
+    /// It failed again and again.
+    HeldDown,
     /// It is not heard.
     Silent,
     /// It is stopping, or cannot serve.
@@ -255,6 +257,8 @@ impl Ownership {
             Some(Exclusion::Witness)
         } else if self.cordoned(node) {
             Some(Exclusion::Cordoned)
+        } else if self.committed.held_down(node) {
+            Some(Exclusion::HeldDown)
         } else if !here && !heard {
             Some(Exclusion::Silent)
         } else {

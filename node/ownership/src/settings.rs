@@ -48,6 +48,8 @@ pub struct Settings {
     /// A candidate without a majority probes a group's addresses when the holder has been gone, and
     /// no majority heard, for so long; and again after so long.
     pub alone_after: u64,
+    /// A candidate that is held down claims so much later than it would.
+    pub held_down_delay: u64,
     /// The leader repeats a proposal that has not been committed after so long.
     pub propose_again: u64,
     /// The leader grants a group itself when its holder has been gone so long and nobody claimed.
@@ -135,6 +137,7 @@ impl Default for Settings {
             stale_sender_after: 10_000 * MS,
             shutdown_bound: 3_000 * MS,
             alone_after: 3_000 * MS,
+            held_down_delay: 2_000 * MS,
             propose_again: 1_000 * MS,
             regrant_after: 2_000 * MS,
         }

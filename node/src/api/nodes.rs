@@ -147,12 +147,14 @@ pub(crate) async fn cordon(
     let state = member.state();
     let id = find(&state, &request.node)?;
     let was = state.nodes.get(&id).is_some_and(|n| n.cordoned);
+    let held_down = state.nodes.get(&id).is_some_and(|n| n.held_down);
     let cordoned = request.cordon;
     match member.propose(Command::Cordon { node: id, cordoned }).await {
         Ok(Response::Rejected(why)) => Err(rejected(&why, "")),
         Ok(_) => {
             let node = Some(node_ref(&state, id));
-            Ok(NodeCordonReply { node, cordoned, changed: was != cordoned })
+            let let_go = held_down && !cordoned;
+            Ok(NodeCordonReply { node, cordoned, changed: was != cordoned, let_go })
         }
         Err(error) => Err(propose_failure(&error)),
     }

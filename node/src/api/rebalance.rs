@@ -93,6 +93,7 @@ fn excluded(why: Exclusion) -> &'static str {
     match why {
         Exclusion::Witness => "a witness",
         Exclusion::Cordoned => "cordoned",
+        Exclusion::HeldDown => "held down",
         Exclusion::Silent => "silent",
         Exclusion::Leaving => "stopping",
     }

@@ -130,6 +130,26 @@ fn node_message(
         is_leader: leader == Some(node.id),
         local_port_first: ports.map_or(0, |(first, _)| first.into()),
         local_port_last: ports.map_or(0, |(_, last)| last.into()),
+        held_down: node.held_down,
+        held_down_left_ms: held_down_left_ms(member, state, node),
+        failures: u32::try_from(member.hold_down.failures(state, node.id)).unwrap_or(u32::MAX),
+    }
+}
+
+/// A node knows of itself only how long it runs.
+fn held_down_left_ms(
+    member: &Member,
+    state: &ClusterState,
+    node: &steadfast_model::Node,
+) -> Option<u64> {
+    let rule = &state.settings().hold_down;
+    if !node.held_down {
+        None
+    } else if node.id == member.id() {
+        let runs_ms = u64::try_from(member.runs_for().as_millis()).unwrap_or(u64::MAX);
+        Some((u64::from(rule.stable_s) * 1_000).saturating_sub(runs_ms))
+    } else {
+        member.hold_down.left_ms(state, node.id)
     }
 }
 

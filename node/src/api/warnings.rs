@@ -263,6 +263,24 @@ fn judge_copies(reply: &StatusReply, group: &Group, holder_silent: bool, found: 
 }
 
 fn judge_node(node: &Node, found: &mut Found) {
+    if node.held_down {
+        let left = match node.held_down_left_ms {
+            Some(0) => "about to be let go".to_owned(),
+            Some(ms) => format!("{} to go", age(ms)),
+            None => "its time runs once it is heard again".to_owned(),
+        };
+        found.warn(
+            format!(
+                "node {}: HELD DOWN, for it failed again and again: it gets no groups and claims \
+                 after all others; {left}",
+                node.name
+            ),
+            format!(
+                "its log says why it fails; to trust it at once: clusterctl node uncordon {}",
+                node.name
+            ),
+        );
+    }
     if !node.alive {
         let heard = last_heard_ms(node)
             .map_or_else(|| "never heard".to_owned(), |ms| format!("last heard {} ago", age(ms)));

@@ -334,7 +334,7 @@ pub(crate) fn ranks(state: &ClusterState) -> BTreeMap<GroupId, Vec<NodeId>> {
     let holder = |grant: &steadfast_model::Grant| grant.epoch.node;
     let groups: Vec<_> =
         state.groups.values().map(|g| (g.id, g.grant.as_ref().map(holder))).collect();
-    let nodes: Vec<_> = state.nodes.values().map(|n| (n.id, !n.cordoned)).collect();
+    let nodes: Vec<_> = state.nodes.values().map(|n| (n.id, !n.cordoned && !n.held_down)).collect();
     rank(&groups, &nodes)
 }
 
@@ -372,6 +372,7 @@ fn committed(member: &Member, state: &ClusterState) -> Committed {
             .map(|n| Candidate {
                 node: n.id,
                 cordoned: n.cordoned,
+                held_down: n.held_down,
                 known_dead: false,
                 witness: false,
             })

@@ -219,7 +219,13 @@ pub(crate) fn committed(state: &ClusterState, applied: u64, voters: &[NodeId]) -
         applied_index: applied,
         voters: voters.to_vec(),
         members: nodes()
-            .map(|n| Member { node: n.id, cordoned: n.cordoned, known_dead: false, witness: false })
+            .map(|n| Member {
+                node: n.id,
+                cordoned: n.cordoned,
+                held_down: n.held_down,
+                known_dead: false,
+                witness: false,
+            })
             .collect(),
         groups: groups.collect(),
     }

@@ -41,6 +41,34 @@ fn apply(state: &mut ClusterState, text: &str, expected_revision: Option<u64>) -
     state.apply(4, command)
 }
 
+#[test]
+fn an_uncordoned_node_is_held_down_no_more() {
+    let mut state = started();
+    let node = NodeId(1);
+    let held = |state: &ClusterState| {
+        let node = &state.nodes[&node];
+        (node.cordoned, node.held_down)
+    };
+    assert_eq!(state.apply(2, Command::HoldDown { node, held: true }), Response::Done);
+    assert_eq!(held(&state), (false, true));
+    state.apply(3, Command::Cordon { node, cordoned: true });
+    assert_eq!(held(&state), (true, true), "a cordon says nothing about trust");
+    state.apply(4, Command::Cordon { node, cordoned: false });
+    assert_eq!(held(&state), (false, false));
+    let nobody = state.apply(5, Command::HoldDown { node: NodeId(9), held: true });
+    assert_eq!(nobody, Response::Rejected(Rejection::NoSuchNode(NodeId(9))));
+}
+
+/// A state that an older version wrote says of nobody that it is held down.
+#[test]
+fn a_node_of_an_older_state_is_trusted() {
+    let state = started();
+    let mut value = serde_json::to_value(&state.nodes[&NodeId(1)]).unwrap();
+    value.as_object_mut().unwrap().remove("held_down").unwrap();
+    let node: Node = serde_json::from_value(value).unwrap();
+    assert!(!node.held_down);
+}
+
 /// Two members never give a local port of full-NAT, whoever came and went before.
 #[test]
 fn no_two_members_have_one_port_slot() {

@@ -89,6 +89,7 @@ impl Net {
                 .map(|n| Member {
                     node: NodeId(*n),
                     cordoned: false,
+                    held_down: false,
                     known_dead: false,
                     witness: false,
                 })
@@ -295,7 +296,8 @@ impl Net {
         let groups = &self.committed.groups;
         let groups: Vec<_> = groups.iter().map(|g| (g.id, g.grant.map(|g| g.holder))).collect();
         let members = &self.committed.members;
-        let nodes: Vec<_> = members.iter().map(|m| (m.node, !m.cordoned && !m.witness)).collect();
+        let nodes: Vec<_> =
+            members.iter().map(|m| (m.node, !m.cordoned && !m.held_down && !m.witness)).collect();
         let mut ranks = rank(&groups, &nodes);
         for group in &mut self.committed.groups {
             group.candidates = ranks.remove(&group.id).unwrap();

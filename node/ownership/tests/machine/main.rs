@@ -9,6 +9,7 @@ mod common;
 mod alone;
 mod codec;
 mod faults;
+mod hold_down;
 mod rebalance;
 mod returned;
 mod rules;

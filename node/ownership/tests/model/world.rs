@@ -36,6 +36,7 @@ pub(crate) fn settings() -> Settings {
         stale_sender_after: 1_000,
         shutdown_bound: 8,
         alone_after: 5,
+        held_down_delay: 8,
         propose_again: 4,
         regrant_after: 5,
     }
@@ -148,7 +149,13 @@ impl World {
         let candidates: Vec<_> = (0..NODES).map(id).collect();
         let members = candidates
             .iter()
-            .map(|node| Member { node: *node, cordoned: false, known_dead: false, witness: false })
+            .map(|node| Member {
+                node: *node,
+                cordoned: false,
+                held_down: false,
+                known_dead: false,
+                witness: false,
+            })
             .collect();
         let group = |(group, policy): (usize, &Policy)| CommittedGroup {
             id: group_id(group),

@@ -134,7 +134,11 @@ pub fn promises() -> Vec<Promise> {
         promise(
             "P11",
             "A flapping node does not make its groups flap.",
-            vec![demo(Demo::of(Fault::CrashLoop, 2))],
+            vec![
+                demo(Demo::of(Fault::CrashLoop, 2)),
+                tests("steadfast-ownership", &["--test", "machine"], "hold_down"),
+                tests("clusterd", &["--test", "membership"], "held_down"),
+            ],
         ),
         promise(
             "P12",
