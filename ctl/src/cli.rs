@@ -235,6 +235,24 @@ pub(crate) enum NodeCommand {
     /// Make a learner a voter
     #[command(after_help = "Example:\n  clusterctl node promote n4")]
     Promote(NodeArg),
+    /// Take a voter's vote; it still holds, claims and forwards
+    ///
+    /// Refused where the voters that are left would decide nothing. Have an odd number of voters.
+    #[command(after_help = "Example:\n  clusterctl node demote n4")]
+    Demote(NodeArg),
+    /// Put a node that has joined in the place of another, which is removed for good
+    ///
+    /// A machine that was made anew joins with a token and gets a new id; this gives it the vote of
+    /// the old one, if that had one, in one step, and removes the old one. The old one may be dead. A
+    /// live one that holds groups is refused: cordon it and run `vip rebalance` first.
+    #[command(after_help = "Example:\n  clusterctl node replace n3 n4\n  \
+        clusterctl node replace 3 7          # by id, when both have one name")]
+    Replace {
+        /// Who goes: its name if only one has it, or its id
+        old: String,
+        /// Who takes its place, a member already
+        new: String,
+    },
     /// Let a node claim no groups; it still votes, consents and forwards
     #[command(after_help = "Example:\n  clusterctl node cordon n3")]
     Cordon(NodeArg),

@@ -10,8 +10,8 @@ use steadfast_proto::json::NamedEnum;
 use steadfast_proto::v1::{
     ApplyReply, ApplyRequest, CreateTokenRequest, DetachRequest, GetConfigRequest, Group,
     InitReply, InitRequest, JoinRequest, ListConnectionsRequest, MoveGroupRequest, Node,
-    NodeCordonRequest, NodePromoteRequest, NodeRef, NodeRemoveRequest, Origin, Service,
-    StatusReply, StatusRequest, TraceRequest, TraceStep,
+    NodeCordonRequest, NodeDemoteRequest, NodePromoteRequest, NodeRef, NodeRemoveRequest,
+    NodeReplaceRequest, Origin, Service, StatusReply, StatusRequest, TraceRequest, TraceStep,
 };
 
 use crate::cli::{
@@ -28,6 +28,8 @@ use crate::target::{Environment, Target};
 
 /// How long an answer may take unless `--timeout` says otherwise.
 pub(crate) const TIMEOUT: Duration = Duration::from_secs(10);
+/// A learner that is to vote is waited for.
+const TIMEOUT_VOTES: Duration = Duration::from_secs(20);
 /// `init` and `join` make keys, wait for elections and copy the state.
 const TIMEOUT_MEMBERSHIP: Duration = Duration::from_secs(60);
 /// A daemon takes messages of 4 MiB; the rest is for the envelope.
@@ -128,6 +130,8 @@ impl Session<'_> {
             NodeCommand::List => return self.nodes().await,
             NodeCommand::Remove(arg) => return self.remove(arg.node).await,
             NodeCommand::Promote(arg) => return self.promote(arg.node).await,
+            NodeCommand::Demote(arg) => return self.demote(arg.node).await,
+            NodeCommand::Replace { old, new } => return self.replace(old, new).await,
             NodeCommand::Cordon(arg) => (arg.node, true),
             NodeCommand::Uncordon(arg) => (arg.node, false),
         };
@@ -157,6 +161,27 @@ impl Session<'_> {
         self.form(&reply, || {
             let already = if reply.changed { "now" } else { "already" };
             format!("Node {} is {already} a voter.\n", name(reply.node.as_ref()))
+        })
+    }
+
+    async fn demote(&mut self, node: String) -> Result<String, Failure> {
+        let mut client = self.client(TIMEOUT_VOTES).await?;
+        let request = NodeDemoteRequest { node };
+        let reply = client.change(request, async |c, r| c.node_demote(r).await).await?;
+        self.form(&reply, || {
+            let already = if reply.changed { "now" } else { "already" };
+            format!("Node {} is {already} a learner.\n", name(reply.node.as_ref()))
+        })
+    }
+
+    async fn replace(&mut self, old_node: String, new_node: String) -> Result<String, Failure> {
+        let mut client = self.client(TIMEOUT_VOTES).await?;
+        let request = NodeReplaceRequest { old_node, new_node };
+        let reply = client.change(request, async |c, r| c.node_replace(r).await).await?;
+        self.form(&reply, || {
+            let (old, new) = (name(reply.old_node.as_ref()), name(reply.new_node.as_ref()));
+            let votes = if reply.voter { ", which votes" } else { "" };
+            format!("Node {old} was removed; its place has {new}{votes}.\n")
         })
     }
 

@@ -373,6 +373,17 @@ async fn vip_rebalance_stops_at_the_first_refusal_and_says_where() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn node_replace_names_who_goes_first() {
+    let folder = Folder::new("replace");
+    let socket = on_socket(&folder, Fake::default()).await;
+    let run = clusterctl(["--socket", &socket, "node", "replace", "old", "new"]).await;
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_eq!(run.stdout, "Node old (id 3) was removed; its place has new (id 4), which votes.\n");
+    let run = clusterctl(["--socket", &socket, "node", "replace", "old"]).await;
+    assert_eq!(run.code, 2, "{}", run.stderr);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn trace_asks_for_the_packet_and_prints_where_it_goes() {
     let folder = Folder::new("trace");
     let fake = Fake::default();

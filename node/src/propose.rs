@@ -33,6 +33,8 @@ pub(crate) enum Ask {
     Commit(Command),
     /// Make these learners voters.
     Promote(Vec<NodeId>),
+    /// Give these a vote, and take that of those, in one step.
+    Exchange(Vec<NodeId>, Vec<NodeId>),
 }
 
 impl Ask {
@@ -125,6 +127,19 @@ impl Proposer {
         self.ask(Ask::Promote(nodes), deadline).await.map(|_| ())
     }
 
+    /// Gives some a vote and takes that of others, in one step.
+    ///
+    /// # Errors
+    /// See [`ProposeError`].
+    pub(crate) async fn exchange(
+        &self,
+        promoted: Vec<NodeId>,
+        demoted: Vec<NodeId>,
+    ) -> Result<(), ProposeError> {
+        let deadline = Instant::now() + PROMOTE_WITHIN;
+        self.ask(Ask::Exchange(promoted, demoted), deadline).await.map(|_| ())
+    }
+
     /// What this node answers as the leader; also to peers.
     pub(crate) async fn answer(&self, ask: Ask, within: Duration) -> Answer {
         match ask {
@@ -133,12 +148,11 @@ impl Proposer {
                 Err(error) => failed(error),
             },
             Ask::Promote(nodes) => {
-                let nodes: Vec<u32> = nodes.iter().map(|n| n.0).collect();
-                match self.raft.promote(&nodes, PROMOTE_WITHIN).await {
-                    Ok(()) => Answer::Promoted,
-                    Err(raft::ChangeError::Write(error)) => failed(error),
-                    Err(error) => Answer::Failed(ProposeError::Refused(error.to_string())),
-                }
+                changed(self.raft.promote(&numbers(&nodes), PROMOTE_WITHIN).await)
+            }
+            Ask::Exchange(promoted, demoted) => {
+                let (promoted, demoted) = (numbers(&promoted), numbers(&demoted));
+                changed(self.raft.exchange(&promoted, &demoted, PROMOTE_WITHIN).await)
             }
         }
     }
@@ -223,6 +237,18 @@ impl Proposer {
 
 /// A change of the membership takes two commits and a wait for the log.
 const PROMOTE_WITHIN: Duration = Duration::from_secs(10);
+
+fn numbers(nodes: &[NodeId]) -> Vec<u32> {
+    nodes.iter().map(|n| n.0).collect()
+}
+
+fn changed(result: Result<(), raft::ChangeError>) -> Answer {
+    match result {
+        Ok(()) => Answer::Promoted,
+        Err(raft::ChangeError::Write(error)) => failed(error),
+        Err(error) => Answer::Failed(ProposeError::Refused(error.to_string())),
+    }
+}
 
 fn failed(error: raft::ProposeError) -> Answer {
     use raft::ProposeError as E;

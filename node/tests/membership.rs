@@ -17,8 +17,8 @@ use steadfast_proto::{
     NODE_TLS_NAME,
     v1::{
         AdmitRequest, ApplyRequest, CreateTokenRequest, DetachRequest, InitReply, InitRequest,
-        JoinRequest, Node, NodeAddresses, NodeCordonRequest, StatusReply, StatusRequest,
-        control_client::ControlClient,
+        JoinRequest, Node, NodeAddresses, NodeCordonRequest, NodeDemoteRequest, NodeReplaceRequest,
+        NodeRole, StatusReply, StatusRequest, control_client::ControlClient,
     },
 };
 use tonic::{
@@ -87,6 +87,11 @@ impl Daemon {
     fn kill(&mut self) {
         self.child.kill().unwrap();
         self.child.wait().unwrap();
+    }
+
+    fn restart_after_kill(&mut self) {
+        self.kill();
+        self.restart();
     }
 
     fn restart(&mut self) {
@@ -346,6 +351,55 @@ async fn a_node_that_fails_twice_is_held_down_until_it_is_uncordoned() {
     assert!(said.let_go && !said.changed, "{said:?}");
     let trusted = |reply: &StatusReply| !first(reply).held_down && first(reply).failures == 0;
     nodes[2].status_when("it is trusted", trusted).await;
+}
+
+#[tokio::test]
+async fn a_replaced_node_is_shut_out_and_its_successor_votes() {
+    let _turn = ONE_BY_ONE.lock().await;
+    let mut nodes = three_voters().await;
+    let replace = |old: &str, new: &str| NodeReplaceRequest {
+        old_node: old.to_owned(),
+        new_node: new.to_owned(),
+    };
+    let said = nodes[0].client().await.node_replace(replace("3", "3")).await.unwrap_err();
+    assert!(said.message().contains("its own place"), "{said}");
+
+    // The leader is replaced, alive, through another node.
+    let successor = Daemon::start();
+    assert_eq!(successor.join(&new_token(&nodes[1]).await).await.unwrap(), 4);
+    let heard = |id| move |reply: &StatusReply| node_of(reply, id).is_some_and(|node| node.alive);
+    nodes[1].status_when("node 4 is heard", heard(4)).await;
+    let said = nodes[1].client().await.node_replace(replace("1", "4")).await;
+    assert!(said.unwrap().into_inner().voter);
+    let so = |reply: &StatusReply| {
+        let votes = node_of(reply, 4).is_some_and(|node| node.role() == NodeRole::Voter);
+        node_of(reply, 1).is_none() && votes && reply.voters == 3 && reply.has_quorum
+    };
+    nodes[1].status_when("node 4 has the place of node 1", so).await;
+    nodes[0].status_when("node 1 knows", |reply| reply.removed).await;
+    nodes[0].restart_after_kill();
+    nodes[0].status_when("it learns it again", |reply| reply.removed).await;
+
+    // One that is dead is replaced too, and a voter becomes a learner.
+    let successor = Daemon::start();
+    assert_eq!(successor.join(&new_token(&nodes[1]).await).await.unwrap(), 5);
+    nodes[1].status_when("node 5 is heard", heard(5)).await;
+    nodes[2].kill();
+    let dead = |reply: &StatusReply| node_of(reply, 3).is_some_and(|node| !node.alive);
+    nodes[1].status_when("node 3 is dead", dead).await;
+    let said = nodes[1].client().await.node_replace(replace("5", "3")).await.unwrap_err();
+    assert!(said.message().contains("not heard"), "{said}");
+    let said = nodes[1].client().await.node_replace(replace("3", "5")).await;
+    assert!(said.unwrap().into_inner().voter);
+    let request = || NodeDemoteRequest { node: "5".to_owned() };
+    let said = nodes[1].client().await.node_demote(request()).await.unwrap().into_inner();
+    assert!(said.changed);
+    let learner = |reply: &StatusReply| {
+        node_of(reply, 5).is_some_and(|node| node.role() == NodeRole::Learner) && reply.voters == 2
+    };
+    nodes[1].status_when("node 5 is a learner", learner).await;
+    let again = nodes[1].client().await.node_demote(request()).await.unwrap().into_inner();
+    assert!(!again.changed);
 }
 
 /// A bpffs takes no dots in names: af-xdp has eth0.7 in eth0:7.

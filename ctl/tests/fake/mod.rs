@@ -265,6 +265,26 @@ impl Control for Fake {
         Err(Status::unimplemented("not in the fake"))
     }
 
+    async fn node_demote(
+        &self,
+        _: Request<v1::NodeDemoteRequest>,
+    ) -> Result<Response<v1::NodeDemoteReply>, Status> {
+        Err(Status::unimplemented("not in the fake"))
+    }
+
+    async fn node_replace(
+        &self,
+        request: Request<v1::NodeReplaceRequest>,
+    ) -> Result<Response<v1::NodeReplaceReply>, Status> {
+        let v1::NodeReplaceRequest { old_node, new_node } = request.into_inner();
+        let node = |id: u32, name: String| Some(NodeRef { id, name });
+        self.answer(v1::NodeReplaceReply {
+            old_node: node(3, old_node),
+            new_node: node(4, new_node),
+            voter: true,
+        })
+    }
+
     async fn node_cordon(
         &self,
         _: Request<v1::NodeCordonRequest>,

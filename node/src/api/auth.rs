@@ -29,6 +29,8 @@ pub(crate) enum Method {
     Trace,
     NodeRemove,
     NodePromote,
+    NodeDemote,
+    NodeReplace,
     NodeCordon,
     Detach,
 }
@@ -55,9 +57,12 @@ impl Method {
             | Self::ListConnections
             | Self::Trace => Need::Role(Role::Viewer),
             Self::Apply | Self::MoveGroup | Self::NodeCordon => Need::Role(Role::Operator),
-            Self::CreateToken | Self::NodeRemove | Self::NodePromote | Self::Detach => {
-                Need::Role(Role::Admin)
-            }
+            Self::CreateToken
+            | Self::NodeRemove
+            | Self::NodePromote
+            | Self::NodeDemote
+            | Self::NodeReplace
+            | Self::Detach => Need::Role(Role::Admin),
         }
     }
 
@@ -151,6 +156,8 @@ mod tests {
         Method::Trace,
         Method::NodeRemove,
         Method::NodePromote,
+        Method::NodeDemote,
+        Method::NodeReplace,
         Method::NodeCordon,
         Method::Detach,
     ];
@@ -190,8 +197,8 @@ mod tests {
             (node, 1),
             (user(Role::Viewer), 6),
             (user(Role::Operator), 9),
-            (user(Role::Admin), 13),
-            (Caller::Local, 15),
+            (user(Role::Admin), 15),
+            (Caller::Local, 17),
         ] {
             let count = METHODS.iter().filter(|m| caller.may(m.need())).count();
             assert_eq!(count, allowed, "{caller}");

@@ -12,6 +12,7 @@ mod membership;
 mod nodes;
 pub(crate) mod pauses;
 mod rebalance;
+mod replace;
 mod service;
 mod status;
 mod tls;

@@ -17,6 +17,9 @@ use crate::{
     plane::{DataPlane, Pins},
 };
 
+/// Groups that are named when a node holds many.
+const HELD_SHOWN: usize = 5;
+
 /// A node by name or id.
 pub(crate) fn find(state: &ClusterState, reference: &str) -> Result<NodeId, Status> {
     state.find_node(reference).map_err(|why| {
@@ -36,21 +39,40 @@ pub(crate) fn node_ref(state: &ClusterState, id: NodeId) -> NodeRef {
 pub(crate) async fn remove(member: &Member, reference: &str) -> Result<NodeRemoveReply, Status> {
     let state = member.state();
     let id = find(&state, reference)?;
-    let held: Vec<String> = state
+    holds_nothing(member, &state, id)?;
+    judge_removal(member, &state, id).await?;
+    let node = Some(node_ref(&state, id));
+    take_out(member, id).await?;
+    Ok(NodeRemoveReply { node })
+}
+
+/// Refuses while a node holds groups.
+pub(super) fn holds_nothing(
+    member: &Member,
+    state: &ClusterState,
+    id: NodeId,
+) -> Result<(), Status> {
+    let held: Vec<&str> = state
         .groups
         .values()
         .filter(|g| super::groups::role_of(member, g.id).is_some_and(|(holder, _)| holder == id))
-        .map(|g| g.spec.name.clone())
+        .map(|g| g.spec.name.as_str())
         .collect();
-    if !held.is_empty() {
-        return Err(refuse(
-            Reason::NodeInUse,
-            format!("node {id} holds {}", held.join(", ")),
-            "move them away first: clusterctl vip move GROUP --to NODE",
-        ));
+    if held.is_empty() {
+        return Ok(());
     }
-    judge_removal(member, &state, id).await?;
-    let node = Some(node_ref(&state, id));
+    let more = held.len().saturating_sub(HELD_SHOWN);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let shown = held.iter().take(HELD_SHOWN).copied().collect::<Vec<_>>().join(", ");
+    Err(refuse(
+        Reason::NodeInUse,
+        format!("node {id} holds {shown}{more}"),
+        format!("move them away first: clusterctl node cordon {id}, then clusterctl vip rebalance"),
+    ))
+}
+
+/// Removes a node, and waits until it follows the log no more.
+pub(super) async fn take_out(member: &Member, id: NodeId) -> Result<(), Status> {
     match member.propose(Command::RemoveNode { node: id }).await {
         Ok(Response::Rejected(why)) => Err(rejected(&why, "")),
         Ok(_) => {
@@ -65,7 +87,7 @@ pub(crate) async fn remove(member: &Member, reference: &str) -> Result<NodeRemov
             if tokio::time::timeout(within, gone).await.is_err() {
                 tracing::warn!(%id, "removed, but still among the Raft members");
             }
-            Ok(NodeRemoveReply { node })
+            Ok(())
         }
         Err(error) => Err(propose_failure(&error)),
     }
@@ -87,7 +109,11 @@ async fn judge_removal(member: &Member, state: &ClusterState, id: NodeId) -> Res
         return Ok(());
     }
     let silent: BTreeSet<u32> = view.peers.iter().filter(|p| p.silent).map(|p| p.node.0).collect();
-    let left = Left::without(id.0, &member.raft.membership().voters, &silent);
+    judge_left(&name, &Left::without(id.0, &member.raft.membership().voters, &silent))
+}
+
+/// Whether the voters that are left decide.
+pub(super) fn judge_left(name: &str, left: &Left) -> Result<(), Status> {
     if left.voters == 0 {
         return Err(refuse(
             Reason::NodeInUse,
@@ -110,13 +136,13 @@ async fn judge_removal(member: &Member, state: &ClusterState, id: NodeId) -> Res
 
 /// The voters that are left after a removal.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-struct Left {
+pub(super) struct Left {
     voters: usize,
     heard: usize,
 }
 
 impl Left {
-    fn without(node: u32, voters: &BTreeSet<u32>, silent: &BTreeSet<u32>) -> Self {
+    pub(super) fn without(node: u32, voters: &BTreeSet<u32>, silent: &BTreeSet<u32>) -> Self {
         let left = || voters.iter().filter(|voter| **voter != node);
         let heard = left().filter(|voter| !silent.contains(voter)).count();
         Self { voters: left().count(), heard }

@@ -7,9 +7,10 @@ use steadfast_proto::v1::{
     AdmitReply, AdmitRequest, ApplyReply, ApplyRequest, CreateTokenReply, CreateTokenRequest,
     DetachReply, DetachRequest, GetConfigReply, GetConfigRequest, InitReply, InitRequest,
     JoinReply, JoinRequest, ListConnectionsReply, ListConnectionsRequest, MoveGroupReply,
-    MoveGroupRequest, NodeCordonReply, NodeCordonRequest, NodePromoteReply, NodePromoteRequest,
-    NodeRemoveReply, NodeRemoveRequest, PlanRebalanceReply, PlanRebalanceRequest, StatusReply,
-    StatusRequest, TraceReply, TraceRequest, control_server::Control,
+    MoveGroupRequest, NodeCordonReply, NodeCordonRequest, NodeDemoteReply, NodeDemoteRequest,
+    NodePromoteReply, NodePromoteRequest, NodeRemoveReply, NodeRemoveRequest, NodeReplaceReply,
+    NodeReplaceRequest, PlanRebalanceReply, PlanRebalanceRequest, StatusReply, StatusRequest,
+    TraceReply, TraceRequest, control_server::Control,
 };
 use tonic::{Request, Response, Status};
 
@@ -17,7 +18,7 @@ use super::{
     auth::{Caller, Method, authorise},
     config, connections, error, groups,
     membership::{self, Door},
-    nodes, rebalance, status, trace,
+    nodes, rebalance, replace, status, trace,
 };
 use crate::{daemon::Node, member::Member};
 
@@ -122,6 +123,16 @@ impl Control for ControlService {
     async fn node_promote(&self, request: Request<NodePromoteRequest>) -> Reply<NodePromoteReply> {
         let (member, _, request) = self.admitted(Method::NodePromote, request)?;
         nodes::promote(&member, &request.node).await.map(Response::new)
+    }
+
+    async fn node_demote(&self, request: Request<NodeDemoteRequest>) -> Reply<NodeDemoteReply> {
+        let (member, _, request) = self.admitted(Method::NodeDemote, request)?;
+        replace::demote(&member, &request.node).await.map(Response::new)
+    }
+
+    async fn node_replace(&self, request: Request<NodeReplaceRequest>) -> Reply<NodeReplaceReply> {
+        let (member, _, request) = self.admitted(Method::NodeReplace, request)?;
+        replace::replace(&member, &request).await.map(Response::new)
     }
 
     async fn node_cordon(&self, request: Request<NodeCordonRequest>) -> Reply<NodeCordonReply> {

@@ -101,6 +101,39 @@ impl<S: StateMachine> Consensus<S> {
         self.change(ChangeMembers::AddVoterIds(voters), left).await
     }
 
+    /// Gives learners a vote and takes that of others, in one step: no moment in between has more or
+    /// fewer voters. Who loses its vote goes on following the log. On the leader; a leader that loses
+    /// its own vote steps down when the change is committed.
+    ///
+    /// Waits up to `timeout` for learners that are behind. Doing it again succeeds.
+    pub async fn exchange(
+        &self,
+        promoted: &[u32],
+        demoted: &[u32],
+        timeout: Duration,
+    ) -> Result<(), ChangeError> {
+        let started = Instant::now();
+        for &node in promoted {
+            self.wait_caught_up(node, started, timeout).await?;
+        }
+        let membership = self.membership();
+        if let Some(node) = demoted.iter().find(|node| !membership.contains(**node)) {
+            return Err(ChangeError::NotMember(*node));
+        }
+        let mut voters = membership.voters.clone();
+        voters.extend(promoted);
+        voters.retain(|node| !demoted.contains(node));
+        if voters.is_empty() {
+            return Err(ChangeError::LastVoter(demoted.first().copied().unwrap_or_default()));
+        }
+        if !membership.changing && voters == membership.voters {
+            return Ok(());
+        }
+        let voters = voters.into_iter().map(u64::from).collect();
+        let left = timeout.saturating_sub(started.elapsed());
+        self.change(ChangeMembers::ReplaceAllVoters(voters), left).await
+    }
+
     /// Removes a voter or learner, dead or alive, for good: its id never comes back. On the
     /// leader; a leader that removes itself steps down when the change is committed.
     pub async fn remove(&self, node: u32, timeout: Duration) -> Result<(), ChangeError> {
@@ -176,12 +209,11 @@ impl<S: StateMachine> Consensus<S> {
         change: ChangeMembers<u64, NodeInfo>,
         timeout: Duration,
     ) -> Result<(), ChangeError> {
-        const RETAIN_REMOVED_AS_LEARNERS: bool = false;
+        // Who only loses its vote goes on following.
+        let retain = matches!(change, ChangeMembers::ReplaceAllVoters(_));
         let raft = self.inner.raft.clone();
         let operation = async move {
-            let task = tokio::spawn(async move {
-                raft.change_membership(change, RETAIN_REMOVED_AS_LEARNERS).await
-            });
+            let task = tokio::spawn(async move { raft.change_membership(change, retain).await });
             task.await.unwrap_or(Err(RaftError::Fatal(openraft::error::Fatal::Stopped)))
         };
         match self.write(operation, timeout).await {
