@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use steadfast_proto::v1::{
-    CheckState, CopyState, Group, GroupCopy, LocalStatus, Node, NodeRole, Server, Service,
+    CheckState, CopyState, Group, GroupCopy, LocalStatus, Node, NodeRef, NodeRole, Server, Service,
     Severity, StatusReply, Warning,
 };
 
