@@ -49,7 +49,15 @@ mod tests {
     fn node(id: u32) -> Node {
         let at = ([198, 18, 0, 1], 1).into();
         let name = format!("lb{id}");
-        Node { id: NodeId(id), name, api: at, control: at, replication: at, cordoned: false }
+        Node {
+            id: NodeId(id),
+            name,
+            api: at,
+            control: at,
+            replication: at,
+            cordoned: false,
+            held_down: false,
+        }
     }
 
     fn chosen(spec: &SyncGroup, group: u32, nodes: &[Node]) -> BTreeSet<NodeId> {
