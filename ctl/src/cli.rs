@@ -246,7 +246,7 @@ pub(crate) enum NodeCommand {
     /// the old one, if that had one, in one step, and removes the old one. The old one may be dead. A
     /// live one that holds groups is refused: cordon it and run `vip rebalance` first.
     #[command(after_help = "Example:\n  clusterctl node replace n3 n4\n  \
-        clusterctl node replace 3 7          # by id, when both have one name")]
+        clusterctl node replace 3 7")]
     Replace {
         /// Who goes: its name if only one has it, or its id
         old: String,

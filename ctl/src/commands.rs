@@ -140,10 +140,14 @@ impl Session<'_> {
         let reply = client.change(request, async |c, r| c.node_cordon(r).await).await?;
         self.form(&reply, || {
             let node = name(reply.node.as_ref());
-            let state = if reply.cordoned { "cordoned" } else { "not cordoned" };
-            let already = if reply.changed { "now" } else { "already" };
+            let is = match (reply.cordoned, reply.changed) {
+                (true, true) => "is now cordoned",
+                (true, false) => "is already cordoned",
+                (false, true) => "is cordoned no more",
+                (false, false) => "was not cordoned",
+            };
             let trusted = if reply.let_go { " It is held down no more." } else { "" };
-            format!("Node {node} is {already} {state}.{trusted}\n")
+            format!("Node {node} {is}.{trusted}\n")
         })
     }
 

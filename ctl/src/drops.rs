@@ -39,7 +39,7 @@ Reasons for which packets are dropped, counted by node (also under DROPS of stat
   relay_loop            To be relayed, but it came from a node of the cluster.
   server_removed        The connection's server is not in the configuration any more.
   unbound               The connection's server is not in the configuration yet.
-  unserved              No service on this port, and the group's policy is to say nothing.
+  unserved              No service on this port, and settings.unserved is to say nothing.
   unknown_reset         A reset, or an SCTP packet that is to be discarded in silence, of no
                         connection.
   rate_limited          An answer was due but for the rate limit.

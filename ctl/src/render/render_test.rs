@@ -347,7 +347,11 @@ fn trace_says_whether_the_nodes_agree() {
             "Through some nodes it reaches 198.18.1.11:8080, through others nothing.",
         ),
         (&[(Answered, ""), (Relayed, "")], "It reaches no real server."),
-        (&[(ToKernel, "")], "It reaches no real server."),
+        (&[(ToKernel, ""), (Relayed, "")], "It reaches no real server."),
+        (
+            &[(ToKernel, "")],
+            "It is for none of the cluster's addresses: nodes leave it to their kernels.",
+        ),
     ] {
         let nodes = fates.iter().map(|(fate, server)| trace_node(1, *fate, server)).collect();
         let mut reply = TraceReply { nodes };

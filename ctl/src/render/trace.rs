@@ -64,6 +64,11 @@ fn verdict(reply: &TraceReply) -> (Tone, String) {
         _ => "; they have different revisions of the configuration",
     };
     let servers: Vec<String> = servers.into_iter().map(printable).collect();
+    let to_the_kernel = |node: &&TraceNode| node.fate() == TraceFate::ToKernel;
+    if !told.is_empty() && told.iter().all(to_the_kernel) {
+        let what = "It is for none of the cluster's addresses: nodes leave it to their kernels";
+        return (Tone::Warn, format!("{what}{missing}{revisions}."));
+    }
     match (&servers[..], refused) {
         ([], _) => (Tone::Warn, format!("It reaches no real server{missing}{revisions}.")),
         ([server], false) => {

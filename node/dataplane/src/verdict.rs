@@ -107,7 +107,7 @@ reasons! {
     ServerRemoved => "server_removed",
     /// The connection's server is not in the configuration yet.
     Unbound => "unbound",
-    /// No service on this port, and the group's policy is to say nothing.
+    /// No service on this port, and settings.unserved is to say nothing.
     Unserved => "unserved",
     /// A reset, or an SCTP packet that is to be discarded in silence, of no connection.
     UnknownReset => "unknown_reset",

@@ -65,7 +65,7 @@ fn groups_of_a_dead_node_spread_over_the_survivors() {
 
 /// Minutes with thousands of groups, for every instant of the network runs every node.
 #[test]
-#[ignore = "minutes; the ranks of thousands are in `ranks_deal_out_the_groups_of_the_dead`"]
+#[ignore = "minutes, in `make test-full`; the ranks alone are in `ranks_deal_out_the_groups_of_the_dead`"]
 fn thousands_of_groups_spread_over_the_survivors() {
     for (groups, nodes) in [(1_000, 3), (1_000, 5), (3_000, 3), (3_000, 5)] {
         spread_and_fail_over(groups, nodes);

@@ -197,16 +197,15 @@ pub fn promises() -> Vec<Promise> {
             ],
         ),
         missing("P25", "Certificates and the CA are changed under load.", Vec::new(), "rotation"),
-        missing(
+        promise(
             "P31",
             "This version and the one before work together.",
-            Vec::new(),
-            "a tagged one",
+            vec![Work::Make(&["demo-upgrade", "OLD=e08a7da", "RUNS=2"])],
         ),
         promise(
             "P33",
             "Ten simulated hours of faults violate no invariant.",
-            vec![tests("steadfast-simulation", &[], "")],
+            vec![tests("steadfast-simulation", &[], ""), Work::Make(&["mutants"])],
         ),
     ]
 }

@@ -32,6 +32,8 @@ pub enum Work {
         /// Part of their names.
         filter: &'static str,
     },
+    /// A target of the Makefile with what is given to it.
+    Make(&'static [&'static str]),
 }
 
 /// Runs of the demonstration.
@@ -121,6 +123,9 @@ impl Work {
                 let words: Vec<&str> = words.filter(|word| !word.is_empty()).collect();
                 words.join("-").replace(':', "-")
             }
+            Self::Make(words) => {
+                format!("make-{}", words.join("-").replace('=', "-"))
+            }
         }
     }
 
@@ -159,6 +164,10 @@ impl Work {
                 let words = [&head[..], *target, &["--", *filter]].concat();
                 words.into_iter().filter(|word| !word.is_empty()).map(str::to_owned).collect()
             }
+            Self::Make(words) => {
+                let all = std::iter::once(&"make").chain(*words);
+                all.map(|word| (*word).to_owned()).collect()
+            }
         }
     }
 
@@ -166,7 +175,7 @@ impl Work {
     #[must_use]
     pub fn told(&self, place: &Place) -> String {
         match self {
-            Self::Tests { .. } => self.command(place).join(" "),
+            Self::Tests { .. } | Self::Make(_) => self.command(place).join(" "),
             Self::Demo(demo) => {
                 let mut told = format!("make demo FAULT={}", demo.fault.name());
                 if demo.mode != Mode::Dr {
@@ -207,6 +216,10 @@ impl Work {
                 let count = tests_passed(printed);
                 // A filter that fits no test would pass for ever.
                 (succeeded && count > 0, format!("{count} tests passed"))
+            }
+            Self::Make(_) => {
+                let verdict = verdict_line(printed).unwrap_or("it said nothing of a verdict");
+                (succeeded, verdict.to_owned())
             }
         };
         let (name, command) = (self.name(), self.told(place));
@@ -249,6 +262,14 @@ fn in_short(report: &Report) -> String {
     told
 }
 
+/// The last line that says how something ended.
+fn verdict_line(printed: &str) -> Option<&str> {
+    let of_a_demo = |line: &str| ["PASS:", "BROKEN:", "VOID:"].iter().any(|v| line.starts_with(v));
+    // `make mutants`: 24 of 25 found.
+    let is_verdict = |line: &&str| of_a_demo(line) || line.ends_with(" found");
+    printed.lines().map(str::trim).rfind(is_verdict)
+}
+
 /// How many tests `cargo test` says passed, over all it ran.
 fn tests_passed(printed: &str) -> u64 {
     let results = printed.lines().filter_map(|line| line.trim().strip_prefix("test result: ok. "));
@@ -258,6 +279,14 @@ fn tests_passed(printed: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_last_verdict_counts() {
+        let printed = "PASS: 0 of 300 sessions broken\nnoise\n  24 of 25 found \nx";
+        assert_eq!(verdict_line(printed), Some("24 of 25 found"));
+        assert_eq!(verdict_line("VOID: x\nPASS: y\n\n"), Some("PASS: y"));
+        assert_eq!(verdict_line("make: nothing"), None);
+    }
 
     #[test]
     fn tests_that_passed_are_counted_over_all_that_ran() {
