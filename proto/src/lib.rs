@@ -62,10 +62,13 @@ mod tests {
             "GetConfig",
             "Status",
             "MoveGroup",
+            "PlanRebalance",
             "ListConnections",
             "Trace",
             "NodeRemove",
             "NodePromote",
+            "NodeDemote",
+            "NodeReplace",
             "NodeCordon",
             "Detach",
         ];

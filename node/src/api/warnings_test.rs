@@ -166,7 +166,7 @@ fn a_cordon_on_all_that_could_take_over_is_bad() {
     reply.nodes[1].cordoned = true;
     assert_eq!(texts(&judge(&reply)), [""; 0], "n3 is left");
     reply.nodes[2].cordoned = true;
-    let nobody = "!! group web: NOBODY could take over, n2, n3 cordoned";
+    let nobody = "!! group web: NOBODY could take over, n2 and n3 cordoned";
     assert_eq!(texts(&judge(&reply)), [nobody]);
     let mut reply = cluster(3, 3, &[3]);
     reply.nodes[1].cordoned = true;
