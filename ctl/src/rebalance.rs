@@ -87,7 +87,7 @@ impl Place<'_> {
         let again = "clusterctl vip rebalance --dry-run shows what is left";
         let fix = match failure.fix.as_str() {
             "" => format!("{done}; {again}"),
-            fix => format!("{fix}\n  {done}; {again}"),
+            fix => format!("{fix}; {done}; {again}"),
         };
         Failure { message, fix, ..failure }
     }

@@ -367,7 +367,7 @@ async fn vip_rebalance_stops_at_the_first_refusal_and_says_where() {
     let run = clusterctl(["--socket", &socket, "vip", "rebalance"]).await;
     assert_eq!((run.code, run.stdout.as_str()), (1, ""));
     let said = "error: stopped at move 1 of 2, web-7 n1 -> n2: n3 has no complete copy\n  \
-        wait for it\n  nothing has moved; clusterctl vip rebalance --dry-run shows what is left\n";
+        wait for it; nothing has moved; clusterctl vip rebalance --dry-run shows what is left\n";
     assert_eq!(run.stderr, said);
     assert_eq!(fake.moves(), 1, "the second is not asked for");
 }
