@@ -1,6 +1,6 @@
 //! `NodeRemove`, `NodePromote`, `NodeCordon` and `Detach`.
 
-use std::collections::BTreeSet;
+use std::{collections::BTreeSet, time::Duration};
 
 use steadfast_model::{ClusterState, Command, NodeId, Response};
 use steadfast_ownership::Role;
@@ -15,6 +15,7 @@ use crate::{
     daemon::Node,
     member::Member,
     plane::{DataPlane, Pins},
+    propose::ProposeError,
 };
 
 /// Groups that are named when a node holds many.
@@ -74,23 +75,43 @@ pub(super) fn holds_nothing(
 /// Removes a node, and waits until it follows the log no more.
 pub(super) async fn take_out(member: &Member, id: NodeId) -> Result<(), Status> {
     match member.propose(Command::RemoveNode { node: id }).await {
-        Ok(Response::Rejected(why)) => Err(rejected(&why, "")),
-        Ok(_) => {
-            // The leader takes it out of the Raft members next; wait so that what follows, such
-            // as a promotion, counts without it.
-            let gone = async {
-                while member.raft.membership().contains(id.0) {
-                    tokio::time::sleep(std::time::Duration::from_millis(20)).await;
-                }
-            };
-            let within = std::time::Duration::from_secs(5);
-            if tokio::time::timeout(within, gone).await.is_err() {
-                tracing::warn!(%id, "removed, but still among the Raft members");
-            }
-            Ok(())
+        // Asked for twice, as when the leader fell silent, it is gone all the same.
+        Ok(Response::Rejected(why)) if member.state().nodes.contains_key(&id) => {
+            return Err(rejected(&why, ""));
         }
-        Err(error) => Err(propose_failure(&error)),
+        Ok(_) => {}
+        // A leader that removes itself is cut off by this very change, often before it can answer.
+        Err(ProposeError::Unknown(_)) if is_gone(member, id).await => {}
+        Err(error) => return Err(propose_failure(&error)),
     }
+    // The leader takes it out of the Raft members next; wait so that what follows, such as a
+    // promotion, counts without it.
+    let out = holds_soon(OUT_WITHIN, || !member.raft.membership().contains(id.0));
+    if !out.await {
+        tracing::warn!(%id, "removed, but still among the Raft members");
+    }
+    Ok(())
+}
+
+/// A removed node leaves the Raft members within so long, an election included.
+const OUT_WITHIN: Duration = Duration::from_secs(5);
+
+/// What one node has committed is known to another within so long.
+const KNOWN_WITHIN: Duration = Duration::from_secs(1);
+
+/// Whether this node learns in time that another was removed.
+async fn is_gone(member: &Member, id: NodeId) -> bool {
+    holds_soon(KNOWN_WITHIN, || !member.state().nodes.contains_key(&id)).await
+}
+
+/// Whether something becomes true in time.
+async fn holds_soon(within: Duration, is_so: impl Fn() -> bool) -> bool {
+    let holds = async {
+        while !is_so() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    tokio::time::timeout(within, holds).await.is_ok()
 }
 
 /// Whether the cluster can do without a node.
