@@ -409,8 +409,12 @@ pub(crate) enum PacketArg {
 #[derive(Debug, Subcommand)]
 pub(crate) enum ConnCommand {
     /// List the connections in the table of the node asked, its own and its copies
-    #[command(after_help = "Example:\n  clusterctl conn list --service http --origin replica\n  \
-        clusterctl --server n2.example.net:7440 conn list --limit 0 -o json")]
+    #[command(
+        after_help = "IDLE is the time since the last packet that the node asked saw or was \
+        told of: a copy and a\nconnection that was taken over count from the last record of it, or \
+        from the take-over.\n\nExample:\n  clusterctl conn list --service http --origin replica\n  \
+        clusterctl --server n2.example.net:7440 conn list --limit 0 -o json"
+    )]
     List(ConnArgs),
 }
 

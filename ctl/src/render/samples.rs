@@ -218,6 +218,11 @@ pub(crate) fn healthy() -> StatusReply {
             }],
             persistence: String::new(),
             quic_lb: Vec::new(),
+            set_otherwise: vec![
+                "check: {fall: 3, interval_ms: 500, rise: 1, timeout_ms: 1000, type: tcp}"
+                    .to_owned(),
+                "slow_start_s: 30".to_owned(),
+            ],
             one_packet: false,
             ftp_data_ports: String::new(),
         }],

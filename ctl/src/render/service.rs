@@ -152,8 +152,10 @@ fn head(service: &Service, node: &str, paint: Paint) -> String {
         [] => String::new(),
         some => format!("   QUIC-LB {}", some.join("; ")),
     };
+    let set: Vec<String> = service.set_otherwise.iter().map(|set| printable(set)).collect();
+    let set = if set.is_empty() { String::new() } else { format!("Set {}\n", set.join(", ")) };
     format!(
-        "{} {}: {}, group {}\nScheduler {}{order}{ftp}{once}{persistent}{quic}   Forwarding {}{tunnel}{told}{mss}{proxy}   {}   counted by {node}\n{}\n",
+        "{} {}: {}, group {}\nScheduler {}{order}{ftp}{once}{persistent}{quic}   Forwarding {}{tunnel}{told}{mss}{proxy}   {}   counted by {node}\n{set}{}\n",
         paint.text(Tone::Title, "SERVICE"),
         printable(&service.name),
         printable(&all),

@@ -20,12 +20,13 @@ mod sync_group;
 mod tunnel;
 
 use std::{
+    collections::BTreeMap,
     fmt,
     net::{IpAddr, Ipv4Addr, Ipv6Addr},
     str::FromStr,
 };
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Serialize, de::IgnoredAny};
 use thiserror::Error;
 
 pub use self::{
@@ -604,6 +605,14 @@ impl Document {
             return Err(DocumentError::ApiVersion { found: document.api_version });
         }
         Ok(document)
+    }
+
+    /// Whether a document without groups and services says so, with keys of its own, and does not
+    /// only leave them out. It must be one that can be read.
+    #[must_use]
+    pub fn says_it_is_empty(text: &str) -> bool {
+        let keys = serde_saphyr::from_str::<BTreeMap<String, IgnoredAny>>(text);
+        keys.is_ok_and(|keys| keys.contains_key("groups") && keys.contains_key("services"))
     }
 
     /// An empty document: what a new cluster starts with.

@@ -59,7 +59,8 @@ impl MessageFormatter for Words {
 fn range(ty: &str) -> Option<&'static str> {
     match ty {
         "u16" => Some("a whole number from 0 to 65535"),
-        "u32" => Some("a whole number from 0 to 4294967295"),
+        // Which values fit is said, key by key, when it is one.
+        "u32" => Some("a whole number of 0 or more"),
         "boolean" => Some("`true` or `false`"),
         _ => None,
     }

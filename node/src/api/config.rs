@@ -27,6 +27,7 @@ pub(crate) async fn apply(
     {
         return Err(rejected(&Rejection::Revision { expected, current }, &request.source));
     }
+    judge_emptiness(&before.config.document, &document, &request.document)?;
     let diff = diff(&before.config.document, &document);
     let warnings = warnings(&document);
     if request.dry_run {
@@ -47,6 +48,25 @@ pub(crate) async fn apply(
     }
 }
 
+/// A document that lost its content must not take a cluster out of service.
+fn judge_emptiness(before: &Document, after: &Document, text: &str) -> Result<(), Status> {
+    let empty = |document: &Document| document.groups.is_empty() && document.services.is_empty();
+    if empty(before) || !empty(after) || Document::says_it_is_empty(text) {
+        return Ok(());
+    }
+    Err(refuse(
+        Reason::InvalidArgument,
+        format!(
+            "the document has neither groups nor services: it would remove all {} groups and {} \
+             services",
+            before.groups.len(),
+            before.services.len()
+        ),
+        "a document is the whole of what is wanted; if nothing is, write `groups: []` and \
+         `services: []`",
+    ))
+}
+
 /// The document as it was applied.
 pub(crate) fn get(member: &Member, request: &GetConfigRequest) -> Result<GetConfigReply, Status> {
     let state = member.state();
@@ -59,7 +79,10 @@ pub(crate) fn get(member: &Member, request: &GetConfigRequest) -> Result<GetConf
             refuse(
                 Reason::NotFound,
                 format!("revision {wanted} is not kept"),
-                format!("kept are {oldest} to {}", state.config.revision),
+                match state.config.revision {
+                    0 => "nothing was applied yet: clusterctl config apply -f FILE".to_owned(),
+                    newest => format!("kept are {oldest} to {newest}"),
+                },
             )
         })?;
     Ok(GetConfigReply { revision: config.revision, document: config.text.clone() })
@@ -102,6 +125,22 @@ services:
   - {name: echo, group: web, address: 198.18.0.100, port: 7, scheduler: rr,
      servers: [{address: 198.18.0.11, port: 7}, {address: 198.18.0.12, port: 7}]}
 ";
+
+    #[test]
+    fn a_document_that_lost_its_content_is_refused() {
+        let (full, empty) = (Document::parse(TEXT).unwrap(), Document::empty());
+        let judge = |before, text: &str| {
+            let after = Document::parse(text).unwrap();
+            let judged = judge_emptiness(before, &after, text);
+            judged.map_err(|status| status.message().to_owned())
+        };
+        let bare = "apiVersion: steadfast/v1";
+        assert!(judge(&full, bare).unwrap_err().contains("all 1 groups and 1 services"));
+        assert!(judge(&full, &format!("{bare}\nservices: []")).is_err());
+        assert_eq!(judge(&full, &format!("{bare}\nservices: []\ngroups: []")), Ok(()));
+        assert_eq!(judge(&full, TEXT), Ok(()));
+        assert_eq!(judge(&empty, bare), Ok(()), "nothing is lost");
+    }
 
     #[test]
     fn a_drained_service_and_missing_checks_are_warned_of() {

@@ -14,6 +14,7 @@ pub(crate) mod pauses;
 mod rebalance;
 mod replace;
 mod service;
+mod set_otherwise;
 mod status;
 mod tls;
 pub(crate) mod trace;

@@ -18,6 +18,7 @@ use super::{
     membership::role,
     nodes::node_ref,
     pauses::Pauses,
+    set_otherwise::set_otherwise,
     warnings::{Facts, warnings},
 };
 use crate::{
@@ -341,6 +342,7 @@ fn services(member: &Member, state: &ClusterState) -> Vec<v1::Service> {
             cookies: Some(cookies(&excess)),
             limits: Some(limits(&spec.limits, &excess)),
             servers: servers.collect(),
+            set_otherwise: set_otherwise(spec),
         }
     });
     services.collect()
