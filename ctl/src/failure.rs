@@ -7,7 +7,7 @@ use steadfast_proto::error_detail;
 use steadfast_proto::v1::{DocumentError, Reason};
 use tonic::{Code, Status};
 
-use crate::locate::Locator;
+use crate::locate::{Locator, lines};
 use crate::render::{Paint, Tone, printable};
 
 /// The exit codes; `clusterctl --help` prints this table.
@@ -226,7 +226,7 @@ fn place(wrong: &DocumentError) -> String {
 /// The line of the document with a mark under the column.
 fn excerpt(document: &str, wrong: &DocumentError) -> String {
     let Some(index) = (wrong.line as usize).checked_sub(1) else { return String::new() };
-    let Some(line) = document.lines().nth(index) else { return String::new() };
+    let Some(line) = lines(document).nth(index) else { return String::new() };
     let column = (wrong.column as usize).checked_sub(1);
     // A document in one line, as programs write it, must not be printed for every error in it.
     let skipped = match column {

@@ -8,9 +8,11 @@
 //!
 //! Does not judge: text that is no YAML has no places, and the node's own error says why.
 
+mod lines;
 mod path;
 mod tree;
 
+pub(crate) use self::lines::lines;
 use self::path::{Step, steps};
 use self::tree::{Node, Value};
 

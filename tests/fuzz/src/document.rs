@@ -25,7 +25,7 @@ pub fn run(input: &[u8]) {
     let problems = validate(&document);
     for problem in &problems {
         if let Some(place) = places.find(&problem.place) {
-            let lines = text.lines().count().max(1);
+            let lines = locate::lines(text).count().max(1);
             assert!(
                 place.line as usize <= lines + 1,
                 "{} is said to be behind the end",
