@@ -153,9 +153,9 @@ guest-test: setup ## The kernel's IPVS, in an emulated machine, against ours: SE
 .PHONY: test-full
 test-full: setup build ## The runs that the README's figures come from; goes on where it stopped
 	$(CARGO) test --locked --workspace --test machines -- --ignored
-	$(CARGO) test --locked -p steadfast-consensus --lib -- --ignored \
+	$(CARGO) test --locked --workspace --lib -- --ignored \
 		many_power_cuts every_flipped_bit --skip cost_of_a_commit
-	$(CARGO) test --locked -p steadfast-ownership --test machine -- --ignored
+	$(CARGO) test --locked --workspace --test machine -- --ignored
 	@$(LAB) suite --full --sessions $(SESSIONS) $(SEED_ARG)
 
 # The results are of a commit: what was shown at it is not run again.
