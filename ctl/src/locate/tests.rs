@@ -206,7 +206,7 @@ fn damaged_documents_are_survived() {
             let locator = Locator::read(damaged);
             for path in ["services[1].servers[0].port", "settings.beacon", "groups[0].addresses"] {
                 let Some(place) = locator.find(path) else { continue };
-                assert!((1..=super::lines(&damaged).count() + 1).contains(&(place.line as usize)));
+                assert!((1..=super::lines(damaged).count() + 1).contains(&(place.line as usize)));
             }
         }
     }
