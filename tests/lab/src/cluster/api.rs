@@ -69,6 +69,8 @@ pub struct Node {
     pub role: Word,
     /// It may not claim.
     pub cordoned: bool,
+    /// It failed again and again, and claims last.
+    pub held_down: bool,
     /// It is heard.
     pub alive: bool,
 }

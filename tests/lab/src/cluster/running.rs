@@ -211,6 +211,19 @@ impl Cluster {
         status.serving_node.map(|r| r.id).ok_or_else(|| anyhow!("n{n} has no id"))
     }
 
+    /// Trusts nodes again that are held down: what one run does to them must not change the next.
+    ///
+    /// # Errors
+    /// When nobody answers, or the command is refused.
+    pub async fn trust_nodes(&self) -> Result<()> {
+        let views = self.statuses().await;
+        let nodes = views.first().map(|(_, view)| view.nodes.clone()).unwrap_or_default();
+        for node in nodes.iter().filter(|node| node.held_down) {
+            self.any_ctl()?.node("uncordon", node.id).await?;
+        }
+        Ok(())
+    }
+
     /// Waits until everything is up, agreed and complete, twice in a row.
     ///
     /// # Errors

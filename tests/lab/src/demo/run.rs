@@ -215,6 +215,7 @@ async fn settle(
     dice: &mut Dice,
     say: &mut dyn FnMut(&str),
 ) -> Result<Ready> {
+    cluster.trust_nodes().await?;
     for _ in 0..LEADER_TRIES {
         let ready = cluster.wait_ready().await?;
         if leads.allows(&ready) {

@@ -35,6 +35,7 @@ pub async fn run(
     round: &Round,
     programs: &[Program],
 ) -> Result<Vec<(Program, Seen)>> {
+    cluster.trust_nodes().await?;
     let before = cluster.wait_ready().await?.holder;
     let (tell, fault) = watch::channel(None);
     let mut sessions = JoinSet::new();
