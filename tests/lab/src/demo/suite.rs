@@ -94,10 +94,9 @@ pub enum Extent {
 pub fn cases(extent: Extent) -> Vec<Case> {
     let family = Family::V4;
     let case = |fault, mode, runs| Case { fault, mode, runs, replication: true, queues: 1, family };
-    let runs = |fault, mode| match (extent, fault, mode) {
-        (Extent::Quick, _, _) => 1,
-        (Extent::Full, Fault::Kill | Fault::Power, Mode::Dr) => 20,
-        (Extent::Full, _, _) => 5,
+    let runs = |fault, mode| match extent {
+        Extent::Quick => 1,
+        Extent::Full => full_runs(fault, mode),
     };
     let mut cases = Vec::new();
     for mode in [Mode::Dr, Mode::Nat] {
@@ -119,6 +118,19 @@ pub fn cases(extent: Extent) -> Vec<Case> {
     }
     cases.push(Case { replication: false, ..case(Fault::Kill, Mode::Dr, 1) });
     cases
+}
+
+/// How often `make test-full` runs a fault. Of those that come in many shapes `make report` makes more
+/// runs, by itself and for as long as it takes.
+fn full_runs(fault: Fault, mode: Mode) -> u32 {
+    match fault {
+        Fault::Kill | Fault::Power if mode == Mode::Dr => 20,
+        Fault::Kill | Fault::Power | Fault::Move | Fault::Cut | Fault::Stop => 5,
+        Fault::Quorum | Fault::Return | Fault::Leader | Fault::None => 5,
+        Fault::Pause(PAUSE_MS) => 5,
+        Fault::Pause(_) | Fault::Plane(..) | Fault::Loss(_) | Fault::Idle | Fault::CrashLoop => 2,
+        Fault::Rolling | Fault::Flood | Fault::Hogs | Fault::Upgrade => 2,
+    }
 }
 
 /// In which modes `make test` has a fault. What the nodes do about one hardly depends on the mode,
@@ -337,8 +349,13 @@ mod tests {
                 };
                 cases.iter().find(is).map_or(0, |c| c.runs)
             };
-            let dr = if matches!(fault, Fault::Kill | Fault::Power) { 20 } else { 5 };
-            assert_eq!((runs(Mode::Dr), runs(Mode::Nat)), (dr, 5), "{fault:?}");
+            let promised = match fault {
+                Fault::Kill | Fault::Power => (20, 5),
+                Fault::Move | Fault::Cut | Fault::Stop | Fault::Quorum => (5, 5),
+                Fault::Return | Fault::Leader | Fault::Pause(PAUSE_MS) => (5, 5),
+                _ => (2, 2),
+            };
+            assert_eq!((runs(Mode::Dr), runs(Mode::Nat)), promised, "{fault:?}");
         }
         assert!(cases.iter().any(|c| c.queues == 2 && c.mode == Mode::Nat));
         for mode in [Mode::Dr, Mode::Nat] {
